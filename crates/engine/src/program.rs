@@ -1,0 +1,368 @@
+//! The `Program`: what the compiler on the owner's machine hands to the trusted engine.
+//!
+//! A flat, typed list of instructions over one arena whose offsets are fixed ahead of time (design rule 4). It knows
+//! neither ONNX nor any CPU: tensors are plain or in the canonical block of 16 channels. Sequence of steps and of weight
+//! chunks is fixed by the Program, never by data (rule 8).
+
+use alloc::vec::Vec;
+
+pub use cordon_kernels::geometry::{
+    Along, Axis, BinaryOp, Conv2d, ConvNd, Dense, Layout, Lrn, MatMul, Normalize, Pool, PoolKind, ReduceOp, Strided1,
+    Strided2, Strided3, StridedCopy, UnaryOp,
+};
+
+/// Version of the instruction set; a Program of another version is refused.
+pub const INSTRUCTION_SET: u16 = 1;
+
+/// Element type of arena memory, weights and ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DType {
+    /// IEEE 754 single precision, 4 bytes.
+    F32,
+    /// Indices, 8 bytes.
+    I64,
+    /// Masks, one byte, 0 or 1.
+    Bool,
+}
+
+/// A contiguous range of the arena of its type, in elements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Region {
+    /// Which of the three arenas.
+    pub dtype: DType,
+    /// First element.
+    pub start: u32,
+    /// Elements.
+    pub len: u32,
+}
+
+/// A contiguous range of one weight tensor, in elements. Instructions name tiles, never chunks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tile {
+    /// Index into the segment's weight table.
+    pub tensor: u32,
+    /// First element.
+    pub start: u32,
+    /// Elements.
+    pub len: u32,
+}
+
+/// Something an instruction reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operand {
+    /// An intermediate value.
+    Arena(Region),
+    /// A constant.
+    Weight(Tile),
+}
+
+/// One tensor of a segment's weight table; its bytes lie at `offset` of the segment's weight stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WeightInfo {
+    /// Element type; `F32` and `I64` are little-endian.
+    pub dtype: DType,
+    /// Elements.
+    pub len: u32,
+    /// Byte offset in the stream, a multiple of 64.
+    pub offset: u64,
+}
+
+/// Where an input of a segment comes from, or an output goes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Via {
+    /// Through the boundary: the only way bytes enter or leave.
+    Cross,
+    /// Kept inside for a later secure segment of the same request.
+    Retain,
+}
+
+/// A value that enters or leaves the Program. Always plain layout.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Port {
+    /// Index into the package's value table.
+    pub value: u32,
+    /// Extents.
+    pub shape: Vec<u32>,
+    /// Where it lies; `len` is the product of `shape`.
+    pub region: Region,
+    /// How it travels.
+    pub via: Via,
+}
+
+/// What a Program is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A forward pass.
+    Inference,
+}
+
+/// Elements of each arena.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ArenaSize {
+    /// `f32` elements.
+    pub f32: u32,
+    /// `i64` elements.
+    pub i64: u32,
+    /// `bool` elements.
+    pub bool: u32,
+}
+
+impl ArenaSize {
+    /// Bytes of the three arenas.
+    pub fn bytes(&self) -> u64 {
+        u64::from(self.f32) * 4 + u64::from(self.i64) * 8 + u64::from(self.bool)
+    }
+}
+
+/// One segment, compiled for one batch size and set of shapes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Program {
+    /// What it computes.
+    pub kind: Kind,
+    /// Batch the shapes were bound to.
+    pub batch: u32,
+    /// Arena the instructions address.
+    pub arena: ArenaSize,
+    /// Values read before the first instruction, in order.
+    pub inputs: Vec<Port>,
+    /// Values handed over after the last instruction, in order.
+    pub outputs: Vec<Port>,
+    /// Executed once each, in order.
+    pub instructions: Vec<Instruction>,
+}
+
+/// One operation. Every instruction writes exactly one region; unless a variant says otherwise that region overlaps none
+/// it reads. `out` holds `f32` unless stated.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Instruction {
+    /// Convolution in the block layout; `residual` (blocked, shape of the output) is added before `activation`.
+    Conv2d {
+        /// Shape.
+        geometry: Conv2d,
+        /// Layout as `geometry.input` says.
+        input: Operand,
+        /// `(ceil(oc / 16), ic / groups, kh, kw, 16)`.
+        weight: Tile,
+        /// `(ceil(oc / 16) * 16)`.
+        bias: Option<Tile>,
+        /// Added before the activation. May equal `out` exactly.
+        residual: Option<Region>,
+        /// Applied last.
+        activation: Option<UnaryOp>,
+        /// Blocked.
+        out: Region,
+    },
+    /// Any other convolution, plain layout.
+    ConvNd {
+        /// Shape.
+        geometry: ConvNd,
+        /// Plain.
+        input: Operand,
+        /// As ONNX stores it.
+        weight: Operand,
+        /// `(oc)`.
+        bias: Option<Tile>,
+        /// Applied last.
+        activation: Option<UnaryOp>,
+        /// Plain.
+        out: Region,
+    },
+    /// Max or average pooling.
+    Pool {
+        /// Shape.
+        geometry: Pool,
+        /// Input.
+        input: Operand,
+        /// Output.
+        out: Region,
+    },
+    /// Product with constant packed weights; `residual` `(m, n)` is added before `activation`.
+    Dense {
+        /// Shape.
+        geometry: Dense,
+        /// `(m, k)`.
+        input: Operand,
+        /// `(ceil(n / 16), k, 16)`.
+        weight: Tile,
+        /// `(ceil(n / 16) * 16)`.
+        bias: Option<Tile>,
+        /// Added before the activation. May equal `out` exactly.
+        residual: Option<Region>,
+        /// Applied last.
+        activation: Option<UnaryOp>,
+        /// `(m, n)`.
+        out: Region,
+    },
+    /// Product of two values.
+    MatMul {
+        /// Shape.
+        geometry: MatMul,
+        /// Left.
+        a: Operand,
+        /// Right.
+        b: Operand,
+        /// `(batch…, m, n)`.
+        out: Region,
+    },
+    /// A function of one value, element by element. `out` may equal the input region exactly.
+    Unary {
+        /// Which.
+        op: UnaryOp,
+        /// Input, as long as `out`.
+        input: Operand,
+        /// Output.
+        out: Region,
+    },
+    /// Logical negation of a `bool` value. `out` may equal the input region exactly.
+    Not {
+        /// Input, as long as `out`.
+        input: Operand,
+        /// `bool` output.
+        out: Region,
+    },
+    /// A function of two values with broadcasting into a contiguous `out`. `out` may equal an operand's region exactly
+    /// when that operand's strides are the contiguous ones and types agree.
+    Binary {
+        /// Which.
+        op: BinaryOp,
+        /// Extents and strides.
+        shape: Strided2,
+        /// First operand.
+        a: Operand,
+        /// Second operand, of the type of `a`.
+        b: Operand,
+        /// Applied last (`f32` only).
+        activation: Option<UnaryOp>,
+        /// Contiguous; `bool` for comparisons.
+        out: Region,
+    },
+    /// `cond ? a : b` with broadcasting: strides `a` are those of `cond`, `b` and `c` those of the two branches.
+    Select {
+        /// Extents and strides.
+        shape: Strided3,
+        /// `bool`.
+        cond: Operand,
+        /// Where true.
+        then: Operand,
+        /// Where false.
+        otherwise: Operand,
+        /// Contiguous, of the branches' type.
+        out: Region,
+    },
+    /// Softmax, or its logarithm, along an axis of a plain value. `out` may equal the input region exactly.
+    Softmax {
+        /// The axis.
+        along: Along,
+        /// LogSoftmax instead.
+        log: bool,
+        /// Input.
+        input: Operand,
+        /// Output.
+        out: Region,
+    },
+    /// Layer, instance or group normalisation. `out` may equal the input region exactly.
+    Normalize {
+        /// Shape.
+        geometry: Normalize,
+        /// Input.
+        input: Operand,
+        /// `(channels)`.
+        scale: Option<Operand>,
+        /// `(channels)`.
+        bias: Option<Operand>,
+        /// Output.
+        out: Region,
+    },
+    /// Local response normalisation.
+    Lrn {
+        /// Shape.
+        geometry: Lrn,
+        /// Input.
+        input: Operand,
+        /// Output.
+        out: Region,
+    },
+    /// Reduction. `kept` addresses the result's elements (contiguous in `out`) and `reduced` the elements folded into
+    /// each; strides of both are steps of the input.
+    Reduce {
+        /// Which.
+        op: ReduceOp,
+        /// Result extents with input strides.
+        kept: Strided1,
+        /// Reduced extents with input strides.
+        reduced: Strided1,
+        /// `f32` or `i64`.
+        input: Operand,
+        /// Of the input's type.
+        out: Region,
+    },
+    /// Index of the largest (or smallest) element along an axis of an `f32` value.
+    ArgMax {
+        /// The axis.
+        along: Along,
+        /// ArgMin instead.
+        smallest: bool,
+        /// On ties the last wins instead of the first.
+        last: bool,
+        /// `f32` input.
+        input: Operand,
+        /// `i64` output, `(outer, inner)`.
+        out: Region,
+    },
+    /// Strided copy between values of one type: transpose, slice, concatenation, expansion, layout change. May write
+    /// part of `out` only.
+    Copy {
+        /// Extents, starts and strides.
+        geometry: StridedCopy,
+        /// Input.
+        input: Operand,
+        /// Output.
+        out: Region,
+    },
+    /// Sets every element: `f32` bits, or an `i64`, or a `bool`.
+    Fill {
+        /// Bits of the value.
+        value: u64,
+        /// Output.
+        out: Region,
+    },
+    /// `out[o, j, i] = data[o, indices[j], i]`; negative indices count from the end, others out of range stop the run
+    /// with an error. The whole axis is resident, so memory traffic does not depend on the indices.
+    Gather {
+        /// The axis of `data`.
+        along: Along,
+        /// Number of indices.
+        count: u32,
+        /// Any type.
+        data: Operand,
+        /// `i64`.
+        indices: Operand,
+        /// Of the type of `data`.
+        out: Region,
+    },
+    /// Linear interpolation along one axis with constant positions:
+    /// `out[o, j, i] = (1 - frac[j]) * in[o, lo[j], i] + frac[j] * in[o, hi[j], i]`.
+    Interpolate {
+        /// The axis of the input.
+        along: Along,
+        /// Output extent of the axis.
+        count: u32,
+        /// `f32` input.
+        input: Operand,
+        /// `i64`, `(count)`.
+        lo: Tile,
+        /// `i64`, `(count)`.
+        hi: Tile,
+        /// `f32`, `(count)`.
+        frac: Tile,
+        /// Output.
+        out: Region,
+    },
+    /// Conversion between types: to `i64` truncates toward zero and saturates; to `bool` tests for nonzero.
+    Cast {
+        /// Input.
+        input: Operand,
+        /// Output.
+        out: Region,
+    },
+}

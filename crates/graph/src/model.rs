@@ -1,0 +1,147 @@
+//! `Graph`: an ONNX model with every name resolved to an index and every value, once inferred, typed and shaped.
+
+use bytes::Bytes;
+use std::collections::BTreeMap;
+
+/// Index of a [`Value`] in [`Graph::values`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ValueId(pub u32);
+
+/// Index of a [`Node`] in [`Graph::nodes`], which is in topological order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeId(pub u32);
+
+/// ONNX element type, the codes of `TensorProto.DataType`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[expect(missing_docs, reason = "the names are ONNX's own")]
+#[non_exhaustive]
+pub enum ElemType {
+    Float = 1,
+    Uint8 = 2,
+    Int8 = 3,
+    Uint16 = 4,
+    Int16 = 5,
+    Int32 = 6,
+    Int64 = 7,
+    String = 8,
+    Bool = 9,
+    Float16 = 10,
+    Double = 11,
+    Uint32 = 12,
+    Uint64 = 13,
+    Complex64 = 14,
+    Complex128 = 15,
+    Bfloat16 = 16,
+    Float8E4M3Fn = 17,
+    Float8E4M3Fnuz = 18,
+    Float8E5M2 = 19,
+    Float8E5M2Fnuz = 20,
+    Uint4 = 21,
+    Int4 = 22,
+    Float4E2M1 = 23,
+}
+
+/// A tensor of constant data: the file's own bytes where they were raw, little-endian, row-major.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tensor {
+    /// Element type.
+    pub elem: ElemType,
+    /// Extents.
+    pub dims: Vec<usize>,
+    /// Row-major little-endian elements; `Bool` one byte each; `Int4`-like types packed as ONNX does; empty for `String`.
+    pub data: Bytes,
+}
+
+/// Type and static shape of a value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorType {
+    /// Element type.
+    pub elem: ElemType,
+    /// Extents.
+    pub dims: Vec<usize>,
+}
+
+/// One value: a graph input, an initializer, or a node's output.
+#[derive(Clone, Debug)]
+pub struct Value {
+    /// Unique, never empty.
+    pub name: String,
+    /// Known after [`crate::infer`].
+    pub ty: Option<TensorType>,
+    /// Present for initializers and folded nodes.
+    pub constant: Option<Tensor>,
+}
+
+/// An attribute. Kinds the partitioner never interprets stay in ONNX's own encoding.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Attribute {
+    /// `FLOAT`.
+    Float(f32),
+    /// `INT`.
+    Int(i64),
+    /// `STRING`, any bytes.
+    String(Bytes),
+    /// `TENSOR`.
+    Tensor(Tensor),
+    /// `FLOATS`.
+    Floats(Vec<f32>),
+    /// `INTS`.
+    Ints(Vec<i64>),
+    /// `STRINGS`.
+    Strings(Vec<Bytes>),
+    /// Anything else (graphs, sparse tensors, types): the encoded `AttributeProto`.
+    Opaque(Bytes),
+}
+
+/// One node of the main graph.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// Unique, never empty (generated when the file has none).
+    pub name: String,
+    /// Operator.
+    pub op_type: String,
+    /// Operator set; empty for ONNX's own.
+    pub domain: String,
+    /// By position; `None` for an omitted optional input.
+    pub inputs: Vec<Option<ValueId>>,
+    /// Values of this graph that the node's subgraphs use by name: inputs as far as cutting is concerned.
+    pub captures: Vec<ValueId>,
+    /// By position; `None` for an output the file leaves unnamed.
+    pub outputs: Vec<Option<ValueId>>,
+    /// By name.
+    pub attributes: BTreeMap<String, Attribute>,
+}
+
+/// A model.
+#[derive(Clone, Debug)]
+pub struct Graph {
+    /// `ModelProto.ir_version`.
+    pub ir_version: i64,
+    /// Version per operator-set domain; ONNX's own is the empty domain.
+    pub opsets: BTreeMap<String, i64>,
+    /// All values.
+    pub values: Vec<Value>,
+    /// Topologically ordered.
+    pub nodes: Vec<Node>,
+    /// Inputs that are not initializers, in file order.
+    pub inputs: Vec<ValueId>,
+    /// Outputs, in file order.
+    pub outputs: Vec<ValueId>,
+}
+
+impl Graph {
+    /// The value behind an index.
+    pub fn value(&self, id: ValueId) -> &Value {
+        &self.values[id.0 as usize]
+    }
+
+    /// The node behind an index.
+    pub fn node(&self, id: NodeId) -> &Node {
+        &self.nodes[id.0 as usize]
+    }
+
+    /// Version of ONNX's own operator set.
+    pub fn opset(&self) -> i64 {
+        self.opsets.get("").copied().unwrap_or(1)
+    }
+}
