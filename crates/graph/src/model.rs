@@ -39,6 +39,9 @@ pub enum ElemType {
     Uint4 = 21,
     Int4 = 22,
     Float4E2M1 = 23,
+    Float8E8M0 = 24,
+    Uint2 = 25,
+    Int2 = 26,
 }
 
 /// A tensor of constant data: the file's own bytes where they were raw, little-endian, row-major.
@@ -70,6 +73,15 @@ pub struct Value {
     pub ty: Option<TensorType>,
     /// Present for initializers and folded nodes.
     pub constant: Option<Tensor>,
+    /// What the file says about a computed value (`value_info`), used where no rule knows better.
+    pub declared: Option<TensorType>,
+}
+
+impl Value {
+    /// A value of which only the name is known.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self { name: name.into(), ty: None, constant: None, declared: None }
+    }
 }
 
 /// An attribute. Kinds the partitioner never interprets stay in ONNX's own encoding.
@@ -112,6 +124,13 @@ pub struct Node {
     pub attributes: BTreeMap<String, Attribute>,
 }
 
+impl Node {
+    /// Every value the node needs: inputs by position, then captures.
+    pub fn uses(&self) -> impl Iterator<Item = ValueId> {
+        self.inputs.iter().flatten().copied().chain(self.captures.iter().copied())
+    }
+}
+
 /// A model.
 #[derive(Clone, Debug)]
 pub struct Graph {
@@ -142,6 +161,16 @@ impl Graph {
 
     /// Version of ONNX's own operator set.
     pub fn opset(&self) -> i64 {
-        self.opsets.get("").copied().unwrap_or(1)
+        self.opset_of("")
+    }
+
+    /// Version of the operator set `domain`.
+    pub fn opset_of(&self, domain: &str) -> i64 {
+        self.opsets.get(domain).copied().unwrap_or(1)
+    }
+
+    /// All node indices in topological order.
+    pub fn node_ids(&self) -> impl Iterator<Item = NodeId> + use<> {
+        (0..self.nodes.len() as u32).map(NodeId)
     }
 }
