@@ -1,0 +1,50 @@
+use core::fmt;
+
+/// Why an executor could not do what it was asked.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum ExecutorError {
+    /// A file or model is not what it claims to be.
+    Malformed(String),
+    /// A valid request that this engine or file format cannot serve.
+    Unsupported(String),
+    /// The caller asked for something that cannot be meant.
+    Misuse(String),
+    /// The engine's library is not installed; the text names the places searched.
+    NotInstalled(String),
+    /// The engine refused the model or failed while running it.
+    Engine {
+        /// The engine's name.
+        engine: &'static str,
+        /// What it said.
+        message: String,
+    },
+    /// Reading or writing a file failed.
+    Io {
+        /// The file.
+        path: std::path::PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+}
+
+impl fmt::Display for ExecutorError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Malformed(what) => write!(f, "malformed: {what}"),
+            Self::Unsupported(what) => write!(f, "not supported: {what}"),
+            Self::Misuse(what) | Self::NotInstalled(what) => f.write_str(what),
+            Self::Engine { engine, message } => write!(f, "{engine}: {message}"),
+            Self::Io { path, source } => write!(f, "{}: {source}", path.display()),
+        }
+    }
+}
+
+impl core::error::Error for ExecutorError {
+    fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
+        match self {
+            Self::Io { source, .. } => Some(source),
+            _ => None,
+        }
+    }
+}

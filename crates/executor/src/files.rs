@@ -1,0 +1,1 @@
+//! Tensors in files: `.npy`, `.npz` and serialised `TensorProto` (`.pb`).

@@ -1,0 +1,182 @@
+//! `onnxruntime`: Microsoft's engine, loaded at run time; the reference for equality and speed, and the way to a GPU.
+
+use std::borrow::Cow;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use half::{bf16, f16};
+use ort::environment::Environment;
+use ort::ep::{CUDA, ExecutionProvider};
+use ort::session::{OutputSelector, RunOptions, SessionInputValue};
+use ort::value::{DynValue, TensorElementType, ValueType};
+
+use crate::{Executor, ExecutorError, ModelSource, Options, Session, Tensor, elem, locate};
+
+const NAME: &str = "onnxruntime";
+
+/// The library can be loaded once per process, so the first path to be opened decides.
+static LOADED: Mutex<Option<(std::path::PathBuf, Environment)>> = Mutex::new(None);
+
+/// ONNX Runtime with its CPU or CUDA execution provider.
+pub(crate) struct OnnxRuntime {
+    environment: Environment,
+    threads: Option<usize>,
+    cuda: bool,
+}
+
+impl OnnxRuntime {
+    pub(crate) fn new(options: &Options, cuda: bool) -> Result<Self, ExecutorError> {
+        let path = locate::library(options.library.as_deref())?;
+        let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+        let environment = match &*loaded {
+            Some((first, environment)) if *first == path => environment.clone(),
+            Some((first, _)) => {
+                return Err(ExecutorError::Misuse(format!(
+                    "one ONNX Runtime per process: {} is loaded, {} was asked for",
+                    first.display(),
+                    path.display()
+                )));
+            }
+            None => {
+                let builder = ort::init_from(&path).map_err(|e| engine(format!("{}: {e}", path.display())))?;
+                let environment = builder.with_name("cordon").with_telemetry(false).build().map_err(engine)?;
+                *loaded = Some((path.clone(), environment.clone()));
+                environment
+            }
+        };
+        if cuda && !CUDA::is_available().map_err(engine)? {
+            return Err(ExecutorError::NotInstalled(format!(
+                "the ONNX Runtime at {} has no CUDA provider.\nNext: `pip install onnxruntime-gpu`, or use \
+                 onnxruntime:cpu",
+                path.display()
+            )));
+        }
+        Ok(Self { environment, threads: options.threads, cuda })
+    }
+}
+
+impl Executor for OnnxRuntime {
+    fn name(&self) -> &str {
+        if self.cuda { "onnxruntime:cuda" } else { "onnxruntime:cpu" }
+    }
+
+    fn load(&self, model: &ModelSource) -> Result<Box<dyn Session>, ExecutorError> {
+        let mut builder = ort::session::Session::builder(&self.environment).map_err(engine)?;
+        if let Some(threads) = self.threads {
+            builder = builder.with_intra_threads(threads).map_err(engine)?;
+        }
+        if self.cuda {
+            // A provider that cannot start must fail here: the default is to go on with the CPU.
+            builder = builder.with_execution_providers([CUDA::default().build().error_on_failure()]).map_err(engine)?;
+        }
+        if let Some((location, data)) = &model.data {
+            builder =
+                builder.with_external_initializer_file_in_memory(location, Arc::from(data.as_ref())).map_err(engine)?;
+        }
+        let session = builder.commit_from_memory(&model.onnx).map_err(engine)?;
+        Ok(Box::new(OrtSession { session }))
+    }
+}
+
+struct OrtSession {
+    session: ort::session::Session,
+}
+
+impl Session for OrtSession {
+    fn run(&mut self, inputs: &[(&str, &Tensor)], outputs: &[&str]) -> Result<Vec<Tensor>, ExecutorError> {
+        let known: Vec<String> = self.session.outputs().iter().map(|o| o.name().to_owned()).collect();
+        let mut selector = OutputSelector::no_default();
+        for (i, name) in outputs.iter().enumerate() {
+            if !known.iter().any(|k| k == name) {
+                return Err(ExecutorError::Misuse(format!("`{name}` is no output of the model; it has {known:?}")));
+            }
+            if !outputs[..i].contains(name) {
+                selector = selector.with(*name);
+            }
+        }
+        let fed = inputs
+            .iter()
+            .map(|(name, tensor)| Ok((Cow::Borrowed(*name), SessionInputValue::Owned(to_ort(name, tensor)?))))
+            .collect::<Result<Vec<_>, ExecutorError>>()?;
+        let options = RunOptions::new().map_err(engine)?.with_outputs(selector);
+        let values = self.session.run_with_options(fed, &options).map_err(engine)?;
+        outputs
+            .iter()
+            .map(|name| {
+                let value = values.get(name).ok_or_else(|| engine(format!("output `{name}` is missing")))?;
+                from_ort(name, value)
+            })
+            .collect()
+    }
+}
+
+fn engine(message: impl ToString) -> ExecutorError {
+    ExecutorError::Engine { engine: NAME, message: message.to_string() }
+}
+
+fn unsupported(name: &str, what: &dyn core::fmt::Display) -> ExecutorError {
+    ExecutorError::Unsupported(format!("`{name}` is {what}; executors carry dense tensors of numbers and booleans"))
+}
+
+/// The element types that cross, each with its Rust type: one list for both directions.
+macro_rules! for_each_type {
+    ($($code:ident, $ort:ident, $ty:ty;)*) => {
+        fn to_ort(name: &str, tensor: &Tensor) -> Result<DynValue, ExecutorError> {
+            match tensor.elem {
+                $(elem::$code => {
+                    let values: Vec<$ty> =
+                        tensor.data.as_chunks().0.iter().map(|b| <$ty>::from_le_bytes(*b)).collect();
+                    make(tensor, values)
+                })*
+                elem::BOOL => make(tensor, tensor.data.iter().map(|b| *b != 0).collect::<Vec<bool>>()),
+                other => Err(unsupported(name, &format!("a tensor of {}", elem::name(other)))),
+            }
+        }
+
+        fn from_ort(name: &str, value: &DynValue) -> Result<Tensor, ExecutorError> {
+            let ValueType::Tensor { ty, shape, .. } = value.dtype() else {
+                return Err(unsupported(name, value.dtype()));
+            };
+            let dims: Result<Vec<usize>, _> = shape.iter().map(|d| usize::try_from(*d)).collect();
+            let dims = dims.map_err(|_| engine(format!("output `{name}` has shape {shape:?}")))?;
+            match ty {
+                $(TensorElementType::$ort => {
+                    let (_, values) = value.try_extract_tensor::<$ty>().map_err(engine)?;
+                    Tensor::new(elem::$code, dims, values.iter().flat_map(|v| v.to_le_bytes()).collect())
+                })*
+                TensorElementType::Bool => {
+                    let (_, values) = value.try_extract_tensor::<bool>().map_err(engine)?;
+                    Tensor::new(elem::BOOL, dims, values.iter().map(|v| u8::from(*v)).collect())
+                }
+                other => Err(unsupported(name, &format!("a tensor of {other}"))),
+            }
+        }
+    };
+}
+
+for_each_type! {
+    FLOAT, Float32, f32;
+    UINT8, Uint8, u8;
+    INT8, Int8, i8;
+    UINT16, Uint16, u16;
+    INT16, Int16, i16;
+    INT32, Int32, i32;
+    INT64, Int64, i64;
+    FLOAT16, Float16, f16;
+    DOUBLE, Float64, f64;
+    UINT32, Uint32, u32;
+    UINT64, Uint64, u64;
+    BFLOAT16, Bfloat16, bf16;
+}
+
+fn make<T>(tensor: &Tensor, values: Vec<T>) -> Result<DynValue, ExecutorError>
+where
+    T: ort::value::PrimitiveTensorElementType + core::fmt::Debug + Clone + 'static,
+{
+    if values.is_empty() {
+        // An empty buffer has no address that the library accepts; it allocates the empty tensor itself.
+        let allocator = ort::memory::Allocator::default();
+        let empty = ort::value::Tensor::<T>::new(&allocator, tensor.dims.clone()).map_err(engine)?;
+        return Ok(empty.into_dyn());
+    }
+    ort::value::Tensor::from_array((tensor.dims.clone(), values)).map(|t| t.into_dyn()).map_err(engine)
+}
