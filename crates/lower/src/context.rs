@@ -1,0 +1,515 @@
+//! [`LowerCtx`]: what an operator's lowering function sees.
+//!
+//! A [`Val`] is a handle on an intermediate value or a constant, with its logical extents and its layout. Operators ask for
+//! the layout they need ([`LowerCtx::plain`], [`LowerCtx::blocked`]); the copies between layouts are inserted once and
+//! remembered. Extents in [`Val::dims`] are always the ONNX ones, whatever the layout.
+
+use crate::draft::{self, Draft};
+use crate::weights::{Form, WeightSource};
+use cordon_engine::program::{DType, Instruction, Layout, Operand, Region, StridedCopy, Tile};
+use cordon_graph::{ElemType, Graph, NodeView, ShapeError, Tensor, TensorType, ValueId};
+use std::collections::HashMap;
+
+/// Channels in one block.
+pub const BLOCK: usize = cordon_kernels::geometry::BLOCK;
+
+/// Why the trusted engine cannot run a node; [`crate::LowerError::Unsupported`] adds which node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reason(pub String);
+
+impl From<String> for Reason {
+    fn from(what: String) -> Self {
+        Self(what)
+    }
+}
+
+impl From<&str> for Reason {
+    fn from(what: &str) -> Self {
+        Self(what.into())
+    }
+}
+
+impl From<ShapeError> for Reason {
+    fn from(error: ShapeError) -> Self {
+        Self(error.to_string())
+    }
+}
+
+impl core::fmt::Display for Reason {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A value of the segment, or a constant.
+#[derive(Clone, Debug)]
+pub struct Val {
+    /// Engine type.
+    pub dtype: DType,
+    /// ONNX extents.
+    pub dims: Vec<usize>,
+    /// Constants are always plain.
+    pub layout: Layout,
+    source: Source,
+}
+
+#[derive(Clone, Debug)]
+enum Source {
+    Slot(u32),
+    Constant(Tensor),
+}
+
+impl Val {
+    /// Elements, without padding lanes.
+    pub fn count(&self) -> usize {
+        self.dims.iter().product()
+    }
+
+    /// Whether the value is known on the owner's machine.
+    pub fn is_constant(&self) -> bool {
+        matches!(self.source, Source::Constant(_))
+    }
+
+    /// The constant's data, without conversion.
+    pub fn constant(&self) -> Option<&Tensor> {
+        match &self.source {
+            Source::Constant(tensor) => Some(tensor),
+            Source::Slot(_) => None,
+        }
+    }
+
+    /// Extents as they lie in memory: `dims`, or `(n, ceil(c / 16), spatial…, 16)`.
+    pub fn physical(&self) -> Vec<usize> {
+        physical(&self.dims, self.layout)
+    }
+
+    /// Elements as they lie in memory, padding lanes included.
+    pub fn len(&self) -> u32 {
+        u32::try_from(self.physical().iter().product::<usize>()).expect("checked when the handle was made")
+    }
+
+    /// Whether there is no element; lowering refuses such values, so this is always false.
+    pub fn is_empty(&self) -> bool {
+        self.count() == 0
+    }
+
+    pub(crate) fn slot(&self) -> Option<u32> {
+        match self.source {
+            Source::Slot(slot) => Some(slot),
+            Source::Constant(_) => None,
+        }
+    }
+
+    /// The memory of an intermediate value, to write it. Constants have none: [`LowerCtx::operand`] reads both.
+    pub fn region(&self) -> Region {
+        let start = self.slot().expect("only values from `new`, `arena` or a conversion are written");
+        Region { dtype: self.dtype, start, len: self.len() }
+    }
+}
+
+/// Extents in memory of a value of logical extents `dims`.
+pub fn physical(dims: &[usize], layout: Layout) -> Vec<usize> {
+    match layout {
+        Layout::Plain => dims.to_vec(),
+        Layout::Blocked => {
+            let mut out = dims.to_vec();
+            out[1] = dims[1].div_ceil(BLOCK);
+            out.push(BLOCK);
+            out
+        }
+    }
+}
+
+/// Row-major strides.
+pub fn contiguous(dims: &[usize]) -> Vec<usize> {
+    let mut strides = vec![1; dims.len()];
+    for axis in (1..dims.len()).rev() {
+        strides[axis - 1] = strides[axis] * dims[axis];
+    }
+    strides
+}
+
+/// A geometry field. Every extent and stride of an admitted value fits: its element count does.
+pub fn u(value: usize) -> u32 {
+    u32::try_from(value).expect("element counts were checked to fit 32 bits")
+}
+
+/// The engine type that carries an ONNX type; `None` for types a secure segment refuses. `Int32` travels as `I64`.
+pub fn dtype_of(elem: ElemType) -> Option<DType> {
+    match elem {
+        ElemType::Float => Some(DType::F32),
+        ElemType::Int64 | ElemType::Int32 => Some(DType::I64),
+        ElemType::Bool => Some(DType::Bool),
+        _ => None,
+    }
+}
+
+/// State of one segment's lowering, shared by its nodes.
+pub(crate) struct State<'g> {
+    pub(crate) graph: &'g Graph,
+    pub(crate) draft: Draft,
+    pub(crate) bound: HashMap<ValueId, Val>,
+    plain_of: HashMap<(u32, Vec<usize>), Val>,
+    blocked_of: HashMap<(u32, Vec<usize>), Val>,
+}
+
+impl<'g> State<'g> {
+    pub(crate) fn new(graph: &'g Graph) -> Self {
+        Self {
+            graph,
+            draft: Draft::default(),
+            bound: HashMap::new(),
+            plain_of: HashMap::new(),
+            blocked_of: HashMap::new(),
+        }
+    }
+
+    /// The value as seen by a consumer: bound by an earlier node, a segment input, or a constant.
+    pub(crate) fn get(&self, id: ValueId) -> Result<Val, Reason> {
+        if let Some(val) = self.bound.get(&id) {
+            return Ok(val.clone());
+        }
+        let value = self.graph.value(id);
+        match &value.constant {
+            Some(tensor) => constant(tensor.clone()),
+            None => Err(format!("its input `{}` is not computed before it inside the segment", value.name).into()),
+        }
+    }
+
+    pub(crate) fn new_val(&mut self, dtype: DType, dims: &[usize], layout: Layout) -> Result<Val, Reason> {
+        let len = element_count(&physical(dims, layout))?;
+        let slot = self.draft.slot(dtype, len);
+        Ok(Val { dtype, dims: dims.to_vec(), layout, source: Source::Slot(slot) })
+    }
+
+    pub(crate) fn operand(&mut self, val: &Val) -> Operand {
+        match &val.source {
+            Source::Slot(_) => Operand::Arena(val.region()),
+            Source::Constant(tensor) => {
+                // Flat, so that one tensor used under two shapes is stored once.
+                let flat = Tensor { dims: vec![val.count()], ..tensor.clone() };
+                Operand::Weight(self.draft.weight(WeightSource::new(Form::Raw(flat))))
+            }
+        }
+    }
+
+    pub(crate) fn plain(&mut self, val: &Val) -> Result<Val, Reason> {
+        let Some(slot) = val.slot() else { return Ok(val.clone()) };
+        if val.layout == Layout::Plain {
+            return Ok(val.clone());
+        }
+        let key = (slot, val.dims.clone());
+        if let Some(done) = self.plain_of.get(&key) {
+            return Ok(done.clone());
+        }
+        let spatial: usize = val.dims[2..].iter().product();
+        let out = if spatial == 1 && (val.dims[0] == 1 || val.dims[1].is_multiple_of(BLOCK)) {
+            // The elements already lie in plain order; padding lanes, if any, come after all of them.
+            Val { layout: Layout::Plain, ..val.clone() }
+        } else {
+            let out = self.new_val(val.dtype, &val.dims, Layout::Plain)?;
+            for piece in block_copies(&val.dims) {
+                let geometry = piece.into_plain();
+                self.draft.instructions.push(Instruction::Copy {
+                    geometry,
+                    input: Operand::Arena(val.region()),
+                    out: out.region(),
+                });
+            }
+            out
+        };
+        self.plain_of.insert(key, out.clone());
+        Ok(out)
+    }
+
+    pub(crate) fn blocked(&mut self, val: &Val) -> Result<Val, Reason> {
+        if val.layout == Layout::Blocked {
+            return Ok(val.clone());
+        }
+        if val.dims.len() < 2 {
+            return Err("only values with a channel axis have a blocked form".into());
+        }
+        let val = self.arena(val)?;
+        let key = (val.region().start, val.dims.clone());
+        if let Some(done) = self.blocked_of.get(&key) {
+            return Ok(done.clone());
+        }
+        let spatial: usize = val.dims[2..].iter().product();
+        let out = if spatial == 1 && val.dims[1].is_multiple_of(BLOCK) {
+            Val { layout: Layout::Blocked, ..val.clone() }
+        } else {
+            let out = self.new_val(val.dtype, &val.dims, Layout::Blocked)?;
+            for piece in block_copies(&val.dims) {
+                let geometry = piece.into_blocked();
+                self.draft.instructions.push(Instruction::Copy {
+                    geometry,
+                    input: Operand::Arena(val.region()),
+                    out: out.region(),
+                });
+            }
+            out
+        };
+        self.blocked_of.insert(key, out.clone());
+        Ok(out)
+    }
+
+    pub(crate) fn arena(&mut self, val: &Val) -> Result<Val, Reason> {
+        if val.slot().is_some() { Ok(val.clone()) } else { self.duplicate(val) }
+    }
+
+    /// A copy of a plain value or constant in memory of its own.
+    pub(crate) fn duplicate(&mut self, val: &Val) -> Result<Val, Reason> {
+        let out = self.new_val(val.dtype, &val.dims, Layout::Plain)?;
+        let input = self.operand(val);
+        self.draft.instructions.push(Instruction::Copy { geometry: copy_all(val.count()), input, out: out.region() });
+        Ok(out)
+    }
+}
+
+/// Lowers one node: reads inputs, emits instructions, binds outputs.
+pub struct LowerCtx<'s, 'g> {
+    /// The node: attributes, opset, types.
+    pub view: NodeView<'g>,
+    state: &'s mut State<'g>,
+}
+
+impl<'s, 'g> LowerCtx<'s, 'g> {
+    pub(crate) fn new(view: NodeView<'g>, state: &'s mut State<'g>) -> Self {
+        Self { view, state }
+    }
+
+    /// Whether the node has this input at all.
+    pub fn has_input(&self, index: usize) -> bool {
+        self.view.input_id(index).is_some()
+    }
+
+    /// Number of input positions.
+    pub fn input_count(&self) -> usize {
+        self.view.inputs()
+    }
+
+    /// A required input, in whatever layout it has.
+    pub fn input(&self, index: usize) -> Result<Val, Reason> {
+        self.optional_input(index)?.ok_or_else(|| format!("input {index} is missing").into())
+    }
+
+    /// An optional input.
+    pub fn optional_input(&self, index: usize) -> Result<Option<Val>, Reason> {
+        match self.view.input_id(index) {
+            Some(id) => self.state.get(id).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// A required input in plain layout (constants are).
+    pub fn plain_input(&mut self, index: usize) -> Result<Val, Reason> {
+        let val = self.input(index)?;
+        self.plain(&val)
+    }
+
+    /// The data of a constant `f32` input; `None` when absent or computed at run time.
+    pub fn constant_f32(&self, index: usize) -> Option<Vec<f32>> {
+        let val = self.optional_input(index).ok()??;
+        val.constant()?.to_f32().ok()
+    }
+
+    /// The data of a constant integer input; `None` when absent or computed at run time.
+    pub fn constant_i64(&self, index: usize) -> Option<Vec<i64>> {
+        let val = self.optional_input(index).ok()??;
+        val.constant()?.to_i64().ok()
+    }
+
+    /// The data of a constant integer input that the lowering cannot do without.
+    pub fn required_i64(&self, index: usize, name: &str) -> Result<Vec<i64>, Reason> {
+        self.constant_i64(index).ok_or_else(|| format!("input `{name}` is not a constant").into())
+    }
+
+    /// Inferred type of an output.
+    pub fn output_type(&self, index: usize) -> Result<&'g TensorType, Reason> {
+        let id = self.view.node.outputs.get(index).copied().flatten();
+        let id = id.ok_or_else(|| format!("output {index} is missing"))?;
+        self.view.graph.value(id).ty.as_ref().ok_or_else(|| format!("output {index} has no static shape").into())
+    }
+
+    /// Inferred extents of an output.
+    pub fn output_dims(&self, index: usize) -> Result<&'g [usize], Reason> {
+        Ok(&self.output_type(index)?.dims)
+    }
+
+    /// Whether the output exists in the graph.
+    pub fn has_output(&self, index: usize) -> bool {
+        self.view.node.outputs.get(index).is_some_and(Option::is_some)
+    }
+
+    /// A fresh intermediate value.
+    pub fn new_val(&mut self, dtype: DType, dims: &[usize], layout: Layout) -> Result<Val, Reason> {
+        self.state.new_val(dtype, dims, layout)
+    }
+
+    /// The same value in plain layout.
+    pub fn plain(&mut self, val: &Val) -> Result<Val, Reason> {
+        self.state.plain(val)
+    }
+
+    /// The same value in blocked layout. Needs at least two dimensions; a constant is copied into the arena first.
+    pub fn blocked(&mut self, val: &Val) -> Result<Val, Reason> {
+        self.state.blocked(val)
+    }
+
+    /// The same value in the arena: constants are copied there.
+    pub fn arena(&mut self, val: &Val) -> Result<Val, Reason> {
+        self.state.arena(val)
+    }
+
+    /// What an instruction reads: arena memory, or the whole constant as a weight.
+    pub fn operand(&mut self, val: &Val) -> Operand {
+        self.state.operand(val)
+    }
+
+    /// A computed constant as a weight.
+    pub fn weight_f32(&mut self, values: Vec<f32>) -> Tile {
+        self.state.draft.weight(WeightSource::new(Form::F32(values)))
+    }
+
+    /// A computed constant as a weight.
+    pub fn weight_i64(&mut self, values: Vec<i64>) -> Tile {
+        self.state.draft.weight(WeightSource::new(Form::I64(values)))
+    }
+
+    pub(crate) fn weight(&mut self, source: WeightSource) -> Tile {
+        self.state.draft.weight(source)
+    }
+
+    /// A computed constant as a value.
+    pub fn constant_val(&self, dims: &[usize], values: &[f32]) -> Result<Val, Reason> {
+        constant(Tensor::from_f32(dims, values))
+    }
+
+    /// The same elements with other extents: no copy when the value is plain.
+    pub fn reshape(&mut self, val: &Val, dims: &[usize]) -> Result<Val, Reason> {
+        if val.dims == dims {
+            return Ok(val.clone());
+        }
+        if val.count() != dims.iter().product::<usize>() {
+            return Err(format!("cannot reshape {:?} to {dims:?}", val.dims).into());
+        }
+        let mut out = self.plain(val)?;
+        if let Source::Constant(tensor) = &mut out.source {
+            tensor.dims = dims.to_vec();
+        }
+        out.dims = dims.to_vec();
+        Ok(out)
+    }
+
+    /// Appends an instruction.
+    pub fn emit(&mut self, instruction: Instruction) {
+        self.state.draft.instructions.push(instruction);
+    }
+
+    /// Copies `val` (plain) by `geometry` into `out`; several copies may fill one output.
+    pub fn copy(&mut self, geometry: StridedCopy, val: &Val, out: &Val) {
+        let input = self.operand(val);
+        self.emit(Instruction::Copy { geometry, input, out: out.region() });
+    }
+
+    /// Binds an output. Its extents must be the inferred ones.
+    pub fn output(&mut self, index: usize, val: Val) -> Result<(), Reason> {
+        let Some(id) = self.view.node.outputs.get(index).copied().flatten() else { return Ok(()) };
+        if let Some(ty) = &self.view.graph.value(id).ty {
+            if ty.dims != val.dims {
+                return Err(format!("output {index} came out as {:?}, inferred {:?}", val.dims, ty.dims).into());
+            }
+            if dtype_of(ty.elem) != Some(val.dtype) {
+                return Err(format!("output {index} of type {} is not supported", ty.elem).into());
+            }
+        }
+        self.state.bound.insert(id, val);
+        Ok(())
+    }
+}
+
+/// A constant of a type the engine has.
+pub(crate) fn constant(tensor: Tensor) -> Result<Val, Reason> {
+    let dtype = dtype_of(tensor.elem)
+        .ok_or_else(|| format!("a constant of type {} is not supported in a secure segment", tensor.elem))?;
+    element_count(&tensor.dims)?;
+    Ok(Val { dtype, dims: tensor.dims.clone(), layout: Layout::Plain, source: Source::Constant(tensor) })
+}
+
+fn element_count(dims: &[usize]) -> Result<u32, Reason> {
+    if dims.contains(&0) {
+        return Err("values without elements are not supported".into());
+    }
+    let count = dims.iter().try_fold(1usize, |product, &dim| product.checked_mul(dim));
+    // Strides of copies are signed 32-bit.
+    count
+        .and_then(|count| u32::try_from(count).ok())
+        .filter(|&count| count <= i32::MAX as u32)
+        .ok_or_else(|| format!("a value of shape {dims:?} exceeds 2^31 elements").into())
+}
+
+/// A copy of `count` contiguous elements.
+pub(crate) fn copy_all(count: usize) -> StridedCopy {
+    StridedCopy { dims: vec![u(count)], from: 0, from_strides: vec![1], to: 0, to_strides: vec![1] }
+}
+
+/// One rectangular part of a layout change: extents, plain and blocked strides, and starts.
+struct BlockCopy {
+    dims: Vec<usize>,
+    plain: (usize, Vec<usize>),
+    blocked: (usize, Vec<usize>),
+}
+
+/// Whole blocks first, then the lanes of a last partial block.
+fn block_copies(dims: &[usize]) -> Vec<BlockCopy> {
+    let (n, c) = (dims[0], dims[1]);
+    let spatial: usize = dims[2..].iter().product();
+    let (whole, rest) = (c / BLOCK, c % BLOCK);
+    let blocks = c.div_ceil(BLOCK);
+    let mut pieces = Vec::new();
+    if whole > 0 {
+        pieces.push(BlockCopy {
+            dims: vec![n, whole, spatial, BLOCK],
+            plain: (0, vec![c * spatial, BLOCK * spatial, 1, spatial]),
+            blocked: (0, vec![blocks * spatial * BLOCK, spatial * BLOCK, BLOCK, 1]),
+        });
+    }
+    if rest > 0 {
+        pieces.push(BlockCopy {
+            dims: vec![n, spatial, rest],
+            plain: (whole * BLOCK * spatial, vec![c * spatial, 1, spatial]),
+            blocked: (whole * BLOCK * spatial, vec![blocks * spatial * BLOCK, BLOCK, 1]),
+        });
+    }
+    pieces
+}
+
+impl BlockCopy {
+    fn into_plain(self) -> StridedCopy {
+        strided(&self.dims, self.blocked, self.plain)
+    }
+
+    fn into_blocked(self) -> StridedCopy {
+        strided(&self.dims, self.plain, self.blocked)
+    }
+}
+
+fn strided(dims: &[usize], from: (usize, Vec<usize>), to: (usize, Vec<usize>)) -> StridedCopy {
+    StridedCopy {
+        dims: dims.iter().map(|&dim| u(dim)).collect(),
+        from: u(from.0),
+        from_strides: from.1.iter().map(|&step| i(step)).collect(),
+        to: u(to.0),
+        to_strides: to.1.iter().map(|&step| u(step)).collect(),
+    }
+}
+
+/// A positive copy stride; fits by the bound `element_count` sets.
+pub fn i(value: usize) -> i32 {
+    i32::try_from(value).expect("element counts were checked to fit 31 bits")
+}
+
+/// Slots whose contents an instruction of `draft` needs.
+pub(crate) fn is_read(draft: &Draft, slot: u32) -> bool {
+    draft.instructions.iter().any(|instruction| draft::slots_read(instruction).contains(&slot))
+}

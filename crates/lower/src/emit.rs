@@ -1,0 +1,105 @@
+//! The last step: slots become offsets, weight sources become the weight table and its byte stream.
+
+use crate::arena::{self, ArenaReport};
+use crate::draft::{self, Draft, ReadMut};
+use crate::error::LowerError;
+use crate::weights::WeightSource;
+use cordon_engine::program::{Kind, Program, WeightInfo};
+use std::collections::HashMap;
+
+/// Offsets of weight tensors in the stream are multiples of this many bytes.
+const WEIGHT_ALIGNMENT: u64 = 64;
+
+/// A lowered segment.
+#[derive(Clone, Debug)]
+pub struct Lowered {
+    /// What the engine runs.
+    pub program: Program,
+    /// Entry `i` describes the tensor that `Tile::tensor == i` names.
+    pub weights: Vec<WeightInfo>,
+    /// Arena size and how good it is.
+    pub arena: ArenaReport,
+    sources: Vec<WeightSource>,
+}
+
+impl Lowered {
+    /// Length of the weight stream in bytes.
+    pub fn weight_bytes(&self) -> u64 {
+        self.weights.last().map_or(0, |last| last.offset + bytes_of(last))
+    }
+
+    /// Writes the weight stream in pieces, packing as it goes: no more than one block of one tensor is held besides the
+    /// model itself.
+    pub fn write_weights(&self, sink: &mut dyn FnMut(&[u8])) {
+        let mut at = 0;
+        for (info, source) in self.weights.iter().zip(&self.sources) {
+            let padding = usize::try_from(info.offset - at).expect("less than the alignment");
+            sink(&[0; WEIGHT_ALIGNMENT as usize][..padding]);
+            source.write(sink);
+            at = info.offset + bytes_of(info);
+        }
+    }
+}
+
+fn bytes_of(info: &WeightInfo) -> u64 {
+    let width = match info.dtype {
+        cordon_engine::program::DType::F32 => 4,
+        cordon_engine::program::DType::I64 => 8,
+        cordon_engine::program::DType::Bool => 1,
+    };
+    u64::from(info.len) * width
+}
+
+/// Removes what nothing needs, plans the arena, numbers the weights in order of first use.
+pub(crate) fn finish(mut draft: Draft, batch: u32) -> Result<Lowered, LowerError> {
+    remove_dead(&mut draft);
+    let placement = arena::place(&draft).ok_or_else(|| LowerError::TooLarge { what: "the arena".into() })?;
+    let (mut weights, mut sources) = (Vec::new(), Vec::new());
+    let mut offset = 0u64;
+    let mut renumbered: HashMap<u32, u32> = HashMap::new();
+    let mut known: HashMap<u64, Vec<u32>> = HashMap::new();
+    let Draft { slots: _, weights: all, mut instructions, mut inputs, mut outputs } = draft;
+    for instruction in &mut instructions {
+        draft::for_each_read(instruction, |read| match read {
+            ReadMut::Region(region) => region.start = placement.offsets[region.start as usize],
+            ReadMut::Tile(tile) => {
+                tile.tensor = *renumbered.entry(tile.tensor).or_insert_with(|| {
+                    let source = &all[tile.tensor as usize];
+                    let twins = known.entry(source.fingerprint()).or_default();
+                    if let Some(&twin) = twins.iter().find(|&&twin| sources[twin as usize] == *source) {
+                        return twin;
+                    }
+                    let number = u32::try_from(sources.len()).expect("no more than in the draft");
+                    twins.push(number);
+                    let info = WeightInfo { dtype: source.dtype(), len: source.len(), offset };
+                    offset = (offset + bytes_of(&info)).next_multiple_of(WEIGHT_ALIGNMENT);
+                    weights.push(info);
+                    sources.push(source.clone());
+                    number
+                });
+            }
+        });
+        let out = draft::out_mut(instruction);
+        out.start = placement.offsets[out.start as usize];
+    }
+    for port in inputs.iter_mut().chain(&mut outputs) {
+        port.region.start = placement.offsets[port.region.start as usize];
+    }
+    let program = Program { kind: Kind::Inference, batch, arena: placement.size, inputs, outputs, instructions };
+    Ok(Lowered { program, weights, arena: placement.report, sources })
+}
+
+/// Drops instructions whose result nobody reads.
+fn remove_dead(draft: &mut Draft) {
+    let mut needed = vec![false; draft.slots.len()];
+    draft.outputs.iter().for_each(|port| needed[port.region.start as usize] = true);
+    let mut kept = Vec::with_capacity(draft.instructions.len());
+    for instruction in draft.instructions.drain(..).rev() {
+        if needed[draft::out(&instruction).start as usize] {
+            draft::slots_read(&instruction).into_iter().for_each(|slot| needed[slot as usize] = true);
+            kept.push(instruction);
+        }
+    }
+    kept.reverse();
+    draft.instructions = kept;
+}

@@ -1,0 +1,68 @@
+//! Why a segment cannot be lowered.
+
+use core::fmt;
+
+/// Every variant names the node or value and says what to do next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LowerError {
+    /// The trusted engine cannot run this node as it stands. It may still be placed in a normal segment.
+    Unsupported {
+        /// Name of the node.
+        node: String,
+        /// Its operator, with the domain in front when it is not ONNX's own.
+        op_type: String,
+        /// Version of the operator set.
+        opset: i64,
+        /// What exactly is missing.
+        reason: String,
+    },
+    /// A value of the segment has no static shape yet.
+    UnknownShape {
+        /// Name of the value.
+        value: String,
+    },
+    /// A value's element type does not exist in the trusted engine.
+    ElementType {
+        /// Name of the value.
+        value: String,
+        /// ONNX's name of the type.
+        elem: String,
+    },
+    /// A tensor or the arena exceeds the 2^32 elements a `Program` can address.
+    TooLarge {
+        /// Name of the value, or what else it is.
+        what: String,
+    },
+    /// The caller asked for something inconsistent, such as a value id that the map lacks.
+    Misuse(String),
+    /// The engine refused what this crate built, or a run failed.
+    Engine(String),
+}
+
+impl fmt::Display for LowerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unsupported { node, op_type, opset, reason } => write!(
+                f,
+                "node {node:?} ({op_type}, opset {opset}) cannot run in a secure segment: {reason}; \
+                 place it in a normal segment or move the cut"
+            ),
+            Self::UnknownShape { value } => {
+                write!(f, "value {value:?} has no static shape; bind symbolic dimensions with --shape NAME=DIMS")
+            }
+            Self::ElementType { value, elem } => write!(
+                f,
+                "value {value:?} has element type {elem}, which a secure segment does not support; \
+                 convert the model to float32 or place the nodes around it in a normal segment"
+            ),
+            Self::TooLarge { what } => {
+                write!(f, "{what} exceeds 2^32 elements; use a smaller batch or input size")
+            }
+            Self::Misuse(what) => write!(f, "lower was called wrongly: {what}"),
+            Self::Engine(what) => write!(f, "the trusted engine refused the program: {what}"),
+        }
+    }
+}
+
+impl core::error::Error for LowerError {}

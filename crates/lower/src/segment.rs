@@ -1,0 +1,170 @@
+//! Entry points: a segment of a graph → [`Lowered`].
+
+use crate::context::{LowerCtx, Reason, State, Val, dtype_of};
+use crate::emit::Lowered;
+use crate::error::LowerError;
+use crate::ops;
+use crate::{emit, fuse};
+use cordon_engine::program::{DType, Layout, Port, Via};
+use cordon_graph::{ElemType, Graph, Node, NodeId, NodeView, Segment, TensorType, ValueId, segment};
+use std::collections::{BTreeSet, HashMap};
+
+/// How a segment's interface appears in the package.
+#[derive(Clone, Debug, Default)]
+pub struct LowerOptions {
+    /// Package value id per graph value. Empty: the graph's own indices.
+    pub value_ids: HashMap<ValueId, u32>,
+    /// Values an earlier or later secure segment keeps inside instead of letting them cross.
+    pub retained: BTreeSet<ValueId>,
+    /// Batch the shapes were bound to.
+    pub batch: u32,
+}
+
+/// Lowers a whole graph as one secure segment.
+pub fn lower_graph(graph: &Graph) -> Result<Lowered, LowerError> {
+    let mut whole = segment(graph, graph.node_ids());
+    // The graph's own order and its own outputs: an output may be an input or a constant, and inputs may be unused.
+    whole.inputs = graph.inputs.clone();
+    whole.outputs = graph.outputs.clone();
+    lower(graph, &whole, &LowerOptions { batch: 1, ..LowerOptions::default() })
+}
+
+/// Lowers one segment. Shapes must be known ([`cordon_graph::infer`]).
+pub fn lower(graph: &Graph, segment: &Segment, options: &LowerOptions) -> Result<Lowered, LowerError> {
+    let mut state = State::new(graph);
+    for &id in &segment.inputs {
+        let val = input_port(&mut state, id)?;
+        let port = port(&state, id, &val, options)?;
+        state.draft.inputs.push(port);
+        state.bound.insert(id, val);
+    }
+    for &id in &segment.nodes {
+        lower_node(&mut state, id)?;
+    }
+    for &id in &segment.outputs {
+        let val = output_port(&mut state, id)?;
+        let port = port(&state, id, &val, options)?;
+        state.draft.outputs.push(port);
+    }
+    fuse::run(&mut state.draft);
+    emit::finish(state.draft, options.batch)
+}
+
+/// Why a node cannot be placed in a secure segment; `None` when it can. Needs shapes.
+pub fn unsupported_reason(graph: &Graph, node: NodeId) -> Option<String> {
+    let mut state = State::new(graph);
+    let view = graph.node(node);
+    for id in view.inputs.iter().flatten().copied() {
+        if graph.value(id).constant.is_some() || state.bound.contains_key(&id) {
+            continue;
+        }
+        match input_port(&mut state, id) {
+            Ok(val) => state.bound.insert(id, val),
+            Err(error) => return Some(error.to_string()),
+        };
+    }
+    match lower_node(&mut state, node) {
+        Ok(()) => None,
+        Err(LowerError::Unsupported { reason, .. }) => Some(reason),
+        Err(error) => Some(error.to_string()),
+    }
+}
+
+fn lower_node(state: &mut State<'_>, id: NodeId) -> Result<(), LowerError> {
+    let graph = state.graph;
+    let node = graph.node(id);
+    let view = NodeView::new(graph, node);
+    let unsupported = |reason: Reason| unsupported(&view, reason);
+    for value in node.inputs.iter().chain(&node.outputs).flatten() {
+        check_type(&view, &graph.value(*value).name, value_type(graph, *value)?)?;
+    }
+    if !node.captures.is_empty() {
+        return Err(unsupported("nodes with subgraphs are not supported".into()));
+    }
+    let entry = ops::find(&node.domain, &node.op_type, view.opset())
+        .ok_or_else(|| unsupported("the trusted engine has no such operator at this opset".into()))?;
+    let lower = entry.lower.ok_or_else(|| unsupported("the trusted engine knows only its shapes".into()))?;
+    let mut ctx = LowerCtx::new(view, state);
+    lower(&mut ctx).map_err(unsupported)?;
+    match missing_output(state, node) {
+        Some(index) => Err(unsupported(format!("its output {index} is not supported").into())),
+        None => Ok(()),
+    }
+}
+
+fn missing_output(state: &State<'_>, node: &Node) -> Option<usize> {
+    node.outputs.iter().position(|output| output.is_some_and(|id| !state.bound.contains_key(&id)))
+}
+
+fn unsupported(view: &NodeView<'_>, reason: Reason) -> LowerError {
+    let node = view.node;
+    let op_type = match node.domain.as_str() {
+        "" => node.op_type.clone(),
+        domain => format!("{domain}.{}", node.op_type),
+    };
+    LowerError::Unsupported { node: node.name.clone(), op_type, opset: view.opset(), reason: reason.0 }
+}
+
+fn value_type(graph: &Graph, id: ValueId) -> Result<TensorType, LowerError> {
+    let value = graph.value(id);
+    match (&value.ty, &value.constant) {
+        (Some(ty), _) => Ok(ty.clone()),
+        (None, Some(tensor)) => Ok(tensor.ty()),
+        (None, None) => Err(LowerError::UnknownShape { value: value.name.clone() }),
+    }
+}
+
+/// Refuses f16, bf16, f64, strings and the like by name.
+fn check_type(view: &NodeView<'_>, value: &str, ty: TensorType) -> Result<(), LowerError> {
+    match dtype_of(ty.elem) {
+        Some(_) => Ok(()),
+        None => Err(unsupported(view, format!("its value `{value}` has element type {}", ty.elem).into())),
+    }
+}
+
+fn input_port(state: &mut State<'_>, id: ValueId) -> Result<Val, LowerError> {
+    let ty = value_type(state.graph, id)?;
+    let name = &state.graph.value(id).name;
+    let dtype = port_dtype(name, &ty)?;
+    state
+        .new_val(dtype, &ty.dims, Layout::Plain)
+        .map_err(|reason| LowerError::TooLarge { what: format!("input `{name}`: {reason}") })
+}
+
+/// Every output gets plain memory of its own, apart from inputs and other outputs.
+fn output_port(state: &mut State<'_>, id: ValueId) -> Result<Val, LowerError> {
+    let graph = state.graph;
+    let name = &graph.value(id).name;
+    port_dtype(name, &value_type(graph, id)?)?;
+    let internal = |reason: Reason| LowerError::Misuse(format!("output `{name}` of the segment: {reason}"));
+    let val = state.get(id).map_err(internal)?;
+    let val = state.plain(&val).map_err(internal)?;
+    let taken = |slot: u32| state.draft.inputs.iter().chain(&state.draft.outputs).any(|port| port.region.start == slot);
+    match val.slot() {
+        Some(slot) if !taken(slot) => Ok(val),
+        _ => state.duplicate(&val).map_err(internal),
+    }
+}
+
+fn port_dtype(name: &str, ty: &TensorType) -> Result<DType, LowerError> {
+    match ty.elem {
+        // Inside, Int32 travels as I64; at the boundary the widths differ.
+        ElemType::Int32 => None,
+        elem => dtype_of(elem),
+    }
+    .ok_or_else(|| LowerError::ElementType { value: name.to_owned(), elem: ty.elem.to_string() })
+}
+
+fn port(state: &State<'_>, id: ValueId, val: &Val, options: &LowerOptions) -> Result<Port, LowerError> {
+    let value = match options.value_ids.get(&id) {
+        Some(&value) => value,
+        None if options.value_ids.is_empty() => id.0,
+        None => {
+            let name = &state.graph.value(id).name;
+            return Err(LowerError::Misuse(format!("value `{name}` has no package value id")));
+        }
+    };
+    let via = if options.retained.contains(&id) { Via::Retain } else { Via::Cross };
+    let shape = val.dims.iter().map(|&dim| crate::context::u(dim)).collect();
+    Ok(Port { value, shape, region: val.region(), via })
+}

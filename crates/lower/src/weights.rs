@@ -1,0 +1,172 @@
+//! Weight tensors of a segment: where their bytes come from and how they are packed. Packing happens while the stream is
+//! written, so a model of several gigabytes is never held twice.
+
+use cordon_engine::program::DType;
+use cordon_graph::{ElemType, Tensor};
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+/// Bytes handed to the sink at a time.
+const PIECE: usize = 64 * 1024;
+
+/// How the elements of a [`WeightSource`] are derived.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Form {
+    /// As stored: `Float`, `Int64`, `Bool`, or `Int32` widened to `Int64`.
+    Raw(Tensor),
+    /// Small computed data.
+    F32(Vec<f32>),
+    /// Small computed data.
+    I64(Vec<i64>),
+    /// `(outer, inner…)` to `(ceil(outer / 16), inner…, 16)`: convolution weights, or the transposed matrix of `Dense`.
+    Rows {
+        /// `(outer, inner)` when seen as a matrix.
+        tensor: Tensor,
+        /// Rows; become lanes.
+        outer: usize,
+        /// Elements of a row.
+        inner: usize,
+    },
+    /// `(inner, outer)` to `(ceil(outer / 16), inner, 16)`: the matrix of `Dense` as `MatMul` stores it.
+    Columns {
+        /// `(inner, outer)`.
+        tensor: Tensor,
+        /// Columns; become lanes.
+        outer: usize,
+        /// Elements of a column.
+        inner: usize,
+    },
+}
+
+/// One weight tensor.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct WeightSource {
+    /// Where elements come from.
+    pub(crate) form: Form,
+    /// Factor per output channel, folded in while packing: element `i` of the source order (before packing) is multiplied
+    /// by `scale[(i / scale_inner) % scale.len()]`.
+    pub(crate) scale: Option<Vec<f32>>,
+    /// Elements that share one factor.
+    pub(crate) scale_inner: usize,
+}
+
+impl WeightSource {
+    /// Unscaled.
+    pub(crate) fn new(form: Form) -> Self {
+        Self { form, scale: None, scale_inner: 1 }
+    }
+
+    /// Element type in the engine.
+    pub(crate) fn dtype(&self) -> DType {
+        match &self.form {
+            Form::Raw(tensor) => match tensor.elem {
+                ElemType::Float => DType::F32,
+                ElemType::Bool => DType::Bool,
+                _ => DType::I64,
+            },
+            Form::F32(_) | Form::Rows { .. } | Form::Columns { .. } => DType::F32,
+            Form::I64(_) => DType::I64,
+        }
+    }
+
+    /// Elements after packing. Lengths were checked against `u32` when the constant was admitted.
+    pub(crate) fn len(&self) -> u32 {
+        let len = match &self.form {
+            Form::Raw(tensor) => tensor.dims.iter().product(),
+            Form::F32(values) => values.len(),
+            Form::I64(values) => values.len(),
+            Form::Rows { outer, inner, .. } | Form::Columns { outer, inner, .. } => outer.next_multiple_of(16) * inner,
+        };
+        u32::try_from(len).unwrap_or(u32::MAX)
+    }
+
+    /// The elements in source order; `None` unless `f32` as stored.
+    pub(crate) fn f32_values(&self) -> Option<Vec<f32>> {
+        match (&self.form, &self.scale) {
+            (Form::F32(values), None) => Some(values.clone()),
+            (Form::Raw(tensor), None) => tensor.to_f32().ok(),
+            _ => None,
+        }
+    }
+
+    /// Equal sources have equal fingerprints; cheap for large tensors.
+    pub(crate) fn fingerprint(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        (self.len(), self.scale_inner, self.scale.is_some()).hash(&mut hasher);
+        let sample = |data: &[u8]| data[..data.len().min(64)].to_vec();
+        match &self.form {
+            Form::Raw(tensor) => (0, sample(&tensor.data)).hash(&mut hasher),
+            Form::F32(values) => (1, values.first().map(|v| v.to_bits())).hash(&mut hasher),
+            Form::I64(values) => (2, values.first()).hash(&mut hasher),
+            Form::Rows { tensor, outer, .. } => (3, outer, sample(&tensor.data)).hash(&mut hasher),
+            Form::Columns { tensor, outer, .. } => (4, outer, sample(&tensor.data)).hash(&mut hasher),
+        }
+        hasher.finish()
+    }
+
+    /// Writes the packed bytes in pieces.
+    pub(crate) fn write(&self, sink: &mut dyn FnMut(&[u8])) {
+        match &self.form {
+            Form::Raw(tensor) => match tensor.elem {
+                ElemType::Float if self.scale.is_some() => {
+                    let scale = self.scale.as_deref().unwrap_or(&[1.0]);
+                    let factor = |index: usize| scale[(index / self.scale_inner) % scale.len()];
+                    write_f32((0..tensor.data.len() / 4).map(|index| element(tensor, index) * factor(index)), sink);
+                }
+                ElemType::Int32 => {
+                    let wide = tensor.data.as_chunks::<4>().0.iter().map(|bytes| i64::from(i32::from_le_bytes(*bytes)));
+                    write_i64(wide, sink);
+                }
+                ElemType::Bool => match tensor.to_mask() {
+                    Ok(mask) => sink(&mask),
+                    Err(_) => sink(&tensor.data),
+                },
+                _ => sink(&tensor.data),
+            },
+            Form::F32(values) => write_f32(values.iter().copied(), sink),
+            Form::I64(values) => write_i64(values.iter().copied(), sink),
+            Form::Rows { tensor, outer, inner } => {
+                self.write_lanes(*outer, *inner, |lane, index| element(tensor, lane * inner + index), sink);
+            }
+            Form::Columns { tensor, outer, inner } => {
+                self.write_lanes(*outer, *inner, |lane, index| element(tensor, index * outer + lane), sink);
+            }
+        }
+    }
+
+    /// `(ceil(outer / 16), inner, 16)`, lanes past `outer` zero.
+    fn write_lanes(&self, outer: usize, inner: usize, at: impl Fn(usize, usize) -> f32, sink: &mut dyn FnMut(&[u8])) {
+        let factor = |lane: usize| self.scale.as_ref().map_or(1.0, |scale| scale[lane % scale.len()]);
+        let lanes = (0..outer.next_multiple_of(16)).step_by(16).flat_map(|block| {
+            let at = &at;
+            (0..inner).flat_map(move |index| {
+                (block..block + 16).map(move |lane| if lane < outer { at(lane, index) * factor(lane) } else { 0.0 })
+            })
+        });
+        write_f32(lanes, sink);
+    }
+}
+
+fn element(tensor: &Tensor, index: usize) -> f32 {
+    let bytes = tensor.data.as_chunks::<4>().0;
+    f32::from_le_bytes(bytes[index])
+}
+
+fn write_f32(values: impl Iterator<Item = f32>, sink: &mut dyn FnMut(&[u8])) {
+    write_bytes(values.map(f32::to_le_bytes), sink);
+}
+
+fn write_i64(values: impl Iterator<Item = i64>, sink: &mut dyn FnMut(&[u8])) {
+    write_bytes(values.map(i64::to_le_bytes), sink);
+}
+
+fn write_bytes<const N: usize>(values: impl Iterator<Item = [u8; N]>, sink: &mut dyn FnMut(&[u8])) {
+    let mut buffer = Vec::with_capacity(PIECE);
+    for value in values {
+        buffer.extend_from_slice(&value);
+        if buffer.len() >= PIECE {
+            sink(&buffer);
+            buffer.clear();
+        }
+    }
+    sink(&buffer);
+}
