@@ -1,7 +1,8 @@
 //! `rten`: the embedded, pure Rust engine.
 
+use core::panic::AssertUnwindSafe;
 use std::collections::HashMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::catch_unwind;
 use std::sync::Arc;
 
 use bytes::Bytes;

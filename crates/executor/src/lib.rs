@@ -40,7 +40,8 @@ pub struct Options {
 pub struct ModelSource {
     /// A serialised `ModelProto`.
     pub onnx: Bytes,
-    /// The `location` that initializers name, and the content of that file.
+    /// The `location` that initializers name, and the content of that file. rten only takes plain file names whose
+    /// extension starts with `data` or `onnx_data`, as exporters write them.
     pub data: Option<(String, Bytes)>,
 }
 

@@ -39,6 +39,8 @@ impl OnnxRuntime {
             None => {
                 let builder = ort::init_from(&path).map_err(|e| engine(format!("{}: {e}", path.display())))?;
                 let environment = builder.with_name("cordon").with_telemetry(false).build().map_err(engine)?;
+                // Every failure comes back as an error; the library must not print it as well.
+                environment.set_log_level(ort::logging::LogLevel::Fatal);
                 *loaded = Some((path.clone(), environment.clone()));
                 environment
             }
