@@ -1,7 +1,7 @@
 //! Numpy broadcasting over both layouts: common extents, one stride list per operand, neighbours merged.
 
 use crate::context::{BLOCK, LowerCtx, Reason, Val, contiguous, u};
-use cordon_engine::program::{DType, Layout, Operand, Strided2, Strided3};
+use cordon_engine::program::{BinaryOp, DType, Instruction, Layout, Operand, Strided2, Strided3, UnaryOp};
 
 /// Operands aligned for one element-by-element instruction.
 pub struct Broadcast {
@@ -92,6 +92,31 @@ impl LowerCtx<'_, '_> {
     }
 }
 
+impl LowerCtx<'_, '_> {
+    /// `op(a, b)` with broadcasting.
+    pub fn binary(&mut self, op: BinaryOp, a: &Val, b: &Val) -> Result<Val, Reason> {
+        use BinaryOp as B;
+        let dtype = match op {
+            B::Equal | B::Less | B::LessOrEqual | B::Greater | B::GreaterOrEqual => DType::Bool,
+            _ => a.dtype,
+        };
+        let aligned = self.broadcast(&[a.clone(), b.clone()])?;
+        let out = self.new_val(dtype, &aligned.out_dims, aligned.layout)?;
+        let shape = aligned.strided2();
+        let [a, b] = aligned.operands.try_into().map_err(|_| "two operands were given")?;
+        self.emit(Instruction::Binary { op, shape, a, b, activation: None, out: out.region() });
+        Ok(out)
+    }
+
+    /// `op(x)`; keeps the layout, because padding lanes may hold anything.
+    pub fn unary(&mut self, op: UnaryOp, x: &Val) -> Result<Val, Reason> {
+        let out = self.new_val(x.dtype, &x.dims, x.layout)?;
+        let input = self.operand(x);
+        self.emit(Instruction::Unary { op, input, out: out.region() });
+        Ok(out)
+    }
+}
+
 /// A constant that varies along channels only, padded with zeros to whole blocks, as a plain constant.
 fn channel_constant(ctx: &LowerCtx<'_, '_>, val: &Val, dims: &[usize]) -> Option<Val> {
     let channels = dims[1];
@@ -118,7 +143,7 @@ fn steps(dims: &[usize], out: &[usize]) -> Vec<usize> {
 }
 
 /// Drops extents of 1 and merges neighbours that every operand walks in one stride.
-fn merge(dims: &[usize], strides: Vec<Vec<usize>>) -> (Vec<u32>, Vec<Vec<u32>>) {
+pub(crate) fn merge(dims: &[usize], strides: Vec<Vec<usize>>) -> (Vec<u32>, Vec<Vec<u32>>) {
     let mut out_dims: Vec<usize> = Vec::new();
     let mut out: Vec<Vec<usize>> = vec![Vec::new(); strides.len()];
     for axis in 0..dims.len() {

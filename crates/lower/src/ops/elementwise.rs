@@ -2,17 +2,14 @@
 
 use super::{Operator, op, same_as_input};
 use crate::context::{LowerCtx, Reason};
-use cordon_engine::program::{Instruction, UnaryOp};
+use cordon_engine::program::UnaryOp;
 
 /// This family's part of the table.
 pub(super) const OPERATORS: &[Operator] = &[op("Relu", 6, same_as_input, |ctx| unary(ctx, UnaryOp::Relu))];
 
-/// One `f32` function; keeps the layout, because padding lanes may hold anything.
 fn unary(ctx: &mut LowerCtx<'_, '_>, op: UnaryOp) -> Result<(), Reason> {
     let input = ctx.input(0)?;
-    let out = ctx.new_val(input.dtype, &input.dims, input.layout)?;
-    let operand = ctx.operand(&input);
-    ctx.emit(Instruction::Unary { op, input: operand, out: out.region() });
+    let out = ctx.unary(op, &input)?;
     ctx.output(0, out)
 }
 

@@ -1,6 +1,239 @@
-//! Placeholder until its operators are written.
+//! Gemm and MatMul.
 
-use super::Operator;
+use super::{Operator, op};
+use crate::broadcast::{broadcast_dims, merge};
+use crate::context::{BLOCK, LowerCtx, Reason, Val, contiguous, i, u};
+use crate::weights::{Form, WeightSource};
+use cordon_engine::program::{
+    BinaryOp, DType, Dense, Instruction, Layout, MatMul, Strided2, StridedCopy, Tile, UnaryOp,
+};
+use cordon_graph::{NodeView, ShapeError, TensorType};
 
 /// This family's part of the table.
-pub(super) const OPERATORS: &[Operator] = &[];
+pub(super) const OPERATORS: &[Operator] = &[op("Gemm", 1, gemm_shape, gemm), op("MatMul", 1, matmul_shape, matmul)];
+
+/// Extents and flags of a Gemm.
+struct Gemm {
+    m: usize,
+    k: usize,
+    n: usize,
+    transpose_a: bool,
+    transpose_b: bool,
+    alpha: f32,
+    beta: f32,
+}
+
+fn read_gemm(view: &NodeView<'_>) -> Result<Gemm, ShapeError> {
+    let (a, b) = (&view.input(0)?.dims, &view.input(1)?.dims);
+    let (&[a0, a1], &[b0, b1]) = (&a[..], &b[..]) else {
+        return Err(format!("operands {a:?} and {b:?} are not matrices").into());
+    };
+    let transpose_a = view.attr_int_or("transA", 0)? != 0;
+    let transpose_b = view.attr_int_or("transB", 0)? != 0;
+    let (m, k) = if transpose_a { (a1, a0) } else { (a0, a1) };
+    let (inner, n) = if transpose_b { (b1, b0) } else { (b0, b1) };
+    if k != inner {
+        return Err(format!("inner extents {k} and {inner} differ").into());
+    }
+    let (alpha, beta) = (view.attr_float_or("alpha", 1.0)?, view.attr_float_or("beta", 1.0)?);
+    Ok(Gemm { m, k, n, transpose_a, transpose_b, alpha, beta })
+}
+
+fn gemm_shape(view: &NodeView<'_>) -> Result<Vec<TensorType>, ShapeError> {
+    let gemm = read_gemm(view)?;
+    Ok(vec![TensorType { elem: view.input(0)?.elem, dims: vec![gemm.m, gemm.n] }])
+}
+
+fn gemm(ctx: &mut LowerCtx<'_, '_>) -> Result<(), Reason> {
+    let gemm = read_gemm(&ctx.view)?;
+    let (a, b) = (float(ctx.plain_input(0)?)?, float(ctx.plain_input(1)?)?);
+    let addend = ctx.optional_input(2)?.filter(|_| gemm.beta != 0.0);
+    let (product, addend) = match b.constant() {
+        Some(tensor) => {
+            let form = match gemm.transpose_b {
+                true => Form::Rows { tensor: tensor.clone(), outer: gemm.n, inner: gemm.k },
+                false => Form::Columns { tensor: tensor.clone(), outer: gemm.n, inner: gemm.k },
+            };
+            let scale = (gemm.alpha != 1.0).then(|| vec![gemm.alpha]);
+            let weight = ctx.weight(WeightSource { form, scale, scale_inner: 1 });
+            let a = if gemm.transpose_a { transposed(ctx, &a)? } else { a };
+            let bias = addend.as_ref().and_then(|addend| column_bias(ctx, addend, &gemm));
+            let addend = if bias.is_some() { None } else { addend };
+            (dense(ctx, &a, &[gemm.m, gemm.n], gemm.k, weight, bias)?, addend)
+        }
+        None => {
+            let geometry = MatMul {
+                m: u(gemm.m),
+                k: u(gemm.k),
+                n: u(gemm.n),
+                batch: Strided2::default(),
+                a: if gemm.transpose_a { [1, u(gemm.m)] } else { [u(gemm.k), 1] },
+                b: if gemm.transpose_b { [1, u(gemm.k)] } else { [u(gemm.n), 1] },
+            };
+            let out = emit_matmul(ctx, geometry, &a, &b, &[gemm.m, gemm.n])?;
+            (scaled(ctx, out, gemm.alpha)?, addend)
+        }
+    };
+    let out = match addend {
+        None => product,
+        Some(addend) => {
+            let addend = scaled(ctx, addend, gemm.beta)?;
+            ctx.binary(BinaryOp::Add, &product, &addend)?
+        }
+    };
+    ctx.output(0, out)
+}
+
+/// A constant C that is the same for every row, times beta.
+fn column_bias(ctx: &mut LowerCtx<'_, '_>, addend: &Val, gemm: &Gemm) -> Option<Tile> {
+    let per_column = addend.count() == gemm.n && addend.dims.last() == Some(&gemm.n);
+    if addend.count() != 1 && !per_column {
+        return None;
+    }
+    let values = addend.constant()?.to_f32().ok()?;
+    let mut bias: Vec<f32> = (0..gemm.n).map(|column| gemm.beta * values[column % values.len()]).collect();
+    bias.resize(gemm.n.next_multiple_of(BLOCK), 0.0);
+    Some(ctx.weight_f32(bias))
+}
+
+fn scaled(ctx: &mut LowerCtx<'_, '_>, val: Val, factor: f32) -> Result<Val, Reason> {
+    if factor == 1.0 { Ok(val) } else { ctx.unary(UnaryOp::Affine { scale: factor, offset: 0.0 }, &val) }
+}
+
+fn float(val: Val) -> Result<Val, Reason> {
+    if val.dtype == DType::F32 { Ok(val) } else { Err("only float32 is supported".into()) }
+}
+
+fn transposed(ctx: &mut LowerCtx<'_, '_>, val: &Val) -> Result<Val, Reason> {
+    let (rows, columns) = (val.dims[0], val.dims[1]);
+    let out = ctx.new_val(val.dtype, &[columns, rows], Layout::Plain)?;
+    let geometry = StridedCopy {
+        dims: vec![u(columns), u(rows)],
+        from: 0,
+        from_strides: vec![1, i(columns)],
+        to: 0,
+        to_strides: vec![u(rows), 1],
+    };
+    ctx.copy(geometry, val, &out);
+    Ok(out)
+}
+
+fn dense(
+    ctx: &mut LowerCtx<'_, '_>,
+    a: &Val,
+    out_dims: &[usize],
+    k: usize,
+    weight: Tile,
+    bias: Option<Tile>,
+) -> Result<Val, Reason> {
+    let out = ctx.new_val(DType::F32, out_dims, Layout::Plain)?;
+    let n = *out_dims.last().ok_or("a product has at least one dimension")?;
+    let geometry = Dense { m: u(a.count() / k), k: u(k), n: u(n) };
+    let input = ctx.operand(a);
+    ctx.emit(Instruction::Dense { geometry, input, weight, bias, residual: None, activation: None, out: out.region() });
+    Ok(out)
+}
+
+fn emit_matmul(
+    ctx: &mut LowerCtx<'_, '_>,
+    geometry: MatMul,
+    a: &Val,
+    b: &Val,
+    out_dims: &[usize],
+) -> Result<Val, Reason> {
+    let out = ctx.new_val(DType::F32, out_dims, Layout::Plain)?;
+    let (a, b) = (ctx.operand(a), ctx.operand(b));
+    ctx.emit(Instruction::MatMul { geometry, a, b, out: out.region() });
+    Ok(out)
+}
+
+/// Extents of a MatMul: one-dimensional operands count as a row and a column that the result loses.
+struct Product {
+    batch_a: Vec<usize>,
+    batch_b: Vec<usize>,
+    batch: Vec<usize>,
+    m: usize,
+    k: usize,
+    n: usize,
+    out_dims: Vec<usize>,
+}
+
+fn read_matmul(view: &NodeView<'_>) -> Result<Product, ShapeError> {
+    let (a, b) = (&view.input(0)?.dims[..], &view.input(1)?.dims[..]);
+    let (batch_a, m, k) = match a {
+        [] => return Err("operand A is a scalar".into()),
+        [k] => (&[][..], None, *k),
+        [batch @ .., m, k] => (batch, Some(*m), *k),
+    };
+    let (batch_b, inner, n) = match b {
+        [] => return Err("operand B is a scalar".into()),
+        [k] => (&[][..], *k, None),
+        [batch @ .., k, n] => (batch, *k, Some(*n)),
+    };
+    if k != inner {
+        return Err(format!("inner extents {k} and {inner} differ").into());
+    }
+    let batch = broadcast_dims([batch_a, batch_b]).map_err(|reason| reason.0)?;
+    let out_dims = batch.iter().copied().chain(m).chain(n).collect();
+    Ok(Product {
+        batch_a: batch_a.to_vec(),
+        batch_b: batch_b.to_vec(),
+        batch,
+        m: m.unwrap_or(1),
+        k,
+        n: n.unwrap_or(1),
+        out_dims,
+    })
+}
+
+fn matmul_shape(view: &NodeView<'_>) -> Result<Vec<TensorType>, ShapeError> {
+    Ok(vec![TensorType { elem: view.input(0)?.elem, dims: read_matmul(view)?.out_dims }])
+}
+
+fn matmul(ctx: &mut LowerCtx<'_, '_>) -> Result<(), Reason> {
+    let product = read_matmul(&ctx.view)?;
+    let (a, b) = (float(ctx.plain_input(0)?)?, float(ctx.plain_input(1)?)?);
+    let one_matrix = product.batch_b.iter().all(|&extent| extent == 1) && b.dims.len() >= 2;
+    let same_rank = product.batch_a == product.batch;
+    let out = match b.constant() {
+        // One constant matrix: the batch is just more rows.
+        Some(tensor) if one_matrix && same_rank => {
+            let form = Form::Columns { tensor: tensor.clone(), outer: product.n, inner: product.k };
+            let weight = ctx.weight(WeightSource::new(form));
+            dense(ctx, &a, &product.out_dims, product.k, weight, None)?
+        }
+        _ => {
+            let strides = |batch: &[usize], matrix: usize| {
+                let lead = product.batch.len() - batch.len();
+                let own = contiguous(batch);
+                (0..product.batch.len())
+                    .map(|axis| match axis.checked_sub(lead) {
+                        Some(own_axis) if batch[own_axis] != 1 => own[own_axis] * matrix,
+                        _ => 0,
+                    })
+                    .collect::<Vec<_>>()
+            };
+            let (a_steps, b_steps) =
+                (strides(&product.batch_a, product.m * product.k), strides(&product.batch_b, product.k * product.n));
+            let batch = match product.batch.is_empty() {
+                true => Strided2::default(),
+                false => {
+                    let (dims, mut steps) = merge(&product.batch, vec![a_steps, b_steps]);
+                    let b = steps.pop().unwrap_or_default();
+                    let a = steps.pop().unwrap_or_default();
+                    Strided2 { dims, a, b }
+                }
+            };
+            let geometry = MatMul {
+                m: u(product.m),
+                k: u(product.k),
+                n: u(product.n),
+                batch,
+                a: [u(product.k), 1],
+                b: [u(product.n), 1],
+            };
+            emit_matmul(ctx, geometry, &a, &b, &product.out_dims)?
+        }
+    };
+    ctx.output(0, out)
+}

@@ -12,6 +12,7 @@ mod norm;
 mod pool;
 mod reduce;
 mod resize;
+mod window;
 
 use crate::context::{LowerCtx, Reason};
 use cordon_graph::{NodeView, ShapeError, ShapeRule, ShapeRules, TensorType};
