@@ -385,6 +385,11 @@ impl<'s, 'g> LowerCtx<'s, 'g> {
         constant(Tensor::from_f32(dims, values))
     }
 
+    /// A computed integer constant as a value.
+    pub fn constant_i64_val(&self, dims: &[usize], values: &[i64]) -> Result<Val, Reason> {
+        constant(Tensor::from_i64(dims, values))
+    }
+
     /// The same elements with other extents: no copy when the value is plain.
     pub fn reshape(&mut self, val: &Val, dims: &[usize]) -> Result<Val, Reason> {
         if val.dims == dims {

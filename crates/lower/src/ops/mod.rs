@@ -9,8 +9,10 @@ mod gemm;
 mod index;
 mod movement;
 mod norm;
+mod pad;
 mod pool;
 mod reduce;
+mod reshape;
 mod resize;
 mod window;
 
@@ -56,6 +58,8 @@ pub const TABLE: &[&[Operator]] = &[
     pool::OPERATORS,
     elementwise::OPERATORS,
     movement::OPERATORS,
+    reshape::OPERATORS,
+    pad::OPERATORS,
     index::OPERATORS,
     reduce::OPERATORS,
     resize::OPERATORS,
