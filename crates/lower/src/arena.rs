@@ -151,7 +151,8 @@ fn replaceable(instruction: &Instruction) -> Vec<Region> {
     }
 }
 
-fn contiguous(dims: &[u32]) -> Vec<u32> {
+/// Row-major strides.
+pub(crate) fn contiguous(dims: &[u32]) -> Vec<u32> {
     let mut strides = vec![1u32; dims.len()];
     for axis in (1..dims.len()).rev() {
         strides[axis - 1] = strides[axis].saturating_mul(dims[axis]);
