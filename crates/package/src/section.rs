@@ -1,0 +1,492 @@
+//! Sections of a package: where they lie, how their chunks are checked, encrypted and decrypted.
+//!
+//! In the file a section is its stored chunks followed by one leaf hash per chunk. The leaf hashes are a convenience
+//! for readers that hold one chunk at a time; what authenticates them is the root in the signed header.
+
+use alloc::vec::Vec;
+use core::fmt;
+
+use aes_gcm::aead::{AeadInOut, KeyInit};
+use aes_gcm::{Aes256Gcm, Nonce, Tag};
+use cordon_codec::{DecodeError, Reader, Writer};
+use hkdf::Hkdf;
+use sha2::Sha256;
+use zeroize::{Zeroize, Zeroizing};
+
+use crate::error::PackageError;
+use crate::keys::label;
+use crate::limits::{
+    CHUNK_BYTES, HASH_BYTES, MAX_MANIFEST_BYTES, MAX_SECRET_BYTES, MAX_SECTION_BYTES, MAX_SEGMENTS, PAGE_BYTES,
+    TAG_BYTES,
+};
+use crate::merkle::{self, Hash};
+
+/// Encoded size of one entry of the section table.
+pub(crate) const SECTION_ENTRY_BYTES: usize = 1 + 2 + 8 + HASH_BYTES;
+const CHUNK: u64 = wide(CHUNK_BYTES);
+const TAG: u64 = wide(TAG_BYTES);
+const HASH: u64 = wide(HASH_BYTES);
+
+#[expect(clippy::as_conversions, reason = "usize has at most 64 bits; TryFrom is not const")]
+const fn wide(n: usize) -> u64 {
+    n as u64
+}
+
+/// What a section holds. The order of the variants is the order in the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum SectionKind {
+    /// The public description of segments and values. Exactly one, with segment 0.
+    Manifest,
+    /// Encrypted: a secure segment's Programs, weight table, names and labels.
+    SegmentSecret,
+    /// Encrypted: a secure segment's secret weights.
+    Weights,
+    /// Plain: weights both worlds read. At most one, with segment 0.
+    PublicWeights,
+    /// Plain: a normal segment's ONNX model.
+    NormalModel,
+    /// Plain: a normal segment's weights, page-aligned, the model's external data.
+    NormalData,
+}
+
+impl SectionKind {
+    /// Whether its chunks are encrypted.
+    pub fn is_sealed(self) -> bool {
+        matches!(self, Self::SegmentSecret | Self::Weights)
+    }
+
+    fn code(self) -> u8 {
+        match self {
+            Self::Manifest => 1,
+            Self::SegmentSecret => 2,
+            Self::Weights => 3,
+            Self::PublicWeights => 4,
+            Self::NormalModel => 5,
+            Self::NormalData => 6,
+        }
+    }
+
+    fn from_code(code: u8) -> Result<Self, PackageError> {
+        Ok(match code {
+            1 => Self::Manifest,
+            2 => Self::SegmentSecret,
+            3 => Self::Weights,
+            4 => Self::PublicWeights,
+            5 => Self::NormalModel,
+            6 => Self::NormalData,
+            _ => return Err(PackageError::Unsupported("a kind of section")),
+        })
+    }
+
+    fn max_bytes(self) -> u64 {
+        match self {
+            Self::Manifest => MAX_MANIFEST_BYTES,
+            Self::SegmentSecret => MAX_SECRET_BYTES,
+            _ => MAX_SECTION_BYTES,
+        }
+    }
+}
+
+impl fmt::Display for SectionKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Manifest => "the manifest",
+            Self::SegmentSecret => "the secret part",
+            Self::Weights => "the weights",
+            Self::PublicWeights => "the public weights",
+            Self::NormalModel => "the model",
+            Self::NormalData => "the model data",
+        })
+    }
+}
+
+/// One section, its sizes within the limits. Offsets and chunk sizes follow from the plaintext length, so no other
+/// field can contradict it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Section {
+    kind: SectionKind,
+    segment: u16,
+    plain_len: u64,
+    root: Hash,
+    offset: u64,
+}
+
+impl Section {
+    pub(crate) fn new(kind: SectionKind, segment: u16, plain_len: u64, root: Hash) -> Result<Self, DecodeError> {
+        if plain_len == 0 {
+            return Err(DecodeError::Invalid("section length"));
+        }
+        if plain_len > kind.max_bytes() {
+            return Err(DecodeError::TooLong("section length"));
+        }
+        let whole_package = matches!(kind, SectionKind::Manifest | SectionKind::PublicWeights);
+        if segment >= if whole_package { 1 } else { MAX_SEGMENTS } {
+            return Err(DecodeError::Invalid("section segment"));
+        }
+        Ok(Self { kind, segment, plain_len, root, offset: 0 })
+    }
+
+    /// What it holds.
+    pub fn kind(&self) -> SectionKind {
+        self.kind
+    }
+
+    /// The segment it belongs to, 0 where it belongs to the package.
+    pub fn segment(&self) -> u16 {
+        self.segment
+    }
+
+    /// Bytes before encryption; at least one.
+    pub fn plain_len(&self) -> u64 {
+        self.plain_len
+    }
+
+    /// Root over the stored chunks.
+    pub fn root(&self) -> &Hash {
+        &self.root
+    }
+
+    /// Number of chunks.
+    pub fn chunks(&self) -> u32 {
+        // At most 2^40 / 2^16 = 2^24.
+        u32::try_from(self.plain_len.div_ceil(CHUNK)).unwrap_or(u32::MAX)
+    }
+
+    /// Offset in the file of the first chunk.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// Bytes of all stored chunks.
+    pub fn stored_len(&self) -> u64 {
+        self.plain_len.saturating_add(u64::from(self.chunks()).saturating_mul(self.tag_len()))
+    }
+
+    /// Offset in the file of the leaf hashes, [`Self::leaves_len`] bytes.
+    pub fn leaves_offset(&self) -> u64 {
+        self.offset.saturating_add(self.stored_len())
+    }
+
+    /// Bytes of the leaf hashes.
+    pub fn leaves_len(&self) -> u64 {
+        u64::from(self.chunks()).saturating_mul(HASH)
+    }
+
+    /// Offset in the file and stored length of one chunk; `None` past the last.
+    pub fn chunk(&self, index: u32) -> Option<(u64, usize)> {
+        let before = u64::from(index).saturating_mul(CHUNK);
+        let plain = self.plain_len.checked_sub(before).filter(|rest| *rest > 0)?.min(CHUNK);
+        let stride = CHUNK.saturating_add(self.tag_len());
+        let offset = self.offset.saturating_add(u64::from(index).saturating_mul(stride));
+        Some((offset, usize::try_from(plain.saturating_add(self.tag_len())).ok()?))
+    }
+
+    /// A root and nothing else that differs: for the sealer, which learns roots last.
+    pub(crate) fn set_root(&mut self, root: Hash) {
+        self.root = root;
+    }
+
+    pub(crate) fn encode(&self, w: &mut Writer) {
+        w.u8(self.kind.code()).u16(self.segment).u64(self.plain_len).raw(&self.root);
+    }
+
+    pub(crate) fn decode(r: &mut Reader<'_>) -> Result<Self, PackageError> {
+        let kind = SectionKind::from_code(r.u8("section kind")?)?;
+        let segment = r.u16("section segment")?;
+        let plain_len = r.u64("section length")?;
+        Ok(Self::new(kind, segment, plain_len, r.array("section root")?)?)
+    }
+
+    fn tag_len(&self) -> u64 {
+        if self.kind.is_sealed() { TAG } else { 0 }
+    }
+
+    fn end(&self) -> u64 {
+        self.leaves_offset().saturating_add(self.leaves_len())
+    }
+
+    pub(crate) fn digest_error(&self) -> PackageError {
+        PackageError::Digest { kind: self.kind, segment: self.segment }
+    }
+
+    fn chunk_error(&self, index: u32) -> PackageError {
+        PackageError::Chunk { kind: self.kind, segment: self.segment, index }
+    }
+}
+
+/// Gives every section its place behind a header of `header_len` bytes; returns the length of the file.
+pub(crate) fn place(sections: &mut [Section], header_len: usize) -> u64 {
+    let mut end = u64::try_from(header_len).unwrap_or(u64::MAX);
+    for section in sections {
+        let align = if section.kind == SectionKind::NormalData { PAGE_BYTES } else { 1 };
+        section.offset = end.checked_next_multiple_of(align).unwrap_or(u64::MAX);
+        end = section.end();
+    }
+    end
+}
+
+/// Leaf hashes of a section on their way in, in pieces of any size.
+pub struct LeafTableBuilder {
+    section: Section,
+    leaves: Vec<Hash>,
+    partial: Vec<u8>,
+}
+
+impl LeafTableBuilder {
+    pub(crate) fn new(section: &Section) -> Self {
+        Self { section: section.clone(), leaves: Vec::new(), partial: Vec::new() }
+    }
+
+    /// Takes the next bytes. Memory grows with what was really given, never past the section's own count.
+    pub fn push(&mut self, bytes: &[u8]) -> Result<(), PackageError> {
+        let (head, rest) = if self.partial.is_empty() {
+            (&[][..], bytes)
+        } else {
+            bytes.split_at(bytes.len().min(HASH_BYTES.saturating_sub(self.partial.len())))
+        };
+        self.partial.extend_from_slice(head);
+        if let Some(hash) = self.partial.first_chunk::<HASH_BYTES>().copied() {
+            self.partial.clear();
+            self.add(hash)?;
+        }
+        let (hashes, tail) = rest.as_chunks::<HASH_BYTES>();
+        for hash in hashes {
+            self.add(*hash)?;
+        }
+        self.partial.extend_from_slice(tail);
+        Ok(())
+    }
+
+    /// Checks the hashes against the signed root.
+    pub fn finish(self) -> Result<LeafTable, PackageError> {
+        let complete = u32::try_from(self.leaves.len()) == Ok(self.section.chunks()) && self.partial.is_empty();
+        if !complete || merkle::root(self.leaves.iter().copied()) != self.section.root {
+            return Err(self.section.digest_error());
+        }
+        Ok(LeafTable { section: self.section, leaves: self.leaves })
+    }
+
+    fn add(&mut self, hash: Hash) -> Result<(), PackageError> {
+        if u32::try_from(self.leaves.len()).is_ok_and(|n| n < self.section.chunks()) {
+            self.leaves.push(hash);
+            Ok(())
+        } else {
+            Err(self.section.digest_error())
+        }
+    }
+}
+
+/// Leaf hashes that match the signed root: the proof by which single chunks are recognised.
+pub struct LeafTable {
+    section: Section,
+    leaves: Vec<Hash>,
+}
+
+impl LeafTable {
+    /// The section it belongs to.
+    pub fn section(&self) -> &Section {
+        &self.section
+    }
+
+    /// Bytes it keeps resident.
+    pub fn memory_bytes(&self) -> usize {
+        self.leaves.capacity().saturating_mul(HASH_BYTES)
+    }
+
+    /// Checks one stored chunk; for a plain section the result is its content.
+    pub fn check<'a>(&self, index: u32, stored: &'a [u8]) -> Result<&'a [u8], PackageError> {
+        let expected = usize::try_from(index).ok().and_then(|i| self.leaves.get(i));
+        let length = self.section.chunk(index).map(|(_, len)| len);
+        if length != Some(stored.len()) || expected != Some(&merkle::leaf(stored)) {
+            return Err(self.section.digest_error());
+        }
+        Ok(stored)
+    }
+}
+
+/// Decrypts the chunks of one section, each checked against its leaf first. Made by [`crate::Opened::section`] only.
+pub struct SealedSection {
+    leaves: LeafTable,
+    cipher: ChunkCipher,
+}
+
+impl SealedSection {
+    pub(crate) fn new(package_id: &[u8; 32], segment_key: &[u8; 32], leaves: LeafTable) -> Self {
+        let cipher = ChunkCipher::new(package_id, segment_key, &leaves.section);
+        Self { leaves, cipher }
+    }
+
+    /// The section it reads.
+    pub fn section(&self) -> &Section {
+        &self.leaves.section
+    }
+
+    /// Bytes of leaf hashes it keeps resident.
+    pub fn memory_bytes(&self) -> usize {
+        self.leaves.memory_bytes()
+    }
+
+    /// Decrypts chunk `index` in place. On failure `stored` is wiped.
+    pub fn decrypt_chunk<'a>(&self, index: u32, stored: &'a mut [u8]) -> Result<&'a mut [u8], PackageError> {
+        self.leaves.check(index, stored)?;
+        let section = &self.leaves.section;
+        let (plain, tag) = stored.split_last_chunk_mut::<TAG_BYTES>().ok_or(section.chunk_error(index))?;
+        if self.cipher.decrypt(index, plain, tag) {
+            Ok(plain)
+        } else {
+            plain.zeroize();
+            Err(section.chunk_error(index))
+        }
+    }
+}
+
+/// AES-256-GCM under the working key of one section. The key is fresh in every package and a chunk index is used once,
+/// so the index serves as nonce.
+pub(crate) struct ChunkCipher {
+    cipher: Aes256Gcm,
+    package_id: [u8; 32],
+    kind: SectionKind,
+    segment: u16,
+    count: u32,
+}
+
+impl ChunkCipher {
+    pub(crate) fn new(package_id: &[u8; 32], segment_key: &[u8; 32], section: &Section) -> Self {
+        let mut info = Writer::new();
+        info.raw(&label("cordon/1 chunk key")).raw(package_id).u8(section.kind.code()).u16(section.segment);
+        let mut key = Zeroizing::new([0; 32]);
+        Hkdf::<Sha256>::new(None, segment_key)
+            .expand(&info.finish(), key.as_mut_slice())
+            .expect("32 bytes are within HKDF-SHA256's 8160");
+        Self {
+            cipher: Aes256Gcm::new((&*key).into()),
+            package_id: *package_id,
+            kind: section.kind,
+            segment: section.segment,
+            count: section.chunks(),
+        }
+    }
+
+    /// Encrypts in place and returns the tag.
+    pub(crate) fn encrypt(&self, index: u32, chunk: &mut [u8]) -> Result<[u8; TAG_BYTES], PackageError> {
+        self.cipher
+            .encrypt_inout_detached(&nonce(index), &self.associated_data(index), chunk.into())
+            .map(Into::into)
+            .map_err(|_| PackageError::Misuse("a chunk is longer than AES-GCM allows"))
+    }
+
+    fn decrypt(&self, index: u32, chunk: &mut [u8], tag: &[u8; TAG_BYTES]) -> bool {
+        let tag: Tag = (*tag).into();
+        self.cipher.decrypt_inout_detached(&nonce(index), &self.associated_data(index), chunk.into(), &tag).is_ok()
+    }
+
+    /// `package id ‖ kind ‖ segment ‖ index ‖ count`, every field of fixed length.
+    fn associated_data(&self, index: u32) -> Vec<u8> {
+        let mut w = Writer::new();
+        w.raw(&self.package_id).u8(self.kind.code()).u16(self.segment).u32(index).u32(self.count);
+        w.finish()
+    }
+}
+
+fn nonce(index: u32) -> Nonce<aes_gcm::aead::consts::U12> {
+    let [a, b, c, d] = index.to_be_bytes();
+    [0, 0, 0, 0, 0, 0, 0, 0, a, b, c, d].into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec;
+
+    fn sealed(plain: &[u8]) -> (Section, Vec<Vec<u8>>) {
+        let mut section = Section::new(SectionKind::Weights, 3, plain.len() as u64, [0; 32]).expect("within limits");
+        let cipher = ChunkCipher::new(&[1; 32], &[2; 32], &section);
+        let mut chunks: Vec<Vec<u8>> = plain.chunks(CHUNK_BYTES).map(<[u8]>::to_vec).collect();
+        for (i, chunk) in chunks.iter_mut().enumerate() {
+            let tag = cipher.encrypt(i as u32, chunk).expect("short");
+            chunk.extend_from_slice(&tag);
+        }
+        section.set_root(merkle::root(chunks.iter().map(|c| merkle::leaf(c))));
+        (section, chunks)
+    }
+
+    fn table(section: &Section, chunks: &[Vec<u8>], piece: usize) -> Result<LeafTable, PackageError> {
+        let bytes: Vec<u8> = chunks.iter().flat_map(|c| merkle::leaf(c)).collect();
+        let mut builder = LeafTableBuilder::new(section);
+        for piece in bytes.chunks(piece) {
+            builder.push(piece)?;
+        }
+        builder.finish()
+    }
+
+    #[test]
+    fn chunks_round_trip() {
+        let plain: Vec<u8> = (0..2 * CHUNK_BYTES + 5).map(|i| i as u8).collect();
+        let (section, mut chunks) = sealed(&plain);
+        assert_eq!(section.chunks(), 3);
+        assert_eq!(section.stored_len(), chunks.iter().map(|c| c.len() as u64).sum::<u64>());
+        for piece in [1, 31, 32, 33, 96] {
+            assert!(table(&section, &chunks, piece).is_ok(), "pieces of {piece}");
+        }
+        let reader = SealedSection::new(&[1; 32], &[2; 32], table(&section, &chunks, 96).expect("own leaves"));
+        let opened: Vec<u8> = chunks
+            .iter_mut()
+            .enumerate()
+            .flat_map(|(i, c)| reader.decrypt_chunk(i as u32, c).expect("own chunk").to_vec())
+            .collect();
+        assert!(opened == plain);
+    }
+
+    #[test]
+    fn altered_moved_cut_or_foreign_chunks_are_refused() {
+        let (section, chunks) = sealed(&vec![7; CHUNK_BYTES * 2]);
+        let digest = Some(section.digest_error());
+        let leaves = || table(&section, &chunks, 64).expect("own leaves");
+        let reader = SealedSection::new(&[1; 32], &[2; 32], leaves());
+        let mut altered = chunks[0].clone();
+        altered[100] ^= 1;
+        assert_eq!(reader.decrypt_chunk(0, &mut altered).err(), digest);
+        assert_eq!(reader.decrypt_chunk(0, &mut chunks[1].clone()).err(), digest);
+        assert_eq!(reader.decrypt_chunk(2, &mut chunks[1].clone()).err(), digest);
+        assert_eq!(reader.decrypt_chunk(0, &mut chunks[0][..99].to_vec()).err(), digest);
+        let mut stored = chunks[0].clone();
+        let wrong_key = SealedSection::new(&[1; 32], &[3; 32], leaves());
+        assert_eq!(wrong_key.decrypt_chunk(0, &mut stored).err(), Some(section.chunk_error(0)));
+        assert!(stored[..CHUNK_BYTES].iter().all(|b| *b == 0), "wiped");
+    }
+
+    #[test]
+    fn leaf_tables_must_match_the_root() {
+        let (section, chunks) = sealed(&vec![7; CHUNK_BYTES * 2]);
+        assert!(table(&section, &chunks[..1], 32).is_err());
+        assert!(table(&section, &[&chunks[..], &chunks[..1]].concat(), 32).is_err());
+        assert!(table(&section, &[chunks[1].clone(), chunks[0].clone()], 32).is_err());
+    }
+
+    #[test]
+    fn places_are_contiguous_and_data_is_page_aligned() {
+        let mut sections = [
+            Section::new(SectionKind::Manifest, 0, 10, [0; 32]).expect("ok"),
+            Section::new(SectionKind::Weights, 1, CHUNK_BYTES as u64 + 1, [0; 32]).expect("ok"),
+            Section::new(SectionKind::NormalData, 1, 3, [0; 32]).expect("ok"),
+        ];
+        let end = place(&mut sections, 100);
+        assert_eq!(sections[0].offset(), 100);
+        assert_eq!(sections[1].offset(), 100 + 10 + 32);
+        assert_eq!(sections[1].chunk(1), Some((142 + 65_552, 17)));
+        assert_eq!(sections[1].chunk(2), None);
+        assert_eq!(sections[2].offset() % PAGE_BYTES, 0);
+        assert_eq!(end, sections[2].offset() + 35);
+    }
+
+    #[test]
+    fn impossible_sections_are_refused() {
+        let section = |kind, segment, len| Section::new(kind, segment, len, [0; 32]);
+        assert_eq!(section(SectionKind::Weights, 0, 0), Err(DecodeError::Invalid("section length")));
+        assert_eq!(section(SectionKind::Weights, 0, u64::MAX), Err(DecodeError::TooLong("section length")));
+        assert!(section(SectionKind::Weights, 0, MAX_SECTION_BYTES).is_ok());
+        assert!(section(SectionKind::Weights, MAX_SEGMENTS, 1).is_err());
+        assert!(section(SectionKind::Manifest, 1, 1).is_err());
+    }
+}
