@@ -51,7 +51,8 @@ pub struct Tensor {
     pub elem: ElemType,
     /// Extents.
     pub dims: Vec<usize>,
-    /// Row-major little-endian elements; `Bool` one byte each; `Int4`-like types packed as ONNX does; empty for `String`.
+    /// Row-major little-endian elements; `Bool` one byte each; `Int4`-like types packed as ONNX does; the encoded
+    /// `string_data` records for `String`.
     pub data: Bytes,
 }
 
@@ -75,12 +76,14 @@ pub struct Value {
     pub constant: Option<Tensor>,
     /// What the file says about a computed value (`value_info`), used where no rule knows better.
     pub declared: Option<TensorType>,
+    /// The model's own constants that a folded constant was computed from: who may see it may learn of them.
+    pub origins: Vec<ValueId>,
 }
 
 impl Value {
     /// A value of which only the name is known.
     pub fn new(name: impl Into<String>) -> Self {
-        Self { name: name.into(), ty: None, constant: None, declared: None }
+        Self { name: name.into(), ty: None, constant: None, declared: None, origins: Vec::new() }
     }
 }
 
@@ -132,7 +135,7 @@ impl Node {
 }
 
 /// A model.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Graph {
     /// `ModelProto.ir_version`.
     pub ir_version: i64,
