@@ -1,2 +1,47 @@
-//! Project tasks.
-fn main() {}
+//! Project tasks. `cargo xtask check` is all of CI.
+#![forbid(unsafe_code)]
+
+mod cache;
+mod check;
+mod commands;
+mod lexer;
+mod licences;
+mod metadata;
+mod rules;
+mod steps;
+mod tcb;
+mod unsafe_list;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+cargo xtask TASK
+  check [--no-golden]      everything CI does: format, lints, docs, rules, lists, tests, golden networks
+  rules                    only the fast checks of the source tree: dependencies, licences, no_std, lists, lengths
+  tcb [--write]            compare tee/*/tcb.txt with what cargo resolves, or write it
+  unsafe [--write]         compare unsafe.txt with the source, or write it
+  conformance              fetch the official ONNX node tests and ONNX Runtime (about 45 MB, once)
+  models [NETWORK …]       export the golden networks (about 640 MB of Python packages once, 6 GB on disk)
+  golden [NETWORK …] [--minutes N]  run them plain, all-secure and ternary against ONNX Runtime";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let outcome = match words.as_slice() {
+        ["check", flags @ ..] => check::all(!flags.contains(&"--no-golden")),
+        ["rules"] => check::source_rules(),
+        ["tcb", flags @ ..] => tcb::task(flags.contains(&"--write")),
+        ["unsafe", flags @ ..] => unsafe_list::task(flags.contains(&"--write")),
+        ["conformance"] => cache::node_tests().and_then(|_| cache::onnxruntime()).map(drop),
+        ["models", networks @ ..] => cache::models(networks).map(drop),
+        ["golden", options @ ..] => check::golden(options),
+        _ => Err(USAGE.into()),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("{why}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,20 @@
+"""Unpacks the members of a wheel under one prefix into a folder, without the prefix.
+
+Usage: unpack.py WHEEL PREFIX FOLDER
+"""
+
+import pathlib
+import sys
+import zipfile
+
+wheel, prefix, folder = sys.argv[1], sys.argv[2], pathlib.Path(sys.argv[3])
+with zipfile.ZipFile(wheel) as archive:
+    members = [name for name in archive.namelist() if name.startswith(prefix) and not name.endswith("/")]
+    if not members:
+        raise SystemExit(f"{wheel} holds nothing under {prefix}")
+    for name in members:
+        target = folder / name[len(prefix):]
+        if not target.resolve().is_relative_to(folder.resolve()):
+            raise SystemExit(f"{wheel}: {name} points outside the folder")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(archive.read(name))

@@ -1,0 +1,152 @@
+//! `cargo xtask check`: everything CI does, in one command.
+
+use std::process::Command;
+
+use crate::commands::{capture, cargo, relative, root, run, succeeds, tee_workspaces};
+use crate::steps::{Outcome, Steps};
+use crate::{cache, licences, rules, tcb, unsafe_list};
+
+/// Runs every step; the tests come last, so their closing lines end the output.
+pub(crate) fn all(with_golden: bool) -> Result<(), String> {
+    let mut steps = Steps::new();
+    steps.run("format", || each_workspace("formatted", &["fmt", "--all"], &["--", "--check"]));
+    source_steps(&mut steps);
+    steps.run("clippy", || {
+        each_workspace("workspaces", &["clippy", "--workspace", "--all-targets", "--locked"], &["--", "-D", "warnings"])
+    });
+    steps.run("docs", docs);
+    steps.run("cargo-deny", deny);
+    steps.run("bare targets", bare_targets);
+    steps.run("package, second reader", second_reader);
+    steps.run("fetch test material", || {
+        cache::node_tests()?;
+        cache::onnxruntime()?;
+        Ok(Outcome::Passed("ONNX node tests and ONNX Runtime are cached".into()))
+    });
+    if with_golden {
+        steps.run("golden", || {
+            golden(&["--minutes", GOLDEN_MINUTES])?;
+            Ok(Outcome::Passed(format!("within {GOLDEN_MINUTES} minutes; see the table")))
+        });
+    }
+    steps.run("tests", tests);
+    steps.finish()
+}
+
+/// What CI spends on golden networks; `cargo xtask golden` runs them all.
+const GOLDEN_MINUTES: &str = "5";
+
+/// Only the checks that read the source tree.
+pub(crate) fn source_rules() -> Result<(), String> {
+    let mut steps = Steps::new();
+    source_steps(&mut steps);
+    steps.finish()
+}
+
+fn source_steps(steps: &mut Steps) {
+    steps.run("dependency rule", rules::dependencies);
+    steps.run("no std in trusted", rules::no_std);
+    steps.run("TCB lists", tcb::check);
+    steps.run("unsafe list", unsafe_list::check);
+    steps.run("licences", licences::check);
+    steps.run("file lengths", rules::lengths);
+}
+
+/// Runs a cargo command in the main workspace, in every TEE workspace and in fuzz/.
+fn each_workspace(what: &str, before: &[&str], after: &[&str]) -> Result<Outcome, String> {
+    let mut folders = vec![root()];
+    folders.extend(tee_workspaces());
+    if before[0] == "fmt" && root().join("fuzz/Cargo.toml").is_file() {
+        // Its targets need libFuzzer's runtime, so clippy and tests leave it to `cargo fuzz`.
+        folders.push(root().join("fuzz"));
+    }
+    let mut wrong = Vec::new();
+    for folder in &folders {
+        let manifest = folder.join("Cargo.toml");
+        let manifest = manifest.to_string_lossy();
+        let mut command = cargo(&[before, &["--manifest-path", &manifest], after].concat());
+        if let Err(why) = run(command.current_dir(folder)) {
+            wrong.push(format!("{}: {why}", relative(folder)));
+        }
+    }
+    if wrong.is_empty() { Ok(Outcome::Passed(format!("{} {what}", folders.len()))) } else { Err(wrong.join("\n")) }
+}
+
+fn docs() -> Result<Outcome, String> {
+    run(cargo(&["doc", "--workspace", "--no-deps", "--locked", "--quiet"]).env("RUSTDOCFLAGS", "-D warnings"))?;
+    Ok(Outcome::Passed("no warnings".into()))
+}
+
+fn deny() -> Result<Outcome, String> {
+    if !succeeds(&mut cargo(&["deny", "--version"])) {
+        return Ok(Outcome::Skipped("cargo-deny is not installed (`cargo install cargo-deny`)".into()));
+    }
+    run(&mut cargo(&["deny", "--workspace", "check", "bans", "licenses", "sources"]))?;
+    Ok(Outcome::Passed("bans, licenses, sources".into()))
+}
+
+/// Trusted crates compile where there is no operating system.
+fn bare_targets() -> Result<Outcome, String> {
+    let sysroot = capture(Command::new("rustc").args(["--print", "sysroot"]).current_dir(root()))?;
+    let (mut built, mut missing) = (Vec::new(), Vec::new());
+    for target in ["x86_64-unknown-none", "aarch64-unknown-none"] {
+        let library = std::path::Path::new(sysroot.trim()).join("lib/rustlib").join(target);
+        if !library.is_dir() {
+            missing.push(target);
+            continue;
+        }
+        let mut arguments = vec!["check", "--locked", "--target", target];
+        let names: Vec<String> = rules::TRUSTED.iter().map(|name| format!("cordon-{name}")).collect();
+        names.iter().for_each(|name| arguments.extend(["-p", name]));
+        run(&mut cargo(&arguments))?;
+        built.push(target);
+    }
+    if missing.is_empty() {
+        return Ok(Outcome::Passed(built.join(", ")));
+    }
+    let text = format!("not installed: {} (`rustup target add …`)", missing.join(", "));
+    if built.is_empty() {
+        Ok(Outcome::Skipped(text))
+    } else {
+        Ok(Outcome::Passed(format!("{}; {text}", built.join(", "))))
+    }
+}
+
+/// The package format's second, independent reader agrees with the first on every vector.
+fn second_reader() -> Result<Outcome, String> {
+    let reader = root().join("scripts/read_package.py");
+    if !reader.is_file() {
+        return Err("scripts/read_package.py is missing".into());
+    }
+    let python = std::env::var_os("CORDON_PYTHON").unwrap_or_else(|| "python3".into());
+    if !succeeds(Command::new(&python).args(["-c", "import cryptography"])) {
+        return Ok(Outcome::Skipped("Python has no package `cryptography` (`pip install cryptography`)".into()));
+    }
+    run(Command::new(python).arg(reader).args(["--vectors", "vectors"]).current_dir(root()))?;
+    Ok(Outcome::Passed("every vector".into()))
+}
+
+fn tests() -> Result<Outcome, String> {
+    let library = cache::onnxruntime()?;
+    let mut wrong = Vec::new();
+    let mut folders = tee_workspaces();
+    folders.push(root());
+    for folder in folders {
+        let manifest = folder.join("Cargo.toml");
+        let manifest = manifest.to_string_lossy();
+        let mut command = cargo(&["test", "--workspace", "--locked", "--no-fail-fast", "--manifest-path", &manifest]);
+        if let Err(why) = run(command.current_dir(&folder).env("CORDON_ONNXRUNTIME", &library)) {
+            wrong.push(format!("{}: {why}", relative(&folder)));
+        }
+    }
+    if wrong.is_empty() { Ok(Outcome::Passed("see above".into())) } else { Err(wrong.join("\n")) }
+}
+
+/// Runs the golden networks against ONNX Runtime; see `conformance/src/bin/golden.rs`.
+pub(crate) fn golden(options: &[&str]) -> Result<(), String> {
+    let networks: Vec<&str> = options.iter().copied().take_while(|word| !word.starts_with("--")).collect();
+    let models = cache::models(&networks)?;
+    let library = cache::onnxruntime()?;
+    let mut command = cargo(&["run", "--quiet", "--locked", "-p", "cordon-conformance", "--bin", "golden", "--"]);
+    run(command.arg(models).args(options).env("CORDON_ONNXRUNTIME", library))
+}
