@@ -18,6 +18,13 @@ pub(crate) struct Builder {
     node_names: HashSet<String>,
 }
 
+/// A node whose uses are still names.
+struct Declared {
+    node: Node,
+    inputs: Vec<String>,
+    captures: Vec<String>,
+}
+
 impl Builder {
     /// Continues an existing graph, whose nodes may have been set apart.
     pub(crate) fn resume(graph: Graph, nodes: &[Node]) -> Self {
@@ -41,7 +48,7 @@ impl Builder {
 
     pub(crate) fn define_constant(&mut self, name: &str, tensor: Tensor) -> Result<ValueId, GraphError> {
         let id = self.define(name)?;
-        self.graph.set_constant(id, tensor);
+        self.graph.set_constant(id, tensor, vec![id]);
         Ok(id)
     }
 
@@ -58,7 +65,7 @@ impl Builder {
             pending.extend(node);
         }
         let mut nodes = Vec::with_capacity(pending.len());
-        for (mut node, inputs, captures) in pending {
+        for Declared { mut node, inputs, captures } in pending {
             let site = NodeSite::new(&self.graph, &node);
             let find = |name: &String| {
                 self.by_name.get(name).copied().ok_or_else(|| {
@@ -101,7 +108,7 @@ impl Builder {
         name: String,
         proto: NodeProto,
         decoder: &mut Decoder<'_>,
-    ) -> Result<Option<(Node, Vec<String>, Vec<String>)>, GraphError> {
+    ) -> Result<Option<Declared>, GraphError> {
         let mut captures = Vec::new();
         for graph in rename::subgraphs(&proto) {
             let fresh = rename::captures(graph);
@@ -122,11 +129,12 @@ impl Builder {
                 return Err(GraphError::malformed(format!("attribute `{key}` is given twice")));
             }
         }
-        if domain.is_empty() && op_type == "Constant" {
-            if let (Some(tensor), [output]) = (constant(&attributes)?, proto.output.as_slice()) {
-                self.define_constant(output, tensor)?;
-                return Ok(None);
-            }
+        if domain.is_empty()
+            && op_type == "Constant"
+            && let (Some(tensor), [output]) = (constant(&attributes)?, proto.output.as_slice())
+        {
+            self.define_constant(output, tensor)?;
+            return Ok(None);
         }
         let mut outputs = Vec::with_capacity(proto.output.len());
         for output in &proto.output {
@@ -136,7 +144,7 @@ impl Builder {
             });
         }
         let node = Node { name, op_type, domain, inputs: Vec::new(), captures: Vec::new(), outputs, attributes };
-        Ok(Some((node, proto.input, captures)))
+        Ok(Some(Declared { node, inputs: proto.input, captures }))
     }
 
     /// The node's own name if it is the first with it, otherwise `op_type_index`.
@@ -161,8 +169,9 @@ impl Builder {
 
 impl Graph {
     /// Makes a value constant.
-    pub(crate) fn set_constant(&mut self, id: ValueId, tensor: Tensor) {
+    pub(crate) fn set_constant(&mut self, id: ValueId, tensor: Tensor, origins: Vec<ValueId>) {
         let value = &mut self.values[id.0 as usize];
+        value.origins = origins;
         value.ty = Some(tensor.ty());
         value.constant = Some(tensor);
     }

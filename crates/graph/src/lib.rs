@@ -2,13 +2,19 @@
 #![forbid(unsafe_code)]
 
 mod build;
+mod constant;
 mod control;
+mod cost;
 mod cut;
 mod decode;
+mod digest;
 mod error;
+mod export;
 mod external;
+mod fold;
 mod functions;
 mod import;
+mod infer;
 mod limits;
 mod model;
 #[doc(hidden)]
@@ -19,9 +25,14 @@ mod shape;
 mod tensor;
 mod view;
 
+pub use cost::{macs, parameters};
 pub use cut::{CutPoint, Segment, cut_table, segment};
+pub use digest::digest;
 pub use error::{Fault, GraphError, NodeSite};
+pub use export::{DataPiece, ExportedModel, NamePolicy, PAGE, export};
+pub use fold::{Evaluator, FoldReport, complete_shapes, fold};
 pub use import::{IR_VERSIONS, ImportOptions, OPSETS, import, import_bytes, input_shapes};
+pub use infer::infer;
 pub use limits::Limits;
 pub use model::{Attribute, ElemType, Graph, Node, NodeId, Tensor, TensorType, Value, ValueId};
 pub use view::{NodeView, ShapeError, ShapeRule, ShapeRules};

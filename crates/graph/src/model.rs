@@ -76,7 +76,7 @@ pub struct Value {
     pub constant: Option<Tensor>,
     /// What the file says about a computed value (`value_info`), used where no rule knows better.
     pub declared: Option<TensorType>,
-    /// The model's own constants that a folded constant was computed from: who may see it may learn of them.
+    /// The model's own constants that this constant is, or was computed from: who sees it may learn of them.
     pub origins: Vec<ValueId>,
 }
 

@@ -78,13 +78,11 @@ impl Symbols {
         for (extent, &size) in extents.iter().zip(given) {
             match extent {
                 Extent::Fixed(fixed) if *fixed != size => return Err(clash()),
-                Extent::Symbol(name) => {
-                    if *self.bound.entry((*name).to_owned()).or_insert(size) != size {
-                        return Err(GraphError::Misuse(format!(
-                            "the given shapes bind `{name}` to {} and to {size}",
-                            self.bound[*name]
-                        )));
-                    }
+                Extent::Symbol(name) if *self.bound.entry((*name).to_owned()).or_insert(size) != size => {
+                    return Err(GraphError::Misuse(format!(
+                        "the given shapes bind `{name}` to {} and to {size}",
+                        self.bound[*name]
+                    )));
                 }
                 _ => {}
             }
