@@ -4,7 +4,7 @@ use crate::arena::{self, ArenaReport};
 use crate::draft::{self, Draft, ReadMut};
 use crate::error::LowerError;
 use crate::weights::WeightSource;
-use cordon_engine::program::{Kind, Program, WeightInfo};
+use cordon_engine::program::{Kind, Program, Tile, WeightInfo, WeightTable};
 use std::collections::HashMap;
 
 /// Offsets of weight tensors in the stream are multiples of this many bytes.
@@ -16,7 +16,7 @@ pub struct Lowered {
     /// What the engine runs.
     pub program: Program,
     /// Entry `i` describes the tensor that `Tile::tensor == i` names.
-    pub weights: Vec<WeightInfo>,
+    pub weights: WeightTable,
     /// Arena size and how good it is.
     pub arena: ArenaReport,
     sources: Vec<WeightSource>,
@@ -25,29 +25,30 @@ pub struct Lowered {
 impl Lowered {
     /// Length of the weight stream in bytes.
     pub fn weight_bytes(&self) -> u64 {
-        self.weights.last().map_or(0, |last| last.offset + bytes_of(last))
+        self.weights.stream_bytes()
+    }
+
+    /// Bytes of the largest set of weights one instruction reads: what a streaming engine's window must hold.
+    pub fn window_bytes(&self) -> u64 {
+        let tile_bytes = |tile: &Tile| {
+            let dtype = self.weights.0[tile.tensor as usize].dtype;
+            u64::from(tile.len) * u64::from(dtype.bytes())
+        };
+        let instructions = self.program.instructions.iter();
+        instructions.map(|it| it.tiles().map(|tile| tile_bytes(&tile)).sum()).max().unwrap_or(0)
     }
 
     /// Writes the weight stream in pieces, packing as it goes: no more than one block of one tensor is held besides the
     /// model itself.
     pub fn write_weights(&self, sink: &mut dyn FnMut(&[u8])) {
         let mut at = 0;
-        for (info, source) in self.weights.iter().zip(&self.sources) {
+        for (info, source) in self.weights.0.iter().zip(&self.sources) {
             let padding = usize::try_from(info.offset - at).expect("less than the alignment");
             sink(&[0; WEIGHT_ALIGNMENT as usize][..padding]);
             source.write(sink);
-            at = info.offset + bytes_of(info);
+            at = info.offset + info.bytes();
         }
     }
-}
-
-fn bytes_of(info: &WeightInfo) -> u64 {
-    let width = match info.dtype {
-        cordon_engine::program::DType::F32 => 4,
-        cordon_engine::program::DType::I64 => 8,
-        cordon_engine::program::DType::Bool => 1,
-    };
-    u64::from(info.len) * width
 }
 
 /// Removes what nothing needs, plans the arena, numbers the weights in order of first use.
@@ -72,7 +73,7 @@ pub(crate) fn finish(mut draft: Draft, batch: u32) -> Result<Lowered, LowerError
                     let number = u32::try_from(sources.len()).expect("no more than in the draft");
                     twins.push(number);
                     let info = WeightInfo { dtype: source.dtype(), len: source.len(), offset };
-                    offset = (offset + bytes_of(&info)).next_multiple_of(WEIGHT_ALIGNMENT);
+                    offset = (offset + info.bytes()).next_multiple_of(WEIGHT_ALIGNMENT);
                     weights.push(info);
                     sources.push(source.clone());
                     number
@@ -86,7 +87,7 @@ pub(crate) fn finish(mut draft: Draft, batch: u32) -> Result<Lowered, LowerError
         port.region.start = placement.offsets[port.region.start as usize];
     }
     let program = Program { kind: Kind::Inference, batch, arena: placement.size, inputs, outputs, instructions };
-    Ok(Lowered { program, weights, arena: placement.report, sources })
+    Ok(Lowered { program, weights: WeightTable(weights), arena: placement.report, sources })
 }
 
 /// Drops instructions whose result nobody reads.

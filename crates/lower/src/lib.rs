@@ -26,6 +26,6 @@ pub use arena::ArenaReport;
 pub use broadcast::{Broadcast, broadcast_dims};
 pub use emit::Lowered;
 pub use error::LowerError;
-pub use local::run_lowered;
+pub use local::{Local, run_lowered};
 pub use ops::{Operator, OperatorTable, supported};
 pub use segment::{LowerOptions, lower, lower_graph, unsupported_reason};

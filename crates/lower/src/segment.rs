@@ -10,7 +10,7 @@ use cordon_graph::{ElemType, Graph, Node, NodeId, NodeView, Segment, TensorType,
 use std::collections::{BTreeSet, HashMap};
 
 /// How a segment's interface appears in the package.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct LowerOptions {
     /// Package value id per graph value. Empty: the graph's own indices.
     pub value_ids: HashMap<ValueId, u32>,
@@ -20,13 +20,19 @@ pub struct LowerOptions {
     pub batch: u32,
 }
 
+impl Default for LowerOptions {
+    fn default() -> Self {
+        Self { value_ids: HashMap::new(), retained: BTreeSet::new(), batch: 1 }
+    }
+}
+
 /// Lowers a whole graph as one secure segment.
 pub fn lower_graph(graph: &Graph) -> Result<Lowered, LowerError> {
     let mut whole = segment(graph, graph.node_ids());
     // The graph's own order and its own outputs: an output may be an input or a constant, and inputs may be unused.
     whole.inputs = graph.inputs.clone();
     whole.outputs = graph.outputs.clone();
-    lower(graph, &whole, &LowerOptions { batch: 1, ..LowerOptions::default() })
+    lower(graph, &whole, &LowerOptions::default())
 }
 
 /// Lowers one segment. Shapes must be known ([`cordon_graph::infer`]).

@@ -167,3 +167,118 @@ fn unary_of(fuser: &Fuser<'_>, region: &Region) -> Option<(UnaryOp, Region)> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{OneNode, assert_close, f32s, noise};
+    use cordon_graph::Tensor;
+
+    /// The instructions the chain lowers to, layout copies apart.
+    fn instructions(node: &OneNode) -> Vec<Instruction> {
+        let lowered = node.lower().expect("lowers");
+        lowered.program.instructions.into_iter().filter(|it| !matches!(it, Instruction::Copy { .. })).collect()
+    }
+
+    /// A convolution without bias whose result is read as it is, then the same chain with `after` appended.
+    fn conv() -> OneNode {
+        OneNode::new("Conv", 14).input(noise(&[2, 3, 5, 5], 1)).constant(noise(&[20, 3, 3, 3], 2))
+    }
+
+    fn map(tensor: &Tensor, f: impl Fn(usize, f32) -> f32) -> Tensor {
+        let data = tensor.to_f32().expect("f32");
+        f32s(&tensor.dims, &data.iter().enumerate().map(|(index, &value)| f(index, value)).collect::<Vec<_>>())
+    }
+
+    fn positive(dims: &[usize], seed: u32) -> Tensor {
+        map(&noise(dims, seed), |_, value| value + 1.5)
+    }
+
+    #[test]
+    fn batch_norm_and_relu_vanish_into_the_convolution() {
+        let parameters = [noise(&[20], 3), noise(&[20], 4), noise(&[20], 5), positive(&[20], 6)];
+        let [scale, bias, mean, variance] = [0, 1, 2, 3].map(|i| parameters[i].to_f32().expect("f32"));
+        let node = parameters.into_iter().fold(conv().then("BatchNormalization"), OneNode::constant).then("Relu");
+        let fused = instructions(&node);
+        assert!(
+            matches!(fused[..], [Instruction::Conv2d { activation: Some(UnaryOp::Relu), bias: Some(_), .. }]),
+            "{fused:?}"
+        );
+        let want = map(&conv().run()[0], |index, x| {
+            let c = index / 9 % 20;
+            ((x - mean[c]) / (variance[c] + 1e-5).sqrt() * scale[c] + bias[c]).max(0.0)
+        });
+        assert_close(&node.run()[0], &want);
+    }
+
+    #[test]
+    fn a_result_needed_twice_keeps_its_own_value() {
+        let node = conv().then("Mul").constant(noise(&[20, 1, 1], 3)).then("Add").from_node(0);
+        let factor = noise(&[20, 1, 1], 3).to_f32().expect("f32");
+        let want = map(&conv().run()[0], |index, x| x * factor[index / 9 % 20] + x);
+        assert_close(&node.run()[0], &want);
+    }
+
+    #[test]
+    fn matmul_and_its_separate_bias_become_one_dense() {
+        let node = OneNode::new("MatMul", 14).input(noise(&[2, 3, 8], 1)).constant(noise(&[8, 20], 2));
+        let product = node.run().remove(0);
+        let bias = noise(&[20], 3).to_f32().expect("f32");
+        let node = node.then("Add").constant(noise(&[20], 3)).then("Sigmoid");
+        let fused = instructions(&node);
+        assert!(matches!(fused[..], [Instruction::Dense { activation: Some(UnaryOp::Sigmoid), .. }]), "{fused:?}");
+        let want = map(&product, |index, x| 1.0 / (1.0 + (-(x + bias[index % 20])).exp()));
+        assert_close(&node.run()[0], &want);
+    }
+
+    #[test]
+    fn a_residual_block_adds_inside_the_second_convolution() {
+        let node = conv().then("Conv").constant(noise(&[20, 20, 1, 1], 3)).then("Add").from_node(0).then("Relu");
+        let fused = instructions(&node);
+        assert!(
+            matches!(
+                fused[..],
+                [
+                    Instruction::Conv2d { residual: None, .. },
+                    Instruction::Conv2d { residual: Some(_), activation: Some(UnaryOp::Relu), .. }
+                ]
+            ),
+            "{fused:?}"
+        );
+        let first = conv().run().remove(0);
+        let second = OneNode::new("Conv", 14).input(first.clone()).constant(noise(&[20, 20, 1, 1], 3)).run().remove(0);
+        let second = second.to_f32().expect("f32");
+        assert_close(&node.run()[0], &map(&first, |index, x| (x + second[index]).max(0.0)));
+    }
+
+    #[test]
+    fn exporters_spellings_of_activations_are_recognised() {
+        let input = || OneNode::new("Identity", 14).input(noise(&[3, 40], 1));
+        let scalar = |value: f32| f32s(&[], &[value]);
+        let silu = input().then("Sigmoid").then("Mul").from_input(0);
+        let mish = input().then("Softplus").then("Tanh").then("Mul").from_input(0);
+        let swish = input().then("Add").constant(scalar(3.0)).then("Clip").constant(scalar(0.0)).constant(scalar(6.0));
+        let swish = swish.then("Mul").from_input(0).then("Div").constant(scalar(6.0));
+        let gate = || {
+            let erf = input().then("Div").constant(scalar(core::f32::consts::SQRT_2)).then("Erf");
+            erf.then("Add").constant(scalar(1.0))
+        };
+        let gelu = gate().then("Mul").from_input(0).then("Mul").constant(scalar(0.5));
+        let cases = [(silu, UnaryOp::Silu), (mish, UnaryOp::Mish), (swish, UnaryOp::HardSwish), (gelu, UnaryOp::Gelu)];
+        for (node, want) in cases {
+            let fused = instructions(&node);
+            assert!(matches!(fused[..], [Instruction::Unary { op, .. }] if op == want), "{want:?}: {fused:?}");
+        }
+        let x = noise(&[3, 40], 1);
+        let silu = input().then("Sigmoid").then("Mul").from_input(0).run();
+        assert_close(&silu[0], &map(&x, |_, x| x / (1.0 + (-x).exp())));
+    }
+
+    #[test]
+    fn a_gate_of_another_value_is_not_an_activation() {
+        let node = OneNode::new("Sigmoid", 14).input(noise(&[4], 1)).then("Mul").input(noise(&[4], 2));
+        assert_eq!(instructions(&node).len(), 2);
+        let sigmoid = OneNode::new("Sigmoid", 14).input(noise(&[4], 1)).run().remove(0).to_f32().expect("f32");
+        assert_close(&node.run()[0], &map(&noise(&[4], 2), |index, x| x * sigmoid[index]));
+    }
+}

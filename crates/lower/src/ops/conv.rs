@@ -165,3 +165,118 @@ fn add_late_bias(ctx: &mut LowerCtx<'_, '_>, out: Val, bias: Option<Val>) -> Res
     };
     ctx.output(0, out)
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::{OneNode, assert_close, f32s, noise};
+    use cordon_engine::program::Instruction;
+    use cordon_graph::Tensor;
+
+    /// Direct convolution of `(n, ic, h, w)` in `f64`, ONNX's definition word for word.
+    fn reference(input: &Tensor, weight: &Tensor, bias: &Tensor, groups: usize, window: [usize; 3]) -> Tensor {
+        let [stride, dilation, pad] = window;
+        let (&[n, ic, h, w], &[oc, per_group, kh, kw]) = (&input.dims[..], &weight.dims[..]) else { panic!("rank") };
+        let (data, taps, bias) = (input.to_f32().unwrap(), weight.to_f32().unwrap(), bias.to_f32().unwrap());
+        let extent = |size: usize, kernel: usize| (size + 2 * pad - (kernel - 1) * dilation - 1) / stride + 1;
+        let (oh, ow) = (extent(h, kh), extent(w, kw));
+        let mut out = Vec::new();
+        for (b, o, y, x) in grid([n, oc, oh, ow]) {
+            let mut sum = f64::from(bias[o]);
+            for (c, i, j, _) in grid([per_group, kh, kw, 1]) {
+                let channel = o / (oc / groups) * per_group + c;
+                let (row, column) = (y * stride + i * dilation, x * stride + j * dilation);
+                if row < pad || column < pad || row - pad >= h || column - pad >= w {
+                    continue;
+                }
+                let at = ((b * ic + channel) * h + row - pad) * w + column - pad;
+                sum += f64::from(data[at]) * f64::from(taps[((o * per_group + c) * kh + i) * kw + j]);
+            }
+            out.push(sum as f32);
+        }
+        f32s(&[n, oc, oh, ow], &out)
+    }
+
+    fn grid([a, b, c, d]: [usize; 4]) -> impl Iterator<Item = (usize, usize, usize, usize)> {
+        (0..a).flat_map(move |i| (0..b).flat_map(move |j| (0..c).flat_map(move |k| (0..d).map(move |l| (i, j, k, l)))))
+    }
+
+    fn check(n: usize, [ic, oc, groups]: [usize; 3], [kernel, stride, dilation, pad]: [usize; 4], size: [usize; 2]) {
+        let input = noise(&[n, ic, size[0], size[1]], 1);
+        let weight = noise(&[oc, ic / groups, kernel, kernel], 2);
+        let bias = noise(&[oc], 3);
+        let node = || {
+            OneNode::new("Conv", 11)
+                .int("group", groups as i64)
+                .ints("strides", &[stride as i64; 2])
+                .ints("dilations", &[dilation as i64; 2])
+                .ints("pads", &[pad as i64; 4])
+                .input(input.clone())
+        };
+        let want = reference(&input, &weight, &bias, groups, [stride, dilation, pad]);
+        let constant = node().constant(weight.clone()).constant(bias.clone());
+        assert_close(&constant.run()[0], &want);
+        let computed = node().input(weight).input(bias);
+        assert_close(&computed.run()[0], &want);
+    }
+
+    #[test]
+    fn every_form_agrees_with_the_definition() {
+        check(2, [3, 20, 1], [3, 1, 1, 1], [7, 6]);
+        check(1, [20, 17, 1], [1, 1, 1, 0], [5, 5]);
+        check(1, [32, 16, 1], [3, 2, 1, 1], [9, 9]);
+        check(1, [16, 16, 1], [3, 1, 2, 2], [8, 8]);
+        check(2, [24, 24, 24], [3, 1, 1, 1], [6, 6]);
+        check(1, [32, 64, 2], [3, 1, 1, 1], [5, 5]);
+        check(1, [12, 8, 4], [3, 1, 1, 1], [5, 5]);
+    }
+
+    #[test]
+    fn groups_of_whole_blocks_and_depthwise_take_the_block_layout() {
+        let lowered = |ic: usize, oc: usize, groups: usize| {
+            let node = OneNode::new("Conv", 11).int("group", groups as i64).input(noise(&[1, ic, 4, 4], 1));
+            node.constant(noise(&[oc, ic / groups, 3, 3], 2)).lower().expect("lowers")
+        };
+        let blocked = |ic, oc, groups| {
+            lowered(ic, oc, groups).program.instructions.iter().any(|it| matches!(it, Instruction::Conv2d { .. }))
+        };
+        assert!(blocked(3, 8, 1) && blocked(24, 24, 24) && blocked(32, 32, 2));
+        assert!(!blocked(12, 12, 3));
+    }
+
+    #[test]
+    fn one_spatial_dimension_runs_as_a_row() {
+        let (input, weight, bias) = (noise(&[1, 4, 1, 9], 1), noise(&[6, 4, 1, 3], 2), f32s(&[6], &[0.0; 6]));
+        let mut want = reference(&input, &weight, &bias, 1, [1, 1, 0]);
+        want.dims = vec![1, 6, 7];
+        let flat = |tensor: Tensor, dims: [usize; 3]| Tensor { dims: dims.to_vec(), ..tensor };
+        let node = OneNode::new("Conv", 11).input(flat(input, [1, 4, 9])).constant(flat(weight, [6, 4, 3]));
+        assert_close(&node.run()[0], &want);
+    }
+
+    #[test]
+    fn same_padding_puts_the_odd_element_where_it_says() {
+        // Extent 4, kernel 2: one element of padding in total.
+        let run = |mode| {
+            let node = OneNode::new("Conv", 11).string("auto_pad", mode);
+            node.input(f32s(&[1, 1, 1, 4], &[1.0, 2.0, 3.0, 4.0])).constant(f32s(&[1, 1, 1, 2], &[1.0, 10.0])).run()
+        };
+        assert_eq!(run("SAME_UPPER")[0].to_f32().unwrap(), [21.0, 32.0, 43.0, 4.0]);
+        assert_eq!(run("SAME_LOWER")[0].to_f32().unwrap(), [10.0, 21.0, 32.0, 43.0]);
+        assert_eq!(run("VALID")[0].to_f32().unwrap(), [21.0, 32.0, 43.0]);
+    }
+
+    #[test]
+    fn transposed_spreads_each_element_over_the_kernel() {
+        let node = OneNode::new("ConvTranspose", 11).ints("strides", &[2, 2]).ints("output_padding", &[0, 1]);
+        let node = node.input(f32s(&[1, 1, 1, 2], &[1.0, 2.0])).constant(f32s(&[1, 1, 1, 3], &[1.0, 10.0, 100.0]));
+        assert_eq!(node.run(), vec![f32s(&[1, 1, 1, 6], &[1.0, 10.0, 102.0, 20.0, 200.0, 0.0])]);
+    }
+
+    #[test]
+    fn transposed_output_shape_decides_the_padding() {
+        let node = OneNode::new("ConvTranspose", 11).ints("strides", &[1, 2]).ints("output_shape", &[1, 4]);
+        let node = node.input(f32s(&[1, 1, 1, 2], &[1.0, 2.0])).constant(f32s(&[1, 1, 1, 3], &[1.0, 10.0, 100.0]));
+        // Five elements less one: the odd one comes off the beginning.
+        assert_eq!(node.run(), vec![f32s(&[1, 1, 1, 4], &[10.0, 102.0, 20.0, 200.0])]);
+    }
+}

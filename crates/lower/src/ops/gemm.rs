@@ -237,3 +237,92 @@ fn matmul(ctx: &mut LowerCtx<'_, '_>) -> Result<(), Reason> {
     };
     ctx.output(0, out)
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::{OneNode, assert_close, f32s, noise};
+    use cordon_graph::Tensor;
+
+    /// `(batch, m, k) x (batch, k, n)` in `f64`; a batch of 1 broadcasts.
+    fn product(a: &Tensor, b: &Tensor) -> Tensor {
+        let (&[batch_a, m, k], &[batch_b, _, n]) = (&a.dims[..], &b.dims[..]) else { panic!("rank") };
+        let (left, right) = (a.to_f32().unwrap(), b.to_f32().unwrap());
+        let batch = batch_a.max(batch_b);
+        let mut out = Vec::new();
+        for index in 0..batch * m * n {
+            let (s, i, j) = (index / (m * n), index / n % m, index % n);
+            let (sa, sb) = (s % batch_a, s % batch_b);
+            let at = |l: usize| f64::from(left[(sa * m + i) * k + l]) * f64::from(right[(sb * k + l) * n + j]);
+            out.push((0..k).map(at).sum::<f64>() as f32);
+        }
+        f32s(&[batch, m, n], &out)
+    }
+
+    fn with_dims(tensor: &Tensor, dims: &[usize]) -> Tensor {
+        Tensor { dims: dims.to_vec(), ..tensor.clone() }
+    }
+
+    fn transposed(tensor: &Tensor) -> Tensor {
+        let (rows, columns) = (tensor.dims[0], tensor.dims[1]);
+        let data = tensor.to_f32().unwrap();
+        let moved: Vec<f32> = (0..rows * columns).map(|i| data[i % rows * columns + i / rows]).collect();
+        f32s(&[columns, rows], &moved)
+    }
+
+    #[test]
+    fn matmul_broadcasts_batches() {
+        let cases = [([1, 3, 5], [1, 5, 18]), ([4, 3, 5], [1, 5, 2]), ([1, 3, 5], [4, 5, 2]), ([4, 3, 5], [4, 5, 2])];
+        for (a_dims, b_dims) in cases {
+            let (a, b) = (noise(&a_dims, 1), noise(&b_dims, 2));
+            let want = product(&a, &b);
+            assert_close(&OneNode::new("MatMul", 13).input(a.clone()).input(b.clone()).run()[0], &want);
+            assert_close(&OneNode::new("MatMul", 13).input(a).constant(b).run()[0], &want);
+        }
+    }
+
+    #[test]
+    fn vectors_lose_the_extent_they_were_given() {
+        let (a, b) = (noise(&[1, 3, 5], 1), noise(&[1, 5, 4], 2));
+        let want = product(&a, &b);
+        let matrix_vector = OneNode::new("MatMul", 13).input(with_dims(&a, &[3, 5]));
+        let column: Vec<f32> = b.to_f32().unwrap().into_iter().step_by(4).collect();
+        let first: Vec<f32> = want.to_f32().unwrap().into_iter().step_by(4).collect();
+        assert_close(&matrix_vector.constant(f32s(&[5], &column)).run()[0], &f32s(&[3], &first));
+        let row: Vec<f32> = a.to_f32().unwrap()[..5].to_vec();
+        let vector_matrix = OneNode::new("MatMul", 13).input(f32s(&[5], &row)).constant(with_dims(&b, &[5, 4]));
+        assert_close(&vector_matrix.run()[0], &f32s(&[4], &want.to_f32().unwrap()[..4]));
+    }
+
+    #[test]
+    fn gemm_in_every_orientation() {
+        let (a, b) = (noise(&[4, 6], 1), noise(&[6, 19], 2));
+        let plain = product(&with_dims(&a, &[1, 4, 6]), &with_dims(&b, &[1, 6, 19])).to_f32().unwrap();
+        for (shape, c_index) in [(vec![19], 0), (vec![1, 19], 0), (vec![4, 19], 1), (vec![4, 1], 2), (vec![], 3)] {
+            let c = noise(&shape, 3);
+            let values = c.to_f32().unwrap();
+            let want: Vec<f32> = (0..4 * 19)
+                .map(|i| {
+                    let addend = match c_index {
+                        0 => values[i % 19],
+                        1 => values[i],
+                        2 => values[i / 19],
+                        _ => values[0],
+                    };
+                    0.5 * plain[i] + 2.0 * addend
+                })
+                .collect();
+            let want = f32s(&[4, 19], &want);
+            for (flip_a, flip_b, constant_b, constant_c) in
+                (0..16).map(|bits| (bits & 1 != 0, bits & 2 != 0, bits & 4 != 0, bits & 8 != 0))
+            {
+                let mut node = OneNode::new("Gemm", 13).float("alpha", 0.5).float("beta", 2.0);
+                node = node.int("transA", i64::from(flip_a)).int("transB", i64::from(flip_b));
+                node = node.input(if flip_a { transposed(&a) } else { a.clone() });
+                let b = if flip_b { transposed(&b) } else { b.clone() };
+                node = if constant_b { node.constant(b) } else { node.input(b) };
+                node = if constant_c { node.constant(c.clone()) } else { node.input(c.clone()) };
+                assert_close(&node.run()[0], &want);
+            }
+        }
+    }
+}

@@ -252,3 +252,109 @@ fn emit_softmax(ctx: &mut LowerCtx<'_, '_>, input: &Val, along: Along, log: bool
     ctx.emit(Instruction::Softmax { along, log, input, out: out.region() });
     ctx.output(0, out)
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::{OneNode, assert_close, f32s, noise};
+    use cordon_graph::Tensor;
+
+    /// `(x - mean) / sqrt(variance + 1e-5)` of each row of `len` elements, in `f64`.
+    fn standardise(input: &Tensor, len: usize) -> Vec<f64> {
+        let data: Vec<f64> = input.to_f32().unwrap().into_iter().map(f64::from).collect();
+        data.chunks(len)
+            .flat_map(|row| {
+                let mean = row.iter().sum::<f64>() / len as f64;
+                let variance = row.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / len as f64;
+                row.iter().map(move |v| (v - mean) / (variance + 1e-5).sqrt()).collect::<Vec<_>>()
+            })
+            .collect()
+    }
+
+    /// Scales and shifts element `i` by entry `(i / inner) % count`.
+    fn affine(rows: &[f64], scale: &Tensor, bias: &Tensor, inner: usize, dims: &[usize]) -> Tensor {
+        let (scale, bias) = (scale.to_f32().unwrap(), bias.to_f32().unwrap());
+        let entry = |i: usize| (i / inner) % scale.len();
+        let data: Vec<f32> = rows
+            .iter()
+            .enumerate()
+            .map(|(i, v)| (v * f64::from(scale[entry(i)]) + f64::from(bias[entry(i)])) as f32)
+            .collect();
+        f32s(dims, &data)
+    }
+
+    #[test]
+    fn batch_statistics_may_be_constant_or_computed() {
+        let input = noise(&[2, 3, 4], 1);
+        let positive =
+            |seed| f32s(&[3], &noise(&[3], seed).to_f32().unwrap().iter().map(|v| v + 1.5).collect::<Vec<_>>());
+        let parameters = [noise(&[3], 2), noise(&[3], 3), noise(&[3], 4), positive(5)];
+        let [scale, bias, mean, variance] = [0, 1, 2, 3].map(|i| parameters[i].to_f32().unwrap());
+        let data = input.to_f32().unwrap();
+        let want: Vec<f32> = (0..24)
+            .map(|i| {
+                let c = i / 4 % 3;
+                (data[i] - mean[c]) / (variance[c] + 1e-5).sqrt() * scale[c] + bias[c]
+            })
+            .collect();
+        let want = f32s(&[2, 3, 4], &want);
+        let constant = parameters
+            .iter()
+            .cloned()
+            .fold(OneNode::new("BatchNormalization", 15).input(input.clone()), OneNode::constant);
+        assert_close(&constant.run()[0], &want);
+        let computed = parameters.into_iter().fold(OneNode::new("BatchNormalization", 15).input(input), OneNode::input);
+        assert_close(&computed.run()[0], &want);
+    }
+
+    #[test]
+    fn layer_rows_are_standardised_and_statistics_given_out() {
+        let (input, scale, bias) = (noise(&[2, 3, 10], 1), noise(&[10], 2), noise(&[10], 3));
+        let want = affine(&standardise(&input, 10), &scale, &bias, 1, &[2, 3, 10]);
+        let node = OneNode::new("LayerNormalization", 17).another_output().another_output();
+        let out = node.input(input.clone()).constant(scale).constant(bias).run();
+        assert_close(&out[0], &want);
+        let rows = input.to_f32().unwrap();
+        let means: Vec<f32> = rows.chunks(10).map(|row| row.iter().sum::<f32>() / 10.0).collect();
+        assert_close(&out[1], &f32s(&[2, 3, 1], &means));
+        let inverse: Vec<f32> = rows
+            .chunks(10)
+            .zip(&means)
+            .map(|(row, mean)| 1.0 / (row.iter().map(|v| (v - mean).powi(2)).sum::<f32>() / 10.0 + 1e-5).sqrt())
+            .collect();
+        assert_close(&out[2], &f32s(&[2, 3, 1], &inverse));
+    }
+
+    #[test]
+    fn instance_and_group_scale_by_channel_and_old_groups_by_group() {
+        let (input, dims) = (noise(&[2, 4, 3, 3], 1), [2, 4, 3, 3]);
+        let (scale, bias) = (noise(&[4], 2), noise(&[4], 3));
+        let want = affine(&standardise(&input, 9), &scale, &bias, 9, &dims);
+        let run = |node: OneNode, scale: &Tensor, bias: &Tensor| {
+            node.input(input.clone()).constant(scale.clone()).input(bias.clone()).run()
+        };
+        assert_close(&run(OneNode::new("InstanceNormalization", 6), &scale, &bias)[0], &want);
+        let want = affine(&standardise(&input, 18), &scale, &bias, 9, &dims);
+        let group = |opset| OneNode::new("GroupNormalization", opset).int("num_groups", 2);
+        assert_close(&run(group(21), &scale, &bias)[0], &want);
+        let (scale, bias) = (noise(&[2], 4), noise(&[2], 5));
+        let want = affine(&standardise(&input, 18), &scale, &bias, 18, &dims);
+        assert_close(&run(group(18), &scale, &bias)[0], &want);
+    }
+
+    #[test]
+    fn old_softmax_flattens_what_the_new_one_does_not() {
+        let input = || f32s(&[1, 2, 2], &[0.0, 0.0, 0.0, 0.0]);
+        let run = |opset| OneNode::new("Softmax", opset).int("axis", 1).input(input()).run()[0].to_f32().unwrap();
+        assert_eq!(run(11), [0.25; 4]);
+        assert_eq!(run(13), [0.5; 4]);
+    }
+
+    #[test]
+    fn lrn_sums_squares_over_neighbouring_channels() {
+        let input = f32s(&[1, 4, 1, 1], &[1.0, 2.0, 3.0, 4.0]);
+        let node = OneNode::new("LRN", 13).int("size", 3).float("alpha", 3.0).float("beta", 1.0).float("bias", 1.0);
+        // alpha / size = 1: x / (1 + squares of the channel and its neighbours).
+        let want = [1.0 / 6.0, 2.0 / 15.0, 3.0 / 30.0, 4.0 / 26.0];
+        assert_close(&node.input(input).run()[0], &f32s(&[1, 4, 1, 1], &want));
+    }
+}

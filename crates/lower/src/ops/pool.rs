@@ -88,3 +88,61 @@ fn global(ctx: &mut LowerCtx<'_, '_>, op: ReduceOp) -> Result<(), Reason> {
     ctx.emit(Instruction::Reduce { op, kept, reduced, input, out: out.region() });
     ctx.output(0, out)
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::{OneNode, assert_close, f32s, noise};
+    use cordon_graph::Tensor;
+
+    fn row() -> Tensor {
+        f32s(&[1, 1, 1, 5], &[1.0, 5.0, 2.0, 4.0, 3.0])
+    }
+
+    #[test]
+    fn ceil_mode_keeps_a_partial_window_that_starts_inside() {
+        let run = |ceil: i64, kernel: i64| {
+            let node = OneNode::new("MaxPool", 12).ints("kernel_shape", &[1, kernel]).ints("strides", &[1, 2]);
+            node.int("ceil_mode", ceil).input(row()).run()[0].to_f32().unwrap()
+        };
+        assert_eq!(run(0, 2), [5.0, 4.0]);
+        assert_eq!(run(1, 2), [5.0, 4.0, 3.0]);
+    }
+
+    #[test]
+    fn average_counts_padding_only_when_told() {
+        let run = |count: i64| {
+            let node = OneNode::new("AveragePool", 11).ints("kernel_shape", &[1, 3]).ints("pads", &[0, 1, 0, 1]);
+            node.int("count_include_pad", count).input(row()).run()[0].to_f32().unwrap()
+        };
+        let third = 1.0 / 3.0;
+        let close = |got: Vec<f32>, want: [f32; 5]| {
+            assert!(got.iter().zip(want).all(|(g, w)| (g - w).abs() < 1e-6), "got {got:?}, want {want:?}");
+        };
+        close(run(0), [3.0, 8.0 * third, 11.0 * third, 3.0, 3.5]);
+        close(run(1), [2.0, 8.0 * third, 11.0 * third, 3.0, 7.0 * third]);
+    }
+
+    #[test]
+    fn blocked_and_plain_inputs_pool_alike() {
+        let input = noise(&[2, 20, 6, 6], 1);
+        let mut identity = vec![0.0; 400];
+        (0..20).for_each(|channel| identity[channel * 21] = 1.0);
+        for op in ["MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool"] {
+            let window = |node: OneNode| match op {
+                "MaxPool" | "AveragePool" => node.ints("kernel_shape", &[3, 3]).ints("strides", &[2, 2]),
+                _ => node,
+            };
+            let plain = window(OneNode::new(op, 12).input(input.clone())).run();
+            let after_conv = OneNode::new("Conv", 12).input(input.clone());
+            let after_conv = after_conv.constant(f32s(&[20, 20, 1, 1], &identity)).then(op);
+            assert_close(&window(after_conv).run()[0], &plain[0]);
+        }
+    }
+
+    #[test]
+    fn indices_are_refused_by_name() {
+        let node = OneNode::new("MaxPool", 12).ints("kernel_shape", &[1, 2]).another_output().input(row());
+        let text = node.lower().expect_err("has no kernel").to_string();
+        assert!(text.contains("Indices") && text.contains("MaxPool") && text.contains("opset 12"), "{text}");
+    }
+}
