@@ -1,3 +1,82 @@
-//! Placeholder.
+//! What the normal world and the enclave say to each other.
+//!
+//! The normal world sends one [`Command`] per frame and gets one [`Reply`]; the enclave never calls out. Everything that
+//! comes from the other side is hostile input: it is decoded with the bounded reader of `cordon-codec`, and no length in it
+//! is believed before it is compared with the bytes that are there. Replies carry numbers and fixed codes, never text, so
+//! an error cannot carry a secret out. `SPEC.md` beside this crate fixes the bytes.
 #![no_std]
 #![forbid(unsafe_code)]
+
+extern crate alloc;
+
+mod command;
+pub mod frame;
+mod memory;
+mod protection;
+mod refusal;
+mod reply;
+pub mod ring;
+
+pub use command::{Command, Part, Payload, Supply};
+pub use memory::MemoryUse;
+pub use protection::{Guard, Protection, Reason, State};
+pub use refusal::{Code, Refusal};
+pub use reply::{Entry, Expiry, Form, Greeting, LoadReport, Ranked, Reply};
+
+/// The highest protocol version this crate speaks.
+pub const VERSION: u16 = 1;
+
+/// The oldest protocol version this crate still speaks.
+pub const OLDEST_VERSION: u16 = 1;
+
+/// The most payload bytes one frame carries, on any platform (design rule 5). A platform may offer less.
+pub const PAYLOAD_LIMIT: usize = 1 << 20;
+
+/// The version both sides speak, given the ranges they offer; the highest common one.
+pub fn negotiate(ours: (u16, u16), theirs: (u16, u16)) -> Option<u16> {
+    let lowest = ours.0.max(theirs.0);
+    let highest = ours.1.min(theirs.1);
+    (lowest <= highest).then_some(highest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn negotiation_takes_the_highest_common_version() {
+        assert_eq!(negotiate((1, 3), (2, 5)), Some(3));
+        assert_eq!(negotiate((1, 1), (1, 9)), Some(1));
+        assert_eq!(negotiate((2, 3), (4, 5)), None);
+        assert_eq!(negotiate((1, 3), (3, 1)), None, "an empty range never matches");
+    }
+
+    /// The SPEC's table of constants is the law; the code is read against it.
+    #[test]
+    fn constants_agree_with_the_spec() {
+        let spec = include_str!("../SPEC.md");
+        for (name, value) in [
+            ("VERSION", u64::from(VERSION)),
+            ("OLDEST_VERSION", u64::from(OLDEST_VERSION)),
+            ("PAYLOAD_LIMIT", PAYLOAD_LIMIT as u64),
+            ("HEAD_LIMIT", frame::HEAD_LIMIT as u64),
+            ("RING_HEADER", ring::HEADER_BYTES as u64),
+            ("RING_LAYOUT", u64::from(ring::LAYOUT)),
+        ] {
+            let row = alloc::format!("| `{name}` | {value} |");
+            assert!(spec.contains(&row), "SPEC.md lacks the row {row}");
+        }
+        for code in Code::ALL {
+            let row = alloc::format!("| {} | `{}` |", code.number(), code.name());
+            assert!(spec.contains(&row), "SPEC.md lacks the row {row}");
+        }
+        for guard in Guard::ALL {
+            let row = alloc::format!("| {} | `{}` |", guard.number(), guard.name());
+            assert!(spec.contains(&row), "SPEC.md lacks the row {row}");
+        }
+        for reason in Reason::ALL {
+            let row = alloc::format!("| {} | `{}` |", reason.number(), reason.name());
+            assert!(spec.contains(&row), "SPEC.md lacks the row {row}");
+        }
+    }
+}

@@ -1,0 +1,437 @@
+//! Replies: enclave to normal world.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use cordon_codec::{DecodeError, Reader, Writer};
+
+use crate::command::{Part, Payload};
+use crate::frame;
+use crate::memory::MemoryUse;
+use crate::protection::{PROTECTION_BYTES, Protection};
+use crate::refusal::Refusal;
+
+/// Most bytes of a name in a [`Greeting`].
+const MAX_NAME_BYTES: u32 = 64;
+/// Most protections in a [`Greeting`].
+const MAX_PROTECTIONS: u32 = 64;
+/// Most bytes of a label in a [`Ranked`] output.
+const MAX_LABEL_BYTES: u32 = 1024;
+
+/// What an enclave says about itself before anything else. Claims, not evidence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Greeting {
+    /// The protocol version both sides now speak.
+    pub version: u16,
+    /// The platform's word.
+    pub platform: String,
+    /// The kernel set its arithmetic uses.
+    pub kernels: String,
+    /// No hardware protects it.
+    pub development: bool,
+    /// The device has a key.
+    pub has_key: bool,
+    /// Most payload bytes of one frame on this platform.
+    pub payload_limit: u32,
+    /// What holds and what does not.
+    pub protections: Vec<Protection>,
+    /// Memory now.
+    pub memory: MemoryUse,
+}
+
+/// Whether the end of validity was checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expiry {
+    /// The package has none.
+    None,
+    /// Checked with the platform's clock.
+    Checked,
+    /// The platform has no clock.
+    NotChecked,
+}
+
+/// What loading came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LoadReport {
+    /// The package's version.
+    pub version: u64,
+    /// Whether `not_after` was checked.
+    pub expiry: Expiry,
+    /// Requests left of `max_requests`.
+    pub requests_left: Option<u64>,
+    /// Secure segments.
+    pub segments: u32,
+    /// Of these, segments whose weights are resident; the others stream theirs.
+    pub resident: u32,
+    /// Bytes of activations, resident weights, windows and tables.
+    pub compute: u64,
+    /// Memory after loading.
+    pub memory: MemoryUse,
+}
+
+/// How the bytes of an output are to be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// Elements of the value, row-major, little-endian.
+    Tensor,
+    /// A [`Ranked`] list: the output policy let no more out.
+    Ranked,
+}
+
+/// One reply. Those with a payload say so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// Not done.
+    Refused(Refusal),
+    /// Answers `Hello`.
+    Hello(Greeting),
+    /// Answers `Provision`. Payload: the recipient string.
+    Provisioned,
+    /// Answers `Report`.
+    Report(MemoryUse),
+    /// Asks for a piece of header ‖ grant.
+    NeedHeader {
+        /// First byte.
+        offset: u32,
+        /// Bytes.
+        len: u32,
+    },
+    /// Asks for part of a section while loading.
+    NeedSection {
+        /// Index into the header's section table.
+        section: u32,
+        /// Leaves or chunks.
+        part: Part,
+        /// First leaf or chunk.
+        first: u32,
+        /// How many.
+        count: u32,
+    },
+    /// The package is ready. Payload: the device state to store, or nothing if unchanged.
+    Loaded(LoadReport),
+    /// Answers `Unload`.
+    Unloaded,
+    /// A request is open. Payload: the device state to store, or nothing if unchanged.
+    Begun {
+        /// Names it from now on.
+        request: u64,
+    },
+    /// The running segment asks for weight chunks.
+    NeedChunks {
+        /// Index into the header's section table.
+        section: u32,
+        /// First chunk.
+        first: u32,
+        /// Chunks.
+        count: u32,
+    },
+    /// The running segment asks for a piece of a value.
+    NeedValue {
+        /// Index into the package's value table.
+        value: u32,
+        /// First byte.
+        start: u64,
+        /// Bytes.
+        len: u32,
+    },
+    /// A piece of a value that leaves. Payload: the bytes. The next step goes on.
+    Output {
+        /// Index into the package's value table.
+        value: u32,
+        /// How all pieces together are to be read.
+        form: Form,
+        /// First byte of the piece.
+        start: u64,
+        /// Bytes of all pieces together.
+        total: u64,
+        /// How the payload is protected.
+        payload: Payload,
+    },
+    /// The segment runs on; nothing is needed.
+    Working,
+    /// The segment is complete.
+    SegmentDone,
+    /// Answers `End` and `Abort`: the request is wiped.
+    Closed,
+}
+
+impl Reply {
+    /// Writes the reply as a frame without payload into `out`; the caller appends the payload.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        let mut w = Writer::new();
+        match self {
+            Self::Refused(refusal) => refusal.encode(w.u8(0x00)),
+            Self::Hello(greeting) => encode_greeting(greeting, w.u8(0x01)),
+            Self::Provisioned => {
+                w.u8(0x02);
+            }
+            Self::Report(memory) => memory.encode(w.u8(0x03)),
+            Self::NeedHeader { offset, len } => {
+                w.u8(0x10).u32(*offset).u32(*len);
+            }
+            Self::NeedSection { section, part, first, count } => {
+                part.encode(w.u8(0x11).u32(*section));
+                w.u32(*first).u32(*count);
+            }
+            Self::Loaded(report) => encode_load(report, w.u8(0x12)),
+            Self::Unloaded => {
+                w.u8(0x13);
+            }
+            Self::Begun { request } => {
+                w.u8(0x20).u64(*request);
+            }
+            Self::NeedChunks { section, first, count } => {
+                w.u8(0x21).u32(*section).u32(*first).u32(*count);
+            }
+            Self::NeedValue { value, start, len } => {
+                w.u8(0x22).u32(*value).u64(*start).u32(*len);
+            }
+            Self::Output { value, form, start, total, payload } => {
+                w.u8(0x23).u32(*value);
+                w.u8(match form {
+                    Form::Tensor => 0,
+                    Form::Ranked => 1,
+                });
+                payload.encode(w.u64(*start).u64(*total));
+            }
+            Self::Working => {
+                w.u8(0x24);
+            }
+            Self::SegmentDone => {
+                w.u8(0x25);
+            }
+            Self::Closed => {
+                w.u8(0x26);
+            }
+        }
+        frame::begin(out, &w.finish());
+    }
+
+    /// Reads a received frame: the reply and its payload.
+    pub fn decode(frame: &mut [u8]) -> Result<(Self, &[u8]), DecodeError> {
+        let (head, payload) = frame::split(frame)?;
+        let mut r = Reader::new(head);
+        let reply = match r.u8("reply")? {
+            0x00 => Self::Refused(Refusal::decode(&mut r)?),
+            0x01 => Self::Hello(decode_greeting(&mut r)?),
+            0x02 => Self::Provisioned,
+            0x03 => Self::Report(MemoryUse::decode(&mut r)?),
+            0x10 => Self::NeedHeader { offset: r.u32("offset")?, len: r.u32("length")? },
+            0x11 => Self::NeedSection {
+                section: r.u32("section")?,
+                part: Part::decode(&mut r)?,
+                first: r.u32("first")?,
+                count: r.u32("count")?,
+            },
+            0x12 => Self::Loaded(decode_load(&mut r)?),
+            0x13 => Self::Unloaded,
+            0x20 => Self::Begun { request: r.u64("request")? },
+            0x21 => Self::NeedChunks { section: r.u32("section")?, first: r.u32("first")?, count: r.u32("count")? },
+            0x22 => Self::NeedValue { value: r.u32("value")?, start: r.u64("start")?, len: r.u32("length")? },
+            0x23 => Self::Output {
+                value: r.u32("value")?,
+                form: match r.u8("form")? {
+                    0 => Form::Tensor,
+                    1 => Form::Ranked,
+                    _ => return Err(DecodeError::Invalid("form")),
+                },
+                start: r.u64("start")?,
+                total: r.u64("total")?,
+                payload: Payload::decode(&mut r)?,
+            },
+            0x24 => Self::Working,
+            0x25 => Self::SegmentDone,
+            0x26 => Self::Closed,
+            _ => return Err(DecodeError::Invalid("reply")),
+        };
+        r.finish()?;
+        let takes_payload =
+            matches!(reply, Self::Provisioned | Self::Loaded(_) | Self::Begun { .. } | Self::Output { .. });
+        if !payload.is_empty() && !takes_payload {
+            return Err(DecodeError::TrailingBytes);
+        }
+        Ok((reply, payload))
+    }
+}
+
+fn encode_greeting(greeting: &Greeting, w: &mut Writer) {
+    w.u16(greeting.version).string(&greeting.platform).string(&greeting.kernels);
+    w.bool(greeting.development).bool(greeting.has_key).u32(greeting.payload_limit);
+    w.list(greeting.protections.iter(), |w, p| p.encode(w));
+    greeting.memory.encode(w);
+}
+
+fn decode_greeting(r: &mut Reader<'_>) -> Result<Greeting, DecodeError> {
+    Ok(Greeting {
+        version: r.u16("version")?,
+        platform: r.string(MAX_NAME_BYTES, "platform")?,
+        kernels: r.string(MAX_NAME_BYTES, "kernels")?,
+        development: r.bool("development")?,
+        has_key: r.bool("has key")?,
+        payload_limit: r.u32("payload limit")?,
+        protections: r.list(PROTECTION_BYTES, MAX_PROTECTIONS, "protections", Protection::decode)?,
+        memory: MemoryUse::decode(r)?,
+    })
+}
+
+fn encode_load(report: &LoadReport, w: &mut Writer) {
+    w.u64(report.version);
+    w.u8(match report.expiry {
+        Expiry::None => 0,
+        Expiry::Checked => 1,
+        Expiry::NotChecked => 2,
+    });
+    w.option(report.requests_left, |w, v| {
+        w.u64(v);
+    });
+    w.u32(report.segments).u32(report.resident).u64(report.compute);
+    report.memory.encode(w);
+}
+
+fn decode_load(r: &mut Reader<'_>) -> Result<LoadReport, DecodeError> {
+    Ok(LoadReport {
+        version: r.u64("version")?,
+        expiry: match r.u8("expiry")? {
+            0 => Expiry::None,
+            1 => Expiry::Checked,
+            2 => Expiry::NotChecked,
+            _ => return Err(DecodeError::Invalid("expiry")),
+        },
+        requests_left: r.option("requests left", |r| r.u64("requests left"))?,
+        segments: r.u32("segments")?,
+        resident: r.u32("resident")?,
+        compute: r.u64("compute")?,
+        memory: MemoryUse::decode(r)?,
+    })
+}
+
+/// What a `top:K` or `label` policy lets out: for each row of the output (every index but the class axis, in row-major
+/// order) the best classes, best first.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Ranked {
+    /// One list for each row.
+    pub rows: Vec<Vec<Entry>>,
+}
+
+/// One class of a [`Ranked`] row.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entry {
+    /// Index along the class axis.
+    pub class: u32,
+    /// Rounded score; none under `label`.
+    pub score: Option<f32>,
+    /// The class's label, where the package has a label map.
+    pub label: Option<String>,
+}
+
+impl Ranked {
+    /// The bytes of an output of [`Form::Ranked`].
+    pub fn encode(&self) -> Vec<u8> {
+        let mut w = Writer::new();
+        w.list(self.rows.iter(), |w, row| {
+            w.list(row.iter(), |w, entry| {
+                w.u32(entry.class);
+                w.option(entry.score, |w, v| {
+                    w.f32(v);
+                });
+                w.option(entry.label.as_deref(), |w, v| {
+                    w.string(v);
+                });
+            });
+        });
+        w.finish()
+    }
+
+    /// Reads the bytes of an output of [`Form::Ranked`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let mut r = Reader::new(bytes);
+        let rows = r.list(4, u32::MAX, "rows", |r| {
+            r.list(6, u32::MAX, "entries", |r| {
+                Ok::<_, DecodeError>(Entry {
+                    class: r.u32("class")?,
+                    score: r.option("score", |r| r.f32("score"))?,
+                    label: r.option("label", |r| r.string(MAX_LABEL_BYTES, "label"))?,
+                })
+            })
+        })?;
+        r.finish()?;
+        Ok(Self { rows })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Code, Guard, Reason};
+
+    fn memory() -> MemoryUse {
+        MemoryUse { used: 1, peak: 2, limit: 3, fixed: 4 }
+    }
+
+    fn all() -> Vec<Reply> {
+        let refusal = Refusal::new(Code::OutOfMemory).in_segment(1).at_instruction(2).about(3).amounts(4, 5);
+        alloc::vec![
+            Reply::Refused(refusal),
+            Reply::Refused(Refusal::new(Code::Malformed)),
+            Reply::Hello(Greeting {
+                version: 1,
+                platform: "process".into(),
+                kernels: "avx2".into(),
+                development: true,
+                has_key: false,
+                payload_limit: 9,
+                protections: alloc::vec![
+                    Protection::in_force(Guard::SystemCallFilter, 12),
+                    Protection::missing(Guard::Hardware, Reason::Platform, 0),
+                ],
+                memory: memory(),
+            }),
+            Reply::Provisioned,
+            Reply::Report(memory()),
+            Reply::NeedHeader { offset: 1, len: 2 },
+            Reply::NeedSection { section: 1, part: Part::Leaves, first: 2, count: 3 },
+            Reply::Loaded(LoadReport {
+                version: 7,
+                expiry: Expiry::Checked,
+                requests_left: Some(5),
+                segments: 2,
+                resident: 1,
+                compute: 4096,
+                memory: memory(),
+            }),
+            Reply::Unloaded,
+            Reply::Begun { request: 77 },
+            Reply::NeedChunks { section: 1, first: 2, count: 3 },
+            Reply::NeedValue { value: 1, start: 2, len: 3 },
+            Reply::Output { value: 1, form: Form::Ranked, start: 2, total: 3, payload: Payload::Clear },
+            Reply::Working,
+            Reply::SegmentDone,
+            Reply::Closed,
+        ]
+    }
+
+    #[test]
+    fn round_trip_and_every_truncation_is_refused() {
+        let mut frame = Vec::new();
+        for reply in all() {
+            reply.encode(&mut frame);
+            assert_eq!(Reply::decode(&mut frame.clone()).map(|(r, _)| r), Ok(reply.clone()));
+            for end in 0..frame.len() {
+                assert!(Reply::decode(&mut frame.clone()[..end]).is_err(), "{reply:?} cut at {end}");
+            }
+        }
+    }
+
+    #[test]
+    fn ranked_round_trip() {
+        let ranked = Ranked {
+            rows: alloc::vec![
+                alloc::vec![Entry { class: 3, score: Some(0.75), label: Some("three".into()) }],
+                alloc::vec![Entry { class: 0, score: None, label: None }],
+            ],
+        };
+        let bytes = ranked.encode();
+        assert_eq!(Ranked::decode(&bytes), Ok(ranked));
+        assert!(Ranked::decode(&bytes[..bytes.len() - 1]).is_err());
+    }
+}
