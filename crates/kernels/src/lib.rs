@@ -1,9 +1,35 @@
 //! Compute kernels of Cordon's trusted engine: pure functions over slices, no allocation, no I/O.
 //!
 //! One set of kernels serves every TEE and the host's tests. Everything is safe Rust written so that the compiler
-//! vectorises it; `src/arch/` holds the only `unsafe`: the calls into code compiled for CPU features found at run time.
+//! vectorises it; `src/arch/` holds the only `unsafe`: the calls into code compiled for CPU features found at run time,
+//! and the vector operations such code consists of.
+//!
+//! The caller validates shapes once (the `is_valid` and `*_len` methods of [`geometry`]) and passes slices of those
+//! lengths. A violated precondition may panic; it is never undefined behaviour.
 #![no_std]
+#![deny(unsafe_code)]
 
 extern crate alloc;
+#[cfg(test)]
+extern crate std;
 
+mod arch;
+pub mod cast;
+pub mod conv;
+pub mod conv_nd;
+pub mod elementwise;
+pub mod gemm;
 pub mod geometry;
+mod lengths;
+pub mod math;
+pub mod movement;
+pub mod normalize;
+pub mod pool;
+pub mod reduce;
+mod strided;
+#[cfg(test)]
+mod test_support;
+mod tile;
+mod unary;
+
+pub use arch::KernelSet;

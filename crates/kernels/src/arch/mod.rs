@@ -1,0 +1,175 @@
+//! Which instructions a kernel is compiled for, and the sixteen-lane vector it computes with.
+//!
+//! A hot kernel is a value of a type that implements [`Kernel`]: safe code, generic over [`Simd`] and inlined whole into
+//! one function per instruction set. Those functions, and the vector operations they inline, are the crate's only
+//! `unsafe`. A [`KernelSet`] other than the portable one comes only from detection, so holding it proves that the CPU
+//! has the instructions.
+//!
+//! The sets differ in one visible way: a fused multiply-add rounds once, the portable `a * b + c` twice. Everything that
+//! is not a matrix product or a convolution uses plain arithmetic and gives the same bits under every set.
+
+#[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+mod neon;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+/// Sixteen lanes of `f32` and the one operation inner products need.
+pub(crate) trait Simd: Copy {
+    /// Sixteen lanes.
+    type V: Copy;
+    /// Rows of a register tile: as many accumulators as fit beside one row of weights.
+    const ROWS: usize;
+    /// Every lane `x`.
+    fn splat(self, x: f32) -> Self::V;
+    /// Lanes in order.
+    fn load(self, lanes: &[f32; 16]) -> Self::V;
+    /// Lanes in order.
+    fn to_array(self, v: Self::V) -> [f32; 16];
+    /// `a * b + c`, fused where the set has it.
+    fn mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+}
+
+/// Safe code to be compiled once per instruction set. `run` and all it calls must be `#[inline(always)]`, or the call
+/// leaves the function that has the features.
+pub(crate) trait Kernel {
+    /// What it returns.
+    type Output;
+    /// The computation.
+    fn run<S: Simd>(self, simd: S) -> Self::Output;
+}
+
+/// Arithmetic every target has; the compiler's autovectoriser does what it can.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Portable;
+
+impl Simd for Portable {
+    type V = [f32; 16];
+    const ROWS: usize = 2;
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> [f32; 16] {
+        [x; 16]
+    }
+
+    #[inline(always)]
+    fn load(self, lanes: &[f32; 16]) -> [f32; 16] {
+        *lanes
+    }
+
+    #[inline(always)]
+    fn to_array(self, v: [f32; 16]) -> [f32; 16] {
+        v
+    }
+
+    #[inline(always)]
+    fn mul_add(self, a: [f32; 16], b: [f32; 16], c: [f32; 16]) -> [f32; 16] {
+        core::array::from_fn(|i| a[i] * b[i] + c[i])
+    }
+}
+
+/// A set of kernels this CPU can run. Output bits depend on it, and on nothing else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KernelSet(Set);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Set {
+    Portable,
+    #[cfg(target_arch = "x86_64")]
+    Avx2(x86::Avx2),
+    #[cfg(target_arch = "x86_64")]
+    Avx512(x86::Avx512),
+    #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+    Neon(neon::Neon),
+}
+
+impl KernelSet {
+    /// The set every target has.
+    pub const PORTABLE: KernelSet = KernelSet(Set::Portable);
+
+    /// The fastest set of this CPU.
+    pub fn detect() -> KernelSet {
+        Self::all_available().last().unwrap_or(Self::PORTABLE)
+    }
+
+    /// Every set of this CPU, slowest first.
+    pub fn all_available() -> impl Iterator<Item = KernelSet> {
+        #[cfg(target_arch = "x86_64")]
+        let found = [x86::Avx2::detect().map(Set::Avx2), x86::Avx512::detect().map(Set::Avx512)];
+        #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+        let found = [neon::Neon::detect().map(Set::Neon)];
+        #[cfg(not(any(target_arch = "x86_64", all(target_arch = "aarch64", target_feature = "neon"))))]
+        let found: [Option<Set>; 0] = [];
+        core::iter::once(Self::PORTABLE).chain(found.into_iter().flatten().map(KernelSet))
+    }
+
+    /// For reports: `portable`, `avx2`, `avx512` or `neon`.
+    pub fn name(self) -> &'static str {
+        match self.0 {
+            Set::Portable => "portable",
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx2(_) => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx512(_) => "avx512",
+            #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+            Set::Neon(_) => "neon",
+        }
+    }
+
+    /// Runs `kernel` compiled for this set.
+    #[inline]
+    pub(crate) fn dispatch<K: Kernel>(self, kernel: K) -> K::Output {
+        match self.0 {
+            Set::Portable => run_portable(kernel),
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx2(set) => set.run(kernel),
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx512(set) => set.run(kernel),
+            #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+            Set::Neon(set) => kernel.run(set),
+        }
+    }
+}
+
+/// Kept out of line like its siblings: callers stay small.
+#[inline(never)]
+fn run_portable<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run(Portable)
+}
+
+/// Square root, correctly rounded; negative gives NaN. `core` has none.
+#[inline(always)]
+pub(crate) fn sqrt(x: f32) -> f32 {
+    #[cfg(target_arch = "x86_64")]
+    return x86::sqrt(x);
+    #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+    return neon::sqrt(x);
+    #[cfg(not(any(target_arch = "x86_64", all(target_arch = "aarch64", target_feature = "neon"))))]
+    return libm::sqrtf(x);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn detection_agrees_with_std() {
+        let names: alloc::vec::Vec<_> = KernelSet::all_available().map(KernelSet::name).collect();
+        assert_eq!(names.first(), Some(&"portable"));
+        #[cfg(target_arch = "x86_64")]
+        {
+            let avx2 = std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma");
+            assert_eq!(names.contains(&"avx2"), avx2);
+            assert_eq!(names.contains(&"avx512"), std::is_x86_feature_detected!("avx512f") && avx2);
+        }
+        assert_eq!(KernelSet::detect().name(), *names.last().unwrap());
+    }
+
+    #[test]
+    fn sqrt_is_correctly_rounded() {
+        let mut rng = crate::test_support::Rng(5);
+        for _ in 0..100_000 {
+            let x = f32::from_bits(rng.next() as u32);
+            assert!(sqrt(x) == x.sqrt() || (x.sqrt().is_nan() && sqrt(x).is_nan()), "{x}");
+        }
+    }
+}

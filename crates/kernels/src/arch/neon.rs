@@ -1,0 +1,58 @@
+//! NEON, which every 64-bit Arm CPU has: the target's baseline, so nothing has to be detected.
+#![allow(unsafe_code, reason = "vector loads and stores take pointers")]
+
+use super::Simd;
+use core::arch::aarch64::*;
+
+/// The baseline of the target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Neon(());
+
+impl Neon {
+    /// Present unless the target was compiled without floating point.
+    pub(crate) fn detect() -> Option<Neon> {
+        cfg!(target_feature = "neon").then_some(Neon(()))
+    }
+}
+
+impl Simd for Neon {
+    type V = [float32x4_t; 4];
+    // 24 accumulators, 4 registers of weights, 2 of input: 30 of 32.
+    const ROWS: usize = 6;
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> [float32x4_t; 4] {
+        // SAFETY: `self` exists only where NEON is part of the target.
+        let v = unsafe { vdupq_n_f32(x) };
+        [v; 4]
+    }
+
+    #[inline(always)]
+    fn load(self, lanes: &[f32; 16]) -> [float32x4_t; 4] {
+        // SAFETY: NEON as above; the four loads lie within the sixteen lanes.
+        core::array::from_fn(|i| unsafe { vld1q_f32(lanes.as_ptr().add(4 * i)) })
+    }
+
+    #[inline(always)]
+    fn to_array(self, v: [float32x4_t; 4]) -> [f32; 16] {
+        let mut lanes = [0.0; 16];
+        for (i, &part) in v.iter().enumerate() {
+            // SAFETY: NEON as above; the four stores lie within the sixteen lanes.
+            unsafe { vst1q_f32(lanes.as_mut_ptr().add(4 * i), part) };
+        }
+        lanes
+    }
+
+    #[inline(always)]
+    fn mul_add(self, a: [float32x4_t; 4], b: [float32x4_t; 4], c: [float32x4_t; 4]) -> [float32x4_t; 4] {
+        // SAFETY: NEON as above.
+        core::array::from_fn(|i| unsafe { vfmaq_f32(c[i], a[i], b[i]) })
+    }
+}
+
+/// See [`super::sqrt`].
+#[inline(always)]
+pub(super) fn sqrt(x: f32) -> f32 {
+    // SAFETY: NEON is part of the target wherever this module is used.
+    unsafe { vgetq_lane_f32::<0>(vsqrtq_f32(vdupq_n_f32(x))) }
+}

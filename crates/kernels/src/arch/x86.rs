@@ -1,0 +1,150 @@
+//! AVX2 with FMA, and AVX-512. The types below exist only after detection, which is what every `unsafe` here rests on.
+#![allow(unsafe_code, reason = "calls into code compiled for CPU features found at run time")]
+
+use super::{Kernel, Simd};
+use core::arch::x86_64::*;
+
+/// Proof that the CPU and the operating system support AVX2 and FMA.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Avx2(());
+
+/// Proof that they support AVX-512F, and AVX2 and FMA too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Avx512(());
+
+/// Bits of the extended control register XCR0: the register state the operating system saves.
+const XCR0_SSE_AVX: u64 = 0b110;
+const XCR0_AVX512: u64 = 0b1110_0000;
+
+impl Avx2 {
+    /// Asks CPUID, and XGETBV for the operating system's part.
+    pub(crate) fn detect() -> Option<Avx2> {
+        let leaf1 = __cpuid(1);
+        let has = |word: u32, bit: u32| word & (1 << bit) != 0;
+        // FMA, XSAVE, OSXSAVE, AVX.
+        if __cpuid(0).eax < 7 || ![12, 26, 27, 28].iter().all(|&bit| has(leaf1.ecx, bit)) {
+            return None;
+        }
+        let avx2 = has(__cpuid_count(7, 0).ebx, 5);
+        (avx2 && xcr0() & XCR0_SSE_AVX == XCR0_SSE_AVX).then_some(Avx2(()))
+    }
+
+    /// Runs a kernel compiled for AVX2 and FMA.
+    #[inline]
+    pub(crate) fn run<K: Kernel>(self, kernel: K) -> K::Output {
+        // SAFETY: `self` exists only where the CPU has AVX2 and FMA.
+        unsafe { run_avx2(self, kernel) }
+    }
+}
+
+impl Avx512 {
+    /// Asks CPUID, and XGETBV for the operating system's part.
+    pub(crate) fn detect() -> Option<Avx512> {
+        Avx2::detect()?;
+        let avx512f = __cpuid_count(7, 0).ebx & (1 << 16) != 0;
+        (avx512f && xcr0() & XCR0_AVX512 == XCR0_AVX512).then_some(Avx512(()))
+    }
+
+    /// Runs a kernel compiled for AVX-512F.
+    #[inline]
+    pub(crate) fn run<K: Kernel>(self, kernel: K) -> K::Output {
+        // SAFETY: `self` exists only where the CPU has AVX-512F, AVX2 and FMA.
+        unsafe { run_avx512(self, kernel) }
+    }
+}
+
+/// The extended control register; call only after CPUID has shown OSXSAVE.
+fn xcr0() -> u64 {
+    #[target_feature(enable = "xsave")]
+    fn read() -> u64 {
+        // SAFETY: XGETBV with index 0 is available wherever OSXSAVE is set, which the callers have checked.
+        unsafe { _xgetbv(0) }
+    }
+    // SAFETY: the callers have seen XSAVE and OSXSAVE in CPUID.
+    unsafe { read() }
+}
+
+#[target_feature(enable = "avx2,fma")]
+fn run_avx2<K: Kernel>(set: Avx2, kernel: K) -> K::Output {
+    kernel.run(set)
+}
+
+#[target_feature(enable = "avx512f,avx2,fma")]
+fn run_avx512<K: Kernel>(set: Avx512, kernel: K) -> K::Output {
+    kernel.run(set)
+}
+
+impl Simd for Avx2 {
+    type V = [__m256; 2];
+    // 12 accumulators, 2 registers of weights, 1 of input: 15 of 16.
+    const ROWS: usize = 6;
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> [__m256; 2] {
+        // SAFETY: `self` proves AVX.
+        let v = unsafe { _mm256_set1_ps(x) };
+        [v, v]
+    }
+
+    #[inline(always)]
+    fn load(self, lanes: &[f32; 16]) -> [__m256; 2] {
+        // SAFETY: `self` proves AVX; both loads lie within the sixteen lanes and need no alignment.
+        unsafe { [_mm256_loadu_ps(lanes.as_ptr()), _mm256_loadu_ps(lanes.as_ptr().add(8))] }
+    }
+
+    #[inline(always)]
+    fn to_array(self, v: [__m256; 2]) -> [f32; 16] {
+        let mut lanes = [0.0; 16];
+        // SAFETY: `self` proves AVX; both stores lie within the sixteen lanes and need no alignment.
+        unsafe {
+            _mm256_storeu_ps(lanes.as_mut_ptr(), v[0]);
+            _mm256_storeu_ps(lanes.as_mut_ptr().add(8), v[1]);
+        }
+        lanes
+    }
+
+    #[inline(always)]
+    fn mul_add(self, a: [__m256; 2], b: [__m256; 2], c: [__m256; 2]) -> [__m256; 2] {
+        // SAFETY: `self` proves FMA.
+        unsafe { [_mm256_fmadd_ps(a[0], b[0], c[0]), _mm256_fmadd_ps(a[1], b[1], c[1])] }
+    }
+}
+
+impl Simd for Avx512 {
+    type V = __m512;
+    // More rows than the eight chains that hide the latency of two FMA units; inputs are broadcast from memory.
+    const ROWS: usize = 12;
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> __m512 {
+        // SAFETY: `self` proves AVX-512F.
+        unsafe { _mm512_set1_ps(x) }
+    }
+
+    #[inline(always)]
+    fn load(self, lanes: &[f32; 16]) -> __m512 {
+        // SAFETY: `self` proves AVX-512F; the load is the sixteen lanes and needs no alignment.
+        unsafe { _mm512_loadu_ps(lanes.as_ptr()) }
+    }
+
+    #[inline(always)]
+    fn to_array(self, v: __m512) -> [f32; 16] {
+        let mut lanes = [0.0; 16];
+        // SAFETY: `self` proves AVX-512F; the store is the sixteen lanes and needs no alignment.
+        unsafe { _mm512_storeu_ps(lanes.as_mut_ptr(), v) };
+        lanes
+    }
+
+    #[inline(always)]
+    fn mul_add(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+        // SAFETY: `self` proves AVX-512F.
+        unsafe { _mm512_fmadd_ps(a, b, c) }
+    }
+}
+
+/// See [`super::sqrt`].
+#[inline(always)]
+pub(super) fn sqrt(x: f32) -> f32 {
+    // SAFETY: every x86-64 CPU has SSE2.
+    unsafe { _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(x))) }
+}

@@ -1,0 +1,292 @@
+//! Functions of one, two or three values, element by element, with broadcasting.
+//!
+//! Outputs are contiguous and as long as the product of the extents; operands are addressed through the strides of the
+//! shape and must hold `a_len()`, `b_len()`, `c_len()` elements of it at least.
+
+use crate::arch::{Kernel, KernelSet, Simd};
+use crate::geometry::{BinaryOp, Strided2, Strided3, UnaryOp};
+use crate::math;
+use crate::strided::Walk;
+use crate::unary::Activation;
+
+pub use crate::unary::{unary, unary_in_place};
+
+/// Which operand an in-place operation overwrites; its strides are the contiguous ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InPlace {
+    /// The first.
+    A,
+    /// The second.
+    B,
+}
+
+/// `out[i] = !input[i]`; both have the same length. Any nonzero byte counts as true.
+pub fn not(input: &[u8], out: &mut [u8]) {
+    assert_eq!(input.len(), out.len(), "validated: not's input is as long as its output");
+    for (to, &from) in out.iter_mut().zip(input) {
+        *to = u8::from(from == 0);
+    }
+}
+
+/// [`not`], overwriting its input.
+pub fn not_in_place(values: &mut [u8]) {
+    for value in values {
+        *value = u8::from(*value == 0);
+    }
+}
+
+/// `out = act(op(a, b))` for `op` with [`BinaryOp::is_f32_arithmetic`]. Bits do not depend on `set`.
+pub fn binary_f32(
+    set: KernelSet,
+    op: BinaryOp,
+    shape: &Strided2,
+    a: &[f32],
+    b: &[f32],
+    act: Option<UnaryOp>,
+    out: &mut [f32],
+) {
+    let walk = Walk::from_lists(&shape.dims, [&shape.a, &shape.b]);
+    set.dispatch(BinaryF32 { set, op, walk, operands: Operands::Both(a, b), act: Activation::new(act), out });
+}
+
+/// [`binary_f32`] with the operand named by `in_place` already in `out`; `other` is the one that is not.
+pub fn binary_f32_in_place(
+    set: KernelSet,
+    op: BinaryOp,
+    shape: &Strided2,
+    in_place: InPlace,
+    other: &[f32],
+    act: Option<UnaryOp>,
+    out: &mut [f32],
+) {
+    let walk = Walk::from_lists(&shape.dims, [&shape.a, &shape.b]);
+    set.dispatch(BinaryF32 { set, op, walk, operands: in_place.with(other), act: Activation::new(act), out });
+}
+
+/// `out = op(a, b)` for `op` with [`BinaryOp::is_comparison`]. Comparisons with NaN are false.
+pub fn compare_f32(op: BinaryOp, shape: &Strided2, a: &[f32], b: &[f32], out: &mut [u8]) {
+    compare(op, shape, a, b, out);
+}
+
+/// `out = op(a, b)` for `op` with [`BinaryOp::is_comparison`].
+pub fn compare_i64(op: BinaryOp, shape: &Strided2, a: &[i64], b: &[i64], out: &mut [u8]) {
+    compare(op, shape, a, b, out);
+}
+
+/// `out = op(a, b)` for [`BinaryOp::Equal`] of `bool` values.
+pub fn compare_bool(op: BinaryOp, shape: &Strided2, a: &[u8], b: &[u8], out: &mut [u8]) {
+    compare(op, shape, a, b, out);
+}
+
+/// `out = op(a, b)` for `op` with [`BinaryOp::is_i64_arithmetic`].
+pub fn binary_i64(op: BinaryOp, shape: &Strided2, a: &[i64], b: &[i64], out: &mut [i64]) {
+    with_i64(op, shape, Operands::Both(a, b), out);
+}
+
+/// [`binary_i64`] with the operand named by `in_place` already in `out`.
+pub fn binary_i64_in_place(op: BinaryOp, shape: &Strided2, in_place: InPlace, other: &[i64], out: &mut [i64]) {
+    with_i64(op, shape, in_place.with(other), out);
+}
+
+/// `out = op(a, b)` for `op` with [`BinaryOp::is_logical`]. Any nonzero byte counts as true; results are 0 or 1.
+pub fn logical(op: BinaryOp, shape: &Strided2, a: &[u8], b: &[u8], out: &mut [u8]) {
+    with_logical(op, shape, Operands::Both(a, b), out);
+}
+
+/// [`logical`] with the operand named by `in_place` already in `out`.
+pub fn logical_in_place(op: BinaryOp, shape: &Strided2, in_place: InPlace, other: &[u8], out: &mut [u8]) {
+    with_logical(op, shape, in_place.with(other), out);
+}
+
+/// `out = cond ? then : otherwise`: strides `a` are those of `cond`, `b` of `then`, `c` of `otherwise`.
+pub fn select<T: Copy>(shape: &Strided3, cond: &[u8], then: &[T], otherwise: &[T], out: &mut [T]) {
+    let walk = Walk::from_lists(&shape.dims, [&shape.a, &shape.b, &shape.c]);
+    assert_eq!(out.len(), walk.len(), "validated: the output is as long as the shape");
+    let (len, [sa, sb, sc]) = (walk.row_len(), walk.row_strides().map(|s| s as usize));
+    let mut at = 0;
+    walk.for_each_row(|offsets| {
+        let [a, b, c] = offsets.map(|o| o as usize);
+        for (i, to) in out[at..at + len].iter_mut().enumerate() {
+            *to = if cond[a + i * sa] != 0 { then[b + i * sb] } else { otherwise[c + i * sc] };
+        }
+        at += len;
+    });
+}
+
+/// Where the two operands are.
+#[derive(Clone, Copy)]
+enum Operands<'a, T> {
+    Both(&'a [T], &'a [T]),
+    /// The first lies in the output.
+    OutAnd(&'a [T]),
+    /// The second lies in the output.
+    AndOut(&'a [T]),
+}
+
+impl InPlace {
+    fn with<T>(self, other: &[T]) -> Operands<'_, T> {
+        match self {
+            InPlace::A => Operands::OutAnd(other),
+            InPlace::B => Operands::AndOut(other),
+        }
+    }
+}
+
+struct BinaryF32<'a> {
+    set: KernelSet,
+    op: BinaryOp,
+    walk: Walk<2>,
+    operands: Operands<'a, f32>,
+    act: Activation,
+    out: &'a mut [f32],
+}
+
+impl Kernel for BinaryF32<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        use BinaryOp::*;
+        let (walk, operands, out) = (&self.walk, self.operands, self.out);
+        let end = |row: &mut [f32]| {
+            for x in row.iter_mut() {
+                *x = self.act.clamp([*x; 16])[0];
+            }
+            self.act.finish(self.set, row);
+        };
+        match self.op {
+            Add => zip_in(walk, operands, out, |x, y| x + y, end),
+            Sub => zip_in(walk, operands, out, |x, y| x - y, end),
+            Mul => zip_in(walk, operands, out, |x, y| x * y, end),
+            Div => zip_in(walk, operands, out, |x, y| x / y, end),
+            Min => zip_in(walk, operands, out, math::min, end),
+            Max => zip_in(walk, operands, out, math::max, end),
+            PRelu => zip_in(walk, operands, out, |x, y| if x < 0.0 { x * y } else { x }, end),
+            Pow => zip_in(walk, operands, out, math::pow, end),
+            Mod => zip_in(walk, operands, out, math::modulo, end),
+            Fmod => zip_in(walk, operands, out, math::fmod, end),
+            Equal | Less | LessOrEqual | Greater | GreaterOrEqual | And | Or | Xor => {
+                unreachable!("validated: an arithmetic operation")
+            }
+        }
+    }
+}
+
+fn compare<T: Copy + PartialOrd>(op: BinaryOp, shape: &Strided2, a: &[T], b: &[T], out: &mut [u8]) {
+    use BinaryOp::*;
+    let walk = &Walk::from_lists(&shape.dims, [&shape.a, &shape.b]);
+    match op {
+        Equal => zip(walk, a, b, out, |x, y| u8::from(x == y)),
+        Less => zip(walk, a, b, out, |x, y| u8::from(x < y)),
+        LessOrEqual => zip(walk, a, b, out, |x, y| u8::from(x <= y)),
+        Greater => zip(walk, a, b, out, |x, y| u8::from(x > y)),
+        GreaterOrEqual => zip(walk, a, b, out, |x, y| u8::from(x >= y)),
+        _ => unreachable!("validated: a comparison"),
+    }
+}
+
+fn with_i64(op: BinaryOp, shape: &Strided2, operands: Operands<'_, i64>, out: &mut [i64]) {
+    use BinaryOp::*;
+    let walk = &Walk::from_lists(&shape.dims, [&shape.a, &shape.b]);
+    let end = |_: &mut [i64]| {};
+    match op {
+        Add => zip_in(walk, operands, out, i64::wrapping_add, end),
+        Sub => zip_in(walk, operands, out, i64::wrapping_sub, end),
+        Mul => zip_in(walk, operands, out, i64::wrapping_mul, end),
+        Div => zip_in(walk, operands, out, |x, y| if y == 0 { 0 } else { x.wrapping_div(y) }, end),
+        Min => zip_in(walk, operands, out, Ord::min, end),
+        Max => zip_in(walk, operands, out, Ord::max, end),
+        Mod => zip_in(walk, operands, out, modulo_i64, end),
+        Fmod => zip_in(walk, operands, out, |x, y| if y == 0 { 0 } else { x.wrapping_rem(y) }, end),
+        _ => unreachable!("validated: an integer operation"),
+    }
+}
+
+fn modulo_i64(x: i64, y: i64) -> i64 {
+    if y == 0 {
+        return 0;
+    }
+    let r = x.wrapping_rem(y);
+    if r != 0 && (r < 0) != (y < 0) { r + y } else { r }
+}
+
+fn with_logical(op: BinaryOp, shape: &Strided2, operands: Operands<'_, u8>, out: &mut [u8]) {
+    let walk = &Walk::from_lists(&shape.dims, [&shape.a, &shape.b]);
+    let end = |_: &mut [u8]| {};
+    match op {
+        BinaryOp::And => zip_in(walk, operands, out, |x, y| u8::from(x != 0 && y != 0), end),
+        BinaryOp::Or => zip_in(walk, operands, out, |x, y| u8::from(x != 0 || y != 0), end),
+        BinaryOp::Xor => zip_in(walk, operands, out, |x, y| u8::from((x != 0) != (y != 0)), end),
+        _ => unreachable!("validated: a logical operation"),
+    }
+}
+
+/// `out = f(a, b)`, row by row.
+#[inline(always)]
+fn zip<T: Copy, U>(walk: &Walk<2>, a: &[T], b: &[T], out: &mut [U], f: impl Fn(T, T) -> U + Copy) {
+    assert_eq!(out.len(), walk.len(), "validated: the output is as long as the shape");
+    let (len, [sa, sb]) = (walk.row_len(), walk.row_strides().map(|s| s as usize));
+    let mut at = 0;
+    walk.for_each_row(|[oa, ob]| {
+        row(f, &a[oa as usize..], sa, &b[ob as usize..], sb, &mut out[at..at + len]);
+        at += len;
+    });
+}
+
+/// [`zip`] for operands that may lie in the output; `end` sees every finished piece of it.
+#[inline(always)]
+fn zip_in<T: Copy + Default>(
+    walk: &Walk<2>,
+    operands: Operands<'_, T>,
+    out: &mut [T],
+    f: impl Fn(T, T) -> T + Copy,
+    end: impl Fn(&mut [T]),
+) {
+    assert_eq!(out.len(), walk.len(), "validated: the output is as long as the shape");
+    let (len, [sa, sb]) = (walk.row_len(), walk.row_strides().map(|s| s as usize));
+    let mut at = 0;
+    walk.for_each_row(|[oa, ob]| {
+        // Pieces small enough for a copy of the overwritten operand on the stack, and for the first-level cache.
+        let mut done = 0;
+        while done < len {
+            let count = (len - done).min(PIECE);
+            let piece = &mut out[at + done..at + done + count];
+            let (oa, ob) = (oa as usize + done * sa, ob as usize + done * sb);
+            match operands {
+                Operands::Both(a, b) => row(f, &a[oa..], sa, &b[ob..], sb, piece),
+                Operands::OutAnd(b) => row(f, copied(&mut [T::default(); PIECE], piece), 1, &b[ob..], sb, piece),
+                Operands::AndOut(a) => row(f, &a[oa..], sa, copied(&mut [T::default(); PIECE], piece), 1, piece),
+            }
+            end(piece);
+            done += count;
+        }
+        at += len;
+    });
+}
+
+const PIECE: usize = 256;
+
+#[inline(always)]
+fn copied<'a, T: Copy>(to: &'a mut [T; PIECE], from: &[T]) -> &'a [T] {
+    let to = &mut to[..from.len()];
+    to.copy_from_slice(from);
+    to
+}
+
+/// One row, specialised for the strides that broadcasting produces.
+#[inline(always)]
+fn row<T: Copy, U>(f: impl Fn(T, T) -> U, a: &[T], sa: usize, b: &[T], sb: usize, out: &mut [U]) {
+    let len = out.len();
+    match (sa, sb) {
+        (1, 1) => out.iter_mut().zip(a[..len].iter().zip(&b[..len])).for_each(|(to, (&x, &y))| *to = f(x, y)),
+        (1, 0) => {
+            let y = b[0];
+            out.iter_mut().zip(&a[..len]).for_each(|(to, &x)| *to = f(x, y));
+        }
+        (0, 1) => {
+            let x = a[0];
+            out.iter_mut().zip(&b[..len]).for_each(|(to, &y)| *to = f(x, y));
+        }
+        _ => out.iter_mut().enumerate().for_each(|(i, to)| *to = f(a[i * sa], b[i * sb])),
+    }
+}

@@ -1,0 +1,129 @@
+//! Max and average pooling.
+
+use crate::arch::{Kernel, KernelSet, Simd};
+use crate::geometry::{Axis, Pool, PoolKind};
+use crate::math;
+
+/// `input` holds [`Pool::input_len`] elements, `out` [`Pool::output_len`]. Bits do not depend on `set`.
+///
+/// Padding never wins a maximum and adds nothing to an average. [`PoolKind::AverageCountPad`] divides by the taps inside
+/// the input and its declared padding: those that `ceil_mode` puts past `pad_end` do not count. A window without any
+/// tap that counts gives negative infinity (max) or 0 (average). NaN propagates.
+pub fn pool(set: KernelSet, geometry: &Pool, input: &[f32], out: &mut [f32]) {
+    set.dispatch(Pooling { geometry, input, out });
+}
+
+/// The taps of one window along one axis that lie inside the input, and how many count for an average with padding.
+#[derive(Clone, Copy)]
+pub(crate) struct Taps {
+    /// Input position of the first tap inside.
+    pub(crate) first: usize,
+    /// Taps inside.
+    pub(crate) inside: usize,
+    /// Index of the first tap inside.
+    pub(crate) skipped: usize,
+    /// Taps inside the input or its declared padding.
+    counted: usize,
+}
+
+impl Taps {
+    /// The window at `output`. Computed, not searched: the work does not grow with a hostile window extent.
+    #[inline(always)]
+    pub(crate) fn new(axis: &Axis, output: usize) -> Taps {
+        let (kernel, dilation) = (i64::from(axis.kernel), i64::from(axis.dilation));
+        let start = output as i64 * i64::from(axis.stride) - i64::from(axis.pad_begin);
+        // Taps k with start + k * dilation < end.
+        let below = |end: i64| {
+            if end <= start { 0 } else { ((end - start) as u64).div_ceil(dilation as u64).min(kernel as u64) as i64 }
+        };
+        let (before, until) = (below(0), below(i64::from(axis.input)));
+        Taps {
+            first: (start + before * dilation).max(0) as usize,
+            inside: (until - before) as usize,
+            skipped: before as usize,
+            counted: below(i64::from(axis.input) + i64::from(axis.pad_end)) as usize,
+        }
+    }
+}
+
+struct Pooling<'a> {
+    geometry: &'a Pool,
+    input: &'a [f32],
+    out: &'a mut [f32],
+}
+
+impl Kernel for Pooling<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        let g = self.geometry;
+        assert_eq!(Some(self.out.len() as u64), g.output_len(), "validated: pool's output length");
+        match (g.lanes, g.kind) {
+            (1, PoolKind::Max) => planes::<1>(g, self.input, self.out, f32::NEG_INFINITY, math::max, |x, _, _| x),
+            (1, PoolKind::Average) => planes::<1>(g, self.input, self.out, 0.0, |a, b| a + b, |x, n, _| mean(x, n)),
+            (1, PoolKind::AverageCountPad) => {
+                planes::<1>(g, self.input, self.out, 0.0, |a, b| a + b, |x, _, n| mean(x, n));
+            }
+            (_, PoolKind::Max) => planes::<16>(g, self.input, self.out, f32::NEG_INFINITY, math::max, |x, _, _| x),
+            (_, PoolKind::Average) => planes::<16>(g, self.input, self.out, 0.0, |a, b| a + b, |x, n, _| mean(x, n)),
+            (_, PoolKind::AverageCountPad) => {
+                planes::<16>(g, self.input, self.out, 0.0, |a, b| a + b, |x, _, n| mean(x, n));
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn mean(sum: f32, count: usize) -> f32 {
+    if count == 0 { 0.0 } else { sum / count as f32 }
+}
+
+/// `(planes, d, h, w, L)` → `(planes, od, oh, ow, L)`; `end` gets the folded value, the taps inside and the taps counted.
+#[inline(always)]
+fn planes<const L: usize>(
+    g: &Pool,
+    input: &[f32],
+    out: &mut [f32],
+    start: f32,
+    fold: impl Fn(f32, f32) -> f32 + Copy,
+    end: impl Fn(f32, usize, usize) -> f32 + Copy,
+) {
+    let [az, ay, ax] = &g.axes;
+    let [h, w] = [ay.input as usize, ax.input as usize];
+    let extent = az.input as usize * h * w;
+    let (cells, _) = input.as_chunks::<L>();
+    let (results, _) = out.as_chunks_mut::<L>();
+    let mut results = results.iter_mut();
+    for plane in 0..g.planes as usize {
+        let cells = &cells[plane * extent..(plane + 1) * extent];
+        for z in 0..az.output as usize {
+            let tz = Taps::new(az, z);
+            for y in 0..ay.output as usize {
+                let ty = Taps::new(ay, y);
+                for x in 0..ax.output as usize {
+                    let tx = Taps::new(ax, x);
+                    let mut whole = [start; L];
+                    for kz in 0..tz.inside {
+                        let iz = tz.first + kz * az.dilation as usize;
+                        for ky in 0..ty.inside {
+                            let at = (iz * h + ty.first + ky * ay.dilation as usize) * w + tx.first;
+                            let mut line = [start; L];
+                            for kx in 0..tx.inside {
+                                let cell = &cells[at + kx * ax.dilation as usize];
+                                line = core::array::from_fn(|l| fold(line[l], cell[l]));
+                            }
+                            // Line by line, so that the error of a wide sum grows with its side, not its area.
+                            whole = core::array::from_fn(|l| fold(whole[l], line[l]));
+                        }
+                    }
+                    let inside = tz.inside * ty.inside * tx.inside;
+                    let counted = tz.counted * ty.counted * tx.counted;
+                    if let Some(result) = results.next() {
+                        *result = core::array::from_fn(|l| end(whole[l], inside, counted));
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! Iteration over strided operands, row by row. Shared by everything that broadcasts.
+
+use crate::geometry::MAX_DIMS;
+
+/// A loop nest over `K` operands, with neighbouring loops merged where every operand allows it.
+#[derive(Clone, Copy)]
+pub(crate) struct Walk<const K: usize> {
+    dims: [usize; MAX_DIMS],
+    strides: [[isize; MAX_DIMS]; K],
+    rank: usize,
+}
+
+impl<const K: usize> Walk<K> {
+    /// A nest over `dims`, outermost first; every stride list is as long as `dims`, at most [`MAX_DIMS`].
+    pub(crate) fn new(dims: &[u32], stride: impl Fn(usize, usize) -> isize) -> Self {
+        assert!(dims.len() <= MAX_DIMS, "validated: at most MAX_DIMS dimensions");
+        let mut walk = Walk { dims: [1; MAX_DIMS], strides: [[0; MAX_DIMS]; K], rank: 0 };
+        for (d, &dim) in dims.iter().enumerate() {
+            let dim = dim as usize;
+            if dim == 1 {
+                continue;
+            }
+            let strides: [isize; K] = core::array::from_fn(|k| stride(k, d));
+            let last = walk.rank.wrapping_sub(1);
+            let merges =
+                walk.rank > 0 && (0..K).all(|k| walk.strides[k][last] == strides[k].wrapping_mul(dim as isize));
+            let at = if merges { last } else { walk.rank };
+            walk.dims[at] = if merges { walk.dims[at] * dim } else { dim };
+            for k in 0..K {
+                walk.strides[k][at] = strides[k];
+            }
+            walk.rank = at + 1;
+        }
+        // A row always exists, even of a scalar.
+        walk.rank = walk.rank.max(1);
+        walk
+    }
+
+    /// A nest over operands whose strides are lists.
+    pub(crate) fn from_lists(dims: &[u32], strides: [&[u32]; K]) -> Self {
+        Self::new(dims, |k, d| strides[k][d] as isize)
+    }
+
+    /// Extent of the innermost loop.
+    #[inline(always)]
+    pub(crate) fn row_len(&self) -> usize {
+        self.dims[self.rank - 1]
+    }
+
+    /// Step of each operand in the innermost loop.
+    #[inline(always)]
+    pub(crate) fn row_strides(&self) -> [isize; K] {
+        core::array::from_fn(|k| self.strides[k][self.rank - 1])
+    }
+
+    /// Elements in all.
+    pub(crate) fn len(&self) -> usize {
+        self.dims[..self.rank].iter().product()
+    }
+
+    /// Calls `row` with the first offset of each operand, for every row in order.
+    #[inline(always)]
+    pub(crate) fn for_each_row(&self, mut row: impl FnMut([isize; K])) {
+        let outer = self.rank - 1;
+        if self.dims[..self.rank].contains(&0) {
+            return;
+        }
+        let mut index = [0usize; MAX_DIMS];
+        let mut offsets = [0isize; K];
+        loop {
+            row(offsets);
+            // Odometer: the innermost outer loop turns fastest.
+            let mut d = outer;
+            loop {
+                if d == 0 {
+                    return;
+                }
+                d -= 1;
+                index[d] += 1;
+                for k in 0..K {
+                    offsets[k] += self.strides[k][d];
+                }
+                if index[d] < self.dims[d] {
+                    break;
+                }
+                for k in 0..K {
+                    offsets[k] -= self.strides[k][d] * self.dims[d] as isize;
+                }
+                index[d] = 0;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec::Vec;
+
+    fn offsets(dims: &[u32], a: &[u32]) -> (usize, Vec<isize>) {
+        let walk = Walk::from_lists(dims, [a]);
+        let mut found = Vec::new();
+        let ([step], len) = (walk.row_strides(), walk.row_len());
+        walk.for_each_row(|[at]| found.extend((0..len as isize).map(|i| at + i * step)));
+        assert!(dims.contains(&0) || walk.len() == found.len());
+        (walk.rank, found)
+    }
+
+    #[test]
+    fn visits_every_element_in_order() {
+        let (_, found) = offsets(&[2, 3, 4], &[100, 10, 1]);
+        let expected: Vec<isize> =
+            (0..2).flat_map(|i| (0..3).flat_map(move |j| (0..4).map(move |k| i * 100 + j * 10 + k))).collect();
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn merges_what_is_contiguous() {
+        assert_eq!(offsets(&[2, 3, 4], &[12, 4, 1]).0, 1);
+        assert_eq!(offsets(&[2, 1, 3, 4], &[24, 77, 4, 1]).0, 2);
+        assert_eq!(offsets(&[2, 3], &[0, 0]), (1, [0; 6].to_vec()));
+        assert_eq!(offsets(&[], &[]), (1, [0].to_vec()));
+        assert_eq!(offsets(&[3, 0], &[1, 1]).1, []);
+    }
+}

@@ -1,0 +1,50 @@
+//! What the unit tests share: seeded numbers and a comparison that says where and by how much.
+
+use crate::KernelSet;
+use alloc::vec::Vec;
+
+/// A linear congruential generator (Knuth's MMIX constants).
+pub(crate) struct Rng(pub(crate) u64);
+
+impl Rng {
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 >> 32
+    }
+
+    /// In `0..1`.
+    pub(crate) fn unit(&mut self) -> f32 {
+        (self.next() >> 8) as f32 / (1 << 24) as f32
+    }
+
+    pub(crate) fn range(&mut self, lo: f32, hi: f32) -> f32 {
+        lo + (hi - lo) * self.unit()
+    }
+
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
+        self.next() as usize % bound
+    }
+
+    /// `len` numbers in `-1..1`.
+    pub(crate) fn vec(&mut self, len: usize) -> Vec<f32> {
+        (0..len).map(|_| self.range(-1.0, 1.0)).collect()
+    }
+}
+
+pub(crate) fn len(length: Option<u64>) -> usize {
+    usize::try_from(length.expect("a valid shape")).unwrap()
+}
+
+pub(crate) fn sets() -> Vec<KernelSet> {
+    KernelSet::all_available().collect()
+}
+
+/// Panics unless every element is within `tolerance` of the reference; NaN equals NaN, infinity itself.
+pub(crate) fn assert_close(what: &str, got: &[f32], expected: &[f64], tolerance: f64) {
+    assert_eq!(got.len(), expected.len(), "{what}: length");
+    for (i, (&g, &e)) in got.iter().zip(expected).enumerate() {
+        let same = f64::from(g) == e || (g.is_nan() && e.is_nan());
+        let close = (f64::from(g) - e).abs() <= tolerance * e.abs().max(1.0);
+        assert!(same || close, "{what}: element {i} is {g}, expected {e}");
+    }
+}

@@ -1,0 +1,227 @@
+//! Functions of one value, over whole slices: the operator and every fused activation are this one loop nest.
+
+use crate::arch::{Kernel, KernelSet, Simd, sqrt};
+use crate::geometry::UnaryOp;
+use crate::math;
+
+/// Applies `op` to every element of `values`. Bits do not depend on `set`.
+pub fn unary_in_place(set: KernelSet, op: UnaryOp, values: &mut [f32]) {
+    set.dispatch(Unary { op, values });
+}
+
+/// `out[i] = op(input[i])`; both have the same length. Bits do not depend on `set`.
+pub fn unary(set: KernelSet, op: UnaryOp, input: &[f32], out: &mut [f32]) {
+    assert_eq!(input.len(), out.len(), "validated: unary input is as long as its output");
+    // One loop body serves both forms: the copy stays in the first-level cache.
+    for (from, to) in input.chunks(1024).zip(out.chunks_mut(1024)) {
+        to.copy_from_slice(from);
+        unary_in_place(set, op, to);
+    }
+}
+
+/// The part of an activation that fits between accumulator and store: a clamp. Others run over finished rows.
+#[derive(Clone, Copy)]
+pub(crate) struct Activation {
+    /// Lower bound of the clamp.
+    lo: f32,
+    /// Upper bound of the clamp.
+    hi: f32,
+    /// What remains to be done by [`Activation::finish`].
+    rest: Option<UnaryOp>,
+}
+
+impl Activation {
+    /// Splits `op`; no activation is the clamp to everything.
+    pub(crate) fn new(op: Option<UnaryOp>) -> Self {
+        let (lo, hi, rest) = match op {
+            Some(UnaryOp::Relu) => (0.0, f32::INFINITY, None),
+            Some(UnaryOp::Clip { lo, hi }) => (lo, hi, None),
+            rest => (f32::NEG_INFINITY, f32::INFINITY, rest),
+        };
+        Activation { lo, hi, rest }
+    }
+
+    /// The clamp.
+    #[inline(always)]
+    pub(crate) fn clamp(&self, lanes: [f32; 16]) -> [f32; 16] {
+        core::array::from_fn(|i| math::clamp(lanes[i], self.lo, self.hi))
+    }
+
+    /// The rest, over values that went through [`Activation::clamp`].
+    #[inline(always)]
+    pub(crate) fn finish(&self, set: KernelSet, values: &mut [f32]) {
+        if let Some(op) = self.rest {
+            unary_in_place(set, op, values);
+        }
+    }
+}
+
+struct Unary<'a> {
+    op: UnaryOp,
+    values: &'a mut [f32],
+}
+
+impl Kernel for Unary<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        use UnaryOp::*;
+        let v = self.values;
+        match self.op {
+            Relu => map(v, |x| if x < 0.0 { 0.0 } else { x }),
+            LeakyRelu { alpha } => map(v, |x| if x < 0.0 { alpha * x } else { x }),
+            Clip { lo, hi } => map(v, |x| math::clamp(x, lo, hi)),
+            Sigmoid => map(v, math::sigmoid),
+            Silu => map(v, |x| x * math::sigmoid(x)),
+            Tanh => map(v, math::tanh),
+            HardSigmoid { alpha, beta } => map(v, |x| math::clamp(alpha * x + beta, 0.0, 1.0)),
+            HardSwish => map(v, |x| x * math::clamp(x * (1.0 / 6.0) + 0.5, 0.0, 1.0)),
+            Elu { alpha } => map(v, |x| if x < 0.0 { alpha * math::exp_m1(x) } else { x }),
+            Gelu => map(v, math::gelu),
+            GeluTanh => map(v, math::gelu_tanh),
+            Erf => map(v, math::erf),
+            Softplus => map(v, math::softplus),
+            Mish => map(v, math::mish),
+            Sqrt => map(v, sqrt),
+            Exp => map(v, math::exp),
+            Log => map(v, math::ln),
+            Neg => map(v, |x| -x),
+            Abs => map(v, f32::abs),
+            Floor => map(v, math::floor),
+            Ceil => map(v, math::ceil),
+            Round => map(v, math::round),
+            Reciprocal => map(v, |x| 1.0 / x),
+            Affine { scale, offset } => map(v, |x| x * scale + offset),
+        }
+    }
+}
+
+#[inline(always)]
+fn map(values: &mut [f32], f: impl Fn(f32) -> f32) {
+    for x in values {
+        *x = f(*x);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_support::{Rng, sets};
+    use alloc::vec::Vec;
+
+    const OPS: [UnaryOp; 24] = [
+        UnaryOp::Relu,
+        UnaryOp::LeakyRelu { alpha: 0.1 },
+        UnaryOp::Clip { lo: -0.5, hi: 0.25 },
+        UnaryOp::Sigmoid,
+        UnaryOp::Silu,
+        UnaryOp::Tanh,
+        UnaryOp::HardSigmoid { alpha: 0.2, beta: 0.5 },
+        UnaryOp::HardSwish,
+        UnaryOp::Elu { alpha: 1.5 },
+        UnaryOp::Gelu,
+        UnaryOp::GeluTanh,
+        UnaryOp::Erf,
+        UnaryOp::Softplus,
+        UnaryOp::Mish,
+        UnaryOp::Sqrt,
+        UnaryOp::Exp,
+        UnaryOp::Log,
+        UnaryOp::Neg,
+        UnaryOp::Abs,
+        UnaryOp::Floor,
+        UnaryOp::Ceil,
+        UnaryOp::Round,
+        UnaryOp::Reciprocal,
+        UnaryOp::Affine { scale: 3.0, offset: -1.0 },
+    ];
+
+    fn reference(op: UnaryOp, x: f64) -> f64 {
+        let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
+        let softplus = |x: f64| x.max(0.0) + (-x.abs()).exp().ln_1p();
+        match op {
+            UnaryOp::Relu => x.max(0.0),
+            UnaryOp::LeakyRelu { alpha } => {
+                if x < 0.0 {
+                    f64::from(alpha) * x
+                } else {
+                    x
+                }
+            }
+            UnaryOp::Clip { lo, hi } => x.clamp(lo.into(), hi.into()),
+            UnaryOp::Sigmoid => sigmoid(x),
+            UnaryOp::Silu => x * sigmoid(x),
+            UnaryOp::Tanh => x.tanh(),
+            UnaryOp::HardSigmoid { alpha, beta } => (f64::from(alpha) * x + f64::from(beta)).clamp(0.0, 1.0),
+            UnaryOp::HardSwish => x * (x / 6.0 + 0.5).clamp(0.0, 1.0),
+            UnaryOp::Elu { alpha } => {
+                if x < 0.0 {
+                    f64::from(alpha) * x.exp_m1()
+                } else {
+                    x
+                }
+            }
+            UnaryOp::Gelu => 0.5 * x * libm::erfc(-x / 2f64.sqrt()),
+            UnaryOp::GeluTanh => {
+                0.5 * x * (1.0 + ((2.0 / core::f64::consts::PI).sqrt() * (x + 0.044_715 * x * x * x)).tanh())
+            }
+            UnaryOp::Erf => libm::erf(x),
+            UnaryOp::Softplus => softplus(x),
+            UnaryOp::Mish => x * softplus(x).tanh(),
+            UnaryOp::Sqrt => x.sqrt(),
+            UnaryOp::Exp => x.exp(),
+            UnaryOp::Log => x.ln(),
+            UnaryOp::Neg => -x,
+            UnaryOp::Abs => x.abs(),
+            UnaryOp::Floor => x.floor(),
+            UnaryOp::Ceil => x.ceil(),
+            UnaryOp::Round => x.round_ties_even(),
+            UnaryOp::Reciprocal => 1.0 / x,
+            UnaryOp::Affine { scale, offset } => x * f64::from(scale) + f64::from(offset),
+        }
+    }
+
+    #[test]
+    fn every_op_in_every_set_against_f64() {
+        let mut rng = Rng(1);
+        let input: Vec<f32> = (0..2_077).map(|_| rng.range(-9.0, 9.0)).collect();
+        for op in OPS {
+            let expected: Vec<f64> = input.iter().map(|&x| reference(op, f64::from(x))).collect();
+            for set in sets() {
+                let mut out = alloc::vec![0.0; input.len()];
+                unary(set, op, &input, &mut out);
+                crate::test_support::assert_close(&alloc::format!("{op:?} {}", set.name()), &out, &expected, 2e-6);
+            }
+        }
+    }
+
+    #[test]
+    fn sets_agree_bit_for_bit_and_position_does_not_matter() {
+        let mut rng = Rng(2);
+        let mut input: Vec<f32> = (0..500).map(|_| f32::from_bits(rng.next() as u32)).collect();
+        input.extend([0.0, -0.0, f32::INFINITY, f32::NEG_INFINITY, f32::NAN, 1e-40, -1e-40]);
+        for op in OPS {
+            let bits = |set, input: &[f32]| -> Vec<u32> {
+                let mut out = input.to_vec();
+                unary_in_place(set, op, &mut out);
+                // The sign and payload of NaN are not part of any promise.
+                out.iter().map(|x| if x.is_nan() { u32::MAX } else { x.to_bits() }).collect()
+            };
+            let whole = bits(KernelSet::PORTABLE, &input);
+            for set in sets() {
+                assert_eq!(bits(set, &input), whole, "{op:?} {}", set.name());
+                assert_eq!(bits(set, &input[3..]), whole[3..], "{op:?} {}", set.name());
+            }
+        }
+    }
+
+    #[test]
+    fn nan_survives_every_op() {
+        for op in OPS {
+            let mut x = [f32::NAN; 19];
+            unary_in_place(KernelSet::detect(), op, &mut x);
+            assert!(x.iter().all(|x| x.is_nan()), "{op:?}");
+        }
+    }
+}
