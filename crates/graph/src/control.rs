@@ -56,7 +56,7 @@ fn branch(builder: &mut Builder, names: &mut Names, node: &Node, taken: bool) ->
     if !graph.input.is_empty() || graph.output.len() < node.outputs.len() || !graph.sparse_initializer.is_empty() {
         return Err(GraphError::malformed(format!("its {name} has inputs, lacks outputs or holds sparse constants")));
     }
-    localise(&mut graph, names, &node.name);
+    localise(&mut graph, names, rename::prefix(&node.name));
     // Sizes were checked, and data of other files taken in, when the attribute was read.
     let limits = Limits { tensor_bytes: u64::MAX, rank: usize::MAX, ..Limits::default() };
     let mut decoder = Decoder { external: External::new(None, &BTreeMap::new()), limits: &limits };

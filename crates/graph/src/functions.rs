@@ -2,7 +2,7 @@
 
 use crate::error::{GraphError, NodeSite};
 use crate::limits::Limits;
-use crate::onnx::{AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto};
+use crate::onnx::{AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto};
 use crate::rename::{self, Names, Scope};
 use core::mem;
 use std::collections::{BTreeMap, HashMap};
@@ -29,7 +29,15 @@ pub(crate) fn inline(
     }
     let mut names = Names::default();
     names.take_all(graph);
-    let mut inliner = Inliner { functions: &functions, names, opsets, limits, made: 0, stack: Vec::new() };
+    let mut inliner = Inliner {
+        functions: &functions,
+        names,
+        opsets,
+        limits,
+        made: 0,
+        left: limits.structure_bytes,
+        stack: Vec::new(),
+    };
     inliner.graph(graph, 0)
 }
 
@@ -47,6 +55,8 @@ struct Inliner<'a> {
     opsets: &'a mut BTreeMap<String, i64>,
     limits: &'a Limits,
     made: usize,
+    /// Memory that bodies may still take.
+    left: u64,
     /// The calls around the node at hand.
     stack: Vec<&'a Key>,
 }
@@ -112,6 +122,10 @@ impl<'a> Inliner<'a> {
             return Err(GraphError::malformed("the call has more inputs or outputs than the function"));
         }
         let mut body = self.body(function, &call)?;
+        let cost = body.iter().map(weight).fold(0, u64::saturating_add);
+        self.left = self.left.checked_sub(cost).ok_or_else(|| {
+            GraphError::limit(format!("functions take more than {} bytes once inlined", self.limits.structure_bytes))
+        })?;
         self.stack.push(key);
         self.nodes(mem::take(&mut body), depth, done)?;
         self.stack.pop();
@@ -120,10 +134,10 @@ impl<'a> Inliner<'a> {
 
     /// The function's nodes with this call's values, attributes and names in place of the formal ones.
     fn body(&mut self, function: &FunctionProto, call: &NodeProto) -> Result<Vec<NodeProto>, GraphError> {
-        let prefix = match call.name() {
+        let prefix = rename::prefix(match call.name() {
             "" => call.op_type(),
             name => name,
-        };
+        });
         let mut values = HashMap::new();
         for (i, formal) in function.input.iter().enumerate() {
             let actual = call.input.get(i).cloned().unwrap_or_default();
@@ -196,6 +210,18 @@ impl<'a> Inliner<'a> {
         }
         Ok(())
     }
+}
+
+/// Memory of a node apart from tensor data, which copies share.
+fn weight(node: &NodeProto) -> u64 {
+    let names = node.input.iter().chain(&node.output).chain(&node.name);
+    let own = size_of::<NodeProto>() + names.map(|name| name.len() + size_of::<String>()).sum::<usize>();
+    let attributes = node.attribute.iter().map(|attribute| {
+        let lists = attribute.ints.len() * 8 + attribute.floats.len() * 4 + attribute.strings.len() * 32;
+        (size_of::<AttributeProto>() + size_of::<TensorProto>() + lists) as u64
+    });
+    let graphs = rename::subgraphs(node).flat_map(|graph| &graph.node).map(weight);
+    attributes.chain(graphs).fold(own as u64, u64::saturating_add)
 }
 
 /// A name the body takes from nowhere: a function sees nothing of the graph around its call.

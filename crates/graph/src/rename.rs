@@ -117,10 +117,17 @@ pub(crate) fn subgraphs_mut(node: &mut NodeProto) -> impl Iterator<Item = &mut G
     node.attribute.iter_mut().flat_map(|attribute| attribute.g.as_deref_mut().into_iter().chain(&mut attribute.graphs))
 }
 
+/// The part of a node's name that goes in front of the names it brings in: short, since it is copied many times.
+pub(crate) fn prefix(name: &str) -> &str {
+    &name[..name.floor_char_boundary(200)]
+}
+
 /// Hands out names no value has yet.
 #[derive(Default)]
 pub(crate) struct Names {
     taken: HashSet<String>,
+    /// The number to try next after a wish that was taken.
+    next: HashMap<String, u64>,
 }
 
 impl Names {
@@ -133,14 +140,13 @@ impl Names {
         if self.taken.insert(wish.to_owned()) {
             return wish.to_owned();
         }
-        let mut number = 2u64;
+        let number = self.next.entry(wish.to_owned()).or_insert(2);
         loop {
             let name = format!("{wish}_{number}");
+            *number += 1;
             if self.taken.insert(name.clone()) {
                 return name;
             }
-            // Doubling keeps a name that was asked for a thousand times from being searched for a thousand steps.
-            number += 1 + number / 2;
         }
     }
 
