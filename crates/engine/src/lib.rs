@@ -1,7 +1,34 @@
-//! Cordon's trusted engine: [`program::Program`] → `Prepared` → `step`.
+//! Cordon's trusted engine: [`Program`] → [`Prepared`] → [`Prepared::step`].
+//!
+//! A `Program` comes from the owner's compiler, but through the normal world: it is authenticated by the package and
+//! still trusted in nothing. [`Prepared::new`] checks every region, tile, stride and window once and allocates all
+//! memory; from then on a step neither allocates nor panics, executes at most one instruction, and the sequence of steps
+//! depends on the Program alone, never on data.
+//!
+//! The engine does no I/O. It asks for what it needs through [`Step`] and is answered through [`Reply`], so the same code
+//! runs behind a ring in a process and behind repeated commands in a trusted application.
 #![no_std]
 #![forbid(unsafe_code)]
 
 extern crate alloc;
 
+mod dispatch;
+mod encoding;
+mod error;
+mod memory;
+mod prepared;
 pub mod program;
+mod validate;
+mod weights;
+mod wire;
+
+pub use cordon_kernels::KernelSet;
+pub use error::{EngineError, Place};
+pub use prepared::{Limits, MemoryReport, Prepared, Reply, Residency, Step, ValueRef};
+pub use program::{Program, WeightTable};
+
+/// Plaintext bytes of one weight chunk; only the last of a stream is shorter.
+pub const CHUNK: usize = 65_536;
+
+/// Most chunks one [`Step::NeedChunks`] asks for, so that a step moves at most 1 MiB.
+pub const CHUNKS_PER_STEP: u32 = 16;

@@ -14,6 +14,15 @@ pub use cordon_kernels::geometry::{
 /// Version of the instruction set; a Program of another version is refused.
 pub const INSTRUCTION_SET: u16 = 1;
 
+/// Most input ports, and most output ports, of a Program.
+pub const MAX_PORTS: u32 = 1024;
+/// Most instructions of a Program.
+pub const MAX_INSTRUCTIONS: u32 = 65_536;
+/// Most tensors of a weight table.
+pub const MAX_WEIGHTS: u32 = 65_536;
+/// Tensors start on multiples of this many bytes in the weight stream.
+pub const WEIGHT_ALIGNMENT: u64 = 64;
+
 /// Element type of arena memory, weights and ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DType {
@@ -67,6 +76,21 @@ pub struct WeightInfo {
     pub offset: u64,
 }
 
+/// The tensors of a segment's weight stream, shared by all its Programs. In order of their offsets, not overlapping.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WeightTable(pub Vec<WeightInfo>);
+
+impl DType {
+    /// Bytes of one element.
+    pub fn bytes(self) -> u32 {
+        match self {
+            Self::F32 => 4,
+            Self::I64 => 8,
+            Self::Bool => 1,
+        }
+    }
+}
+
 /// Where an input of a segment comes from, or an output goes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Via {
@@ -108,6 +132,15 @@ pub struct ArenaSize {
 }
 
 impl ArenaSize {
+    /// Elements of one arena.
+    pub fn of(&self, dtype: DType) -> u32 {
+        match dtype {
+            DType::F32 => self.f32,
+            DType::I64 => self.i64,
+            DType::Bool => self.bool,
+        }
+    }
+
     /// Bytes of the three arenas.
     pub fn bytes(&self) -> u64 {
         u64::from(self.f32) * 4 + u64::from(self.i64) * 8 + u64::from(self.bool)
@@ -365,4 +398,133 @@ pub enum Instruction {
         /// Output.
         out: Region,
     },
+}
+
+impl Instruction {
+    /// The variant's name, for messages.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Conv2d { .. } => "Conv2d",
+            Self::ConvNd { .. } => "ConvNd",
+            Self::Pool { .. } => "Pool",
+            Self::Dense { .. } => "Dense",
+            Self::MatMul { .. } => "MatMul",
+            Self::Unary { .. } => "Unary",
+            Self::Not { .. } => "Not",
+            Self::Binary { .. } => "Binary",
+            Self::Select { .. } => "Select",
+            Self::Softmax { .. } => "Softmax",
+            Self::Normalize { .. } => "Normalize",
+            Self::Lrn { .. } => "Lrn",
+            Self::Reduce { .. } => "Reduce",
+            Self::ArgMax { .. } => "ArgMax",
+            Self::Copy { .. } => "Copy",
+            Self::Fill { .. } => "Fill",
+            Self::Gather { .. } => "Gather",
+            Self::Interpolate { .. } => "Interpolate",
+            Self::Cast { .. } => "Cast",
+        }
+    }
+
+    /// The region written.
+    pub fn out(&self) -> Region {
+        match self {
+            Self::Conv2d { out, .. }
+            | Self::ConvNd { out, .. }
+            | Self::Pool { out, .. }
+            | Self::Dense { out, .. }
+            | Self::MatMul { out, .. }
+            | Self::Unary { out, .. }
+            | Self::Not { out, .. }
+            | Self::Binary { out, .. }
+            | Self::Select { out, .. }
+            | Self::Softmax { out, .. }
+            | Self::Normalize { out, .. }
+            | Self::Lrn { out, .. }
+            | Self::Reduce { out, .. }
+            | Self::ArgMax { out, .. }
+            | Self::Copy { out, .. }
+            | Self::Fill { out, .. }
+            | Self::Gather { out, .. }
+            | Self::Interpolate { out, .. }
+            | Self::Cast { out, .. } => *out,
+        }
+    }
+
+    /// Everything read, with the name of its field.
+    pub fn reads(&self) -> impl Iterator<Item = (&'static str, Operand)> + use<> {
+        let tile = |name, tile: &Tile| Some((name, Operand::Weight(*tile)));
+        let maybe_tile = |name, it: &Option<Tile>| it.map(|it| (name, Operand::Weight(it)));
+        let maybe = |name, it: &Option<Operand>| it.map(|it| (name, it));
+        let reads: [Option<(&'static str, Operand)>; 4] = match self {
+            Self::Conv2d { input, weight, bias, residual, .. } | Self::Dense { input, weight, bias, residual, .. } => [
+                Some(("input", *input)),
+                tile("weight", weight),
+                maybe_tile("bias", bias),
+                residual.map(|region| ("residual", Operand::Arena(region))),
+            ],
+            Self::ConvNd { input, weight, bias, .. } => {
+                [Some(("input", *input)), Some(("weight", *weight)), maybe_tile("bias", bias), None]
+            }
+            Self::MatMul { a, b, .. } | Self::Binary { a, b, .. } => [Some(("a", *a)), Some(("b", *b)), None, None],
+            Self::Select { cond, then, otherwise, .. } => {
+                [Some(("cond", *cond)), Some(("then", *then)), Some(("otherwise", *otherwise)), None]
+            }
+            Self::Normalize { input, scale, bias, .. } => {
+                [Some(("input", *input)), maybe("scale", scale), maybe("bias", bias), None]
+            }
+            Self::Gather { data, indices, .. } => [Some(("data", *data)), Some(("indices", *indices)), None, None],
+            Self::Interpolate { input, lo, hi, frac, .. } => {
+                [Some(("input", *input)), tile("lo", lo), tile("hi", hi), tile("frac", frac)]
+            }
+            Self::Pool { input, .. }
+            | Self::Unary { input, .. }
+            | Self::Not { input, .. }
+            | Self::Softmax { input, .. }
+            | Self::Lrn { input, .. }
+            | Self::Reduce { input, .. }
+            | Self::ArgMax { input, .. }
+            | Self::Copy { input, .. }
+            | Self::Cast { input, .. } => [Some(("input", *input)), None, None, None],
+            Self::Fill { .. } => [None; 4],
+        };
+        reads.into_iter().flatten()
+    }
+
+    /// The weight tiles read.
+    pub fn tiles(&self) -> impl Iterator<Item = Tile> + use<> {
+        self.reads().filter_map(|(_, operand)| match operand {
+            Operand::Weight(tile) => Some(tile),
+            Operand::Arena(_) => None,
+        })
+    }
+}
+
+impl Program {
+    /// Bytes the Program itself holds on the heap.
+    pub(crate) fn heap_bytes(&self) -> u64 {
+        let ports = self.inputs.capacity() + self.outputs.capacity();
+        let shapes: usize = self.inputs.iter().chain(&self.outputs).map(|port| port.shape.capacity()).sum();
+        let strides: usize = self.instructions.iter().map(Instruction::strides).sum();
+        let bytes = ports * size_of::<Port>()
+            + self.instructions.capacity() * size_of::<Instruction>()
+            + (shapes + strides) * size_of::<u32>();
+        bytes as u64
+    }
+}
+
+impl Instruction {
+    /// Capacity of all extent and stride lists.
+    fn strides(&self) -> usize {
+        let one = |s: &Strided1| s.dims.capacity() + s.a.capacity();
+        let two = |s: &Strided2| s.dims.capacity() + s.a.capacity() + s.b.capacity();
+        match self {
+            Self::MatMul { geometry, .. } => two(&geometry.batch),
+            Self::Binary { shape, .. } => two(shape),
+            Self::Select { shape: s, .. } => s.dims.capacity() + s.a.capacity() + s.b.capacity() + s.c.capacity(),
+            Self::Reduce { kept, reduced, .. } => one(kept) + one(reduced),
+            Self::Copy { geometry: g, .. } => g.dims.capacity() + g.from_strides.capacity() + g.to_strides.capacity(),
+            _ => 0,
+        }
+    }
 }

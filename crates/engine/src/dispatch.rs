@@ -1,0 +1,241 @@
+//! One instruction becomes one kernel call. Regions and tiles become slices; everything was checked before.
+
+use cordon_kernels::conv::Residual;
+use cordon_kernels::geometry::{Strided2, UnaryOp};
+use cordon_kernels::{KernelSet, cast, conv, elementwise, gemm, movement, normalize, pool, reduce};
+
+use crate::memory::{Buffers, Out, Rest};
+use crate::prepared::ValueRef;
+use crate::program::{BinaryOp, DType, Instruction, Operand, Region, Tile};
+use crate::weights::Weights;
+use crate::{EngineError, Place};
+
+/// Runs instruction `index`, whose weight tiles are loaded.
+pub(crate) fn execute(
+    set: KernelSet,
+    index: usize,
+    instruction: &Instruction,
+    arena: &mut Buffers,
+    weights: &Weights,
+) -> Result<(), EngineError> {
+    use Instruction as I;
+    let region = instruction.out();
+    let (out, rest) = arena.split(region)?;
+    let from = Source { rest, weights, index };
+    let at = Place::Instruction { index: index as u32, name: instruction.name() };
+    match instruction {
+        I::Conv2d { geometry, input, weight, bias, residual, activation, .. } => {
+            let (input, weight, bias) = (from.f32(*input)?, from.f32_tile(*weight)?, from.f32_tile_option(*bias)?);
+            let residual = from.residual(*residual, region)?;
+            conv::conv2d(set, geometry, input, weight, bias, residual, *activation, out.f32()?);
+        }
+        I::ConvNd { geometry, input, weight, bias, activation, .. } => {
+            let (input, weight, bias) = (from.f32(*input)?, from.f32(*weight)?, from.f32_tile_option(*bias)?);
+            conv::conv_nd(set, geometry, input, weight, bias, *activation, out.f32()?);
+        }
+        I::Pool { geometry, input, .. } => pool::pool(set, geometry, from.f32(*input)?, out.f32()?),
+        I::Dense { geometry, input, weight, bias, residual, activation, .. } => {
+            let (input, weight, bias) = (from.f32(*input)?, from.f32_tile(*weight)?, from.f32_tile_option(*bias)?);
+            let residual = from.residual(*residual, region)?;
+            gemm::dense(set, geometry, input, weight, bias, residual, *activation, out.f32()?);
+        }
+        I::MatMul { geometry, a, b, .. } => gemm::matmul(set, geometry, from.f32(*a)?, from.f32(*b)?, out.f32()?),
+        I::Unary { op, input, .. } if *input == Operand::Arena(region) => {
+            elementwise::unary_in_place(set, *op, out.f32()?);
+        }
+        I::Unary { op, input, .. } => elementwise::unary(set, *op, from.f32(*input)?, out.f32()?),
+        I::Not { input, .. } if *input == Operand::Arena(region) => elementwise::not_in_place(out.bool()?),
+        I::Not { input, .. } => elementwise::not(from.bool(*input)?, out.bool()?),
+        I::Binary { op, shape, a, b, activation, .. } => {
+            binary(set, *op, shape, [*a, *b], *activation, &from, region, out)?;
+        }
+        I::Select { shape, cond, then, otherwise, .. } => {
+            let cond = from.bool(*cond)?;
+            match out {
+                Out::F32(out) => elementwise::select(shape, cond, from.f32(*then)?, from.f32(*otherwise)?, out),
+                Out::I64(out) => elementwise::select(shape, cond, from.i64(*then)?, from.i64(*otherwise)?, out),
+                Out::Bool(out) => elementwise::select(shape, cond, from.bool(*then)?, from.bool(*otherwise)?, out),
+            }
+        }
+        I::Softmax { along, log, input, .. } if *input == Operand::Arena(region) => {
+            normalize::softmax_in_place(set, along, *log, out.f32()?);
+        }
+        I::Softmax { along, log, input, .. } => normalize::softmax(set, along, *log, from.f32(*input)?, out.f32()?),
+        I::Normalize { geometry, input, scale, bias, .. } => {
+            let (scale, bias) = (from.f32_option(*scale)?, from.f32_option(*bias)?);
+            if *input == Operand::Arena(region) {
+                normalize::normalize_in_place(set, geometry, scale, bias, out.f32()?);
+            } else {
+                normalize::normalize(set, geometry, from.f32(*input)?, scale, bias, out.f32()?);
+            }
+        }
+        I::Lrn { geometry, input, .. } => normalize::lrn(geometry, from.f32(*input)?, out.f32()?),
+        I::Reduce { op, kept, reduced, input, .. } => match out {
+            Out::F32(out) => reduce::reduce_f32(*op, kept, reduced, from.f32(*input)?, out),
+            Out::I64(out) => reduce::reduce_i64(*op, kept, reduced, from.i64(*input)?, out),
+            Out::Bool(_) => return Err(MISTYPED),
+        },
+        I::ArgMax { along, smallest, last, input, .. } => {
+            reduce::argmax(along, *smallest, *last, from.f32(*input)?, out.i64()?);
+        }
+        I::Copy { geometry, input, .. } => match out {
+            Out::F32(out) => movement::copy(geometry, from.f32(*input)?, out),
+            Out::I64(out) => movement::copy(geometry, from.i64(*input)?, out),
+            Out::Bool(out) => movement::copy(geometry, from.bool(*input)?, out),
+        },
+        I::Fill { value, .. } => match out {
+            Out::F32(out) => out.fill(f32::from_bits(*value as u32)),
+            Out::I64(out) => out.fill(*value as i64),
+            Out::Bool(out) => out.fill(*value as u8),
+        },
+        I::Gather { along, count, data, indices, .. } => {
+            let indices = from.i64(*indices)?;
+            let gathered = match out {
+                Out::F32(out) => movement::gather(along, *count, from.f32(*data)?, indices, out),
+                Out::I64(out) => movement::gather(along, *count, from.i64(*data)?, indices, out),
+                Out::Bool(out) => movement::gather(along, *count, from.bool(*data)?, indices, out),
+            };
+            gathered.map_err(|_| EngineError::Data { at, rule: "an index lies outside the axis" })?;
+        }
+        I::Interpolate { along, count, input, lo, hi, frac, .. } => {
+            let (lo, hi) = (from.i64_tile(*lo)?, from.i64_tile(*hi)?);
+            if !movement::positions_are_valid(along, lo, hi) {
+                return Err(EngineError::Data { at, rule: "a position lies outside the axis" });
+            }
+            movement::interpolate(along, *count, from.f32(*input)?, lo, hi, from.f32_tile(*frac)?, out.f32()?);
+        }
+        I::Cast { input, .. } => match (from.any(*input)?, out) {
+            (ValueRef::F32(input), Out::I64(out)) => cast::f32_to_i64(input, out),
+            (ValueRef::F32(input), Out::Bool(out)) => cast::f32_to_bool(input, out),
+            (ValueRef::I64(input), Out::F32(out)) => cast::i64_to_f32(input, out),
+            (ValueRef::I64(input), Out::Bool(out)) => cast::i64_to_bool(input, out),
+            (ValueRef::Bool(input), Out::F32(out)) => cast::bool_to_f32(input, out),
+            (ValueRef::Bool(input), Out::I64(out)) => cast::bool_to_i64(input, out),
+            _ => return Err(MISTYPED),
+        },
+    }
+    Ok(())
+}
+
+/// Broadcasting functions of two values, by element type and by which operand the output takes the place of.
+#[allow(clippy::too_many_arguments, reason = "the fields of one instruction and where they lie")]
+fn binary(
+    set: KernelSet,
+    op: BinaryOp,
+    shape: &Strided2,
+    [a, b]: [Operand; 2],
+    activation: Option<UnaryOp>,
+    from: &Source<'_>,
+    region: Region,
+    out: Out<'_>,
+) -> Result<(), EngineError> {
+    let here = Operand::Arena(region);
+    let in_place = if a == here {
+        Some((elementwise::InPlace::A, b))
+    } else if b == here {
+        Some((elementwise::InPlace::B, a))
+    } else {
+        None
+    };
+    match (out, in_place) {
+        (Out::F32(out), Some((which, other))) => {
+            elementwise::binary_f32_in_place(set, op, shape, which, from.f32(other)?, activation, out);
+        }
+        (Out::F32(out), None) => {
+            elementwise::binary_f32(set, op, shape, from.f32(a)?, from.f32(b)?, activation, out);
+        }
+        (Out::I64(out), Some((which, other))) => {
+            elementwise::binary_i64_in_place(op, shape, which, from.i64(other)?, out);
+        }
+        (Out::I64(out), None) => elementwise::binary_i64(op, shape, from.i64(a)?, from.i64(b)?, out),
+        (Out::Bool(out), Some((which, other))) if op == BinaryOp::Equal => {
+            elementwise::logical_in_place(BinaryOp::Xor, shape, which, from.bool(other)?, out);
+            elementwise::not_in_place(out);
+        }
+        (Out::Bool(out), Some((which, other))) => {
+            elementwise::logical_in_place(op, shape, which, from.bool(other)?, out);
+        }
+        (Out::Bool(out), None) => match (from.any(a)?, from.any(b)?) {
+            (ValueRef::F32(a), ValueRef::F32(b)) => elementwise::compare_f32(op, shape, a, b, out),
+            (ValueRef::I64(a), ValueRef::I64(b)) => elementwise::compare_i64(op, shape, a, b, out),
+            (ValueRef::Bool(a), ValueRef::Bool(b)) if op == BinaryOp::Equal => {
+                elementwise::compare_bool(op, shape, a, b, out);
+            }
+            (ValueRef::Bool(a), ValueRef::Bool(b)) => elementwise::logical(op, shape, a, b, out),
+            _ => return Err(MISTYPED),
+        },
+    }
+    Ok(())
+}
+
+const MISTYPED: EngineError = EngineError::Bug("a validated operand has another type");
+
+/// What an instruction may read.
+struct Source<'a> {
+    rest: Rest<'a>,
+    weights: &'a Weights,
+    index: usize,
+}
+
+impl<'a> Source<'a> {
+    fn any(&self, operand: Operand) -> Result<ValueRef<'a>, EngineError> {
+        match operand {
+            Operand::Arena(region) => Ok(match region.dtype {
+                DType::F32 => ValueRef::F32(self.rest.f32.get(region)?),
+                DType::I64 => ValueRef::I64(self.rest.i64.get(region)?),
+                DType::Bool => ValueRef::Bool(self.rest.bool.get(region)?),
+            }),
+            Operand::Weight(tile) => self.weights.get(self.index, tile),
+        }
+    }
+
+    fn f32(&self, operand: Operand) -> Result<&'a [f32], EngineError> {
+        if let ValueRef::F32(v) = self.any(operand)? { Ok(v) } else { Err(MISTYPED) }
+    }
+
+    fn i64(&self, operand: Operand) -> Result<&'a [i64], EngineError> {
+        if let ValueRef::I64(v) = self.any(operand)? { Ok(v) } else { Err(MISTYPED) }
+    }
+
+    fn bool(&self, operand: Operand) -> Result<&'a [u8], EngineError> {
+        if let ValueRef::Bool(v) = self.any(operand)? { Ok(v) } else { Err(MISTYPED) }
+    }
+
+    fn f32_tile(&self, tile: Tile) -> Result<&'a [f32], EngineError> {
+        self.f32(Operand::Weight(tile))
+    }
+
+    fn i64_tile(&self, tile: Tile) -> Result<&'a [i64], EngineError> {
+        self.i64(Operand::Weight(tile))
+    }
+
+    fn f32_option(&self, operand: Option<Operand>) -> Result<Option<&'a [f32]>, EngineError> {
+        operand.map(|operand| self.f32(operand)).transpose()
+    }
+
+    fn f32_tile_option(&self, tile: Option<Tile>) -> Result<Option<&'a [f32]>, EngineError> {
+        self.f32_option(tile.map(Operand::Weight))
+    }
+
+    fn residual(&self, residual: Option<Region>, out: Region) -> Result<Residual<'a>, EngineError> {
+        Ok(match residual {
+            None => Residual::None,
+            Some(region) if region == out => Residual::InPlace,
+            Some(region) => Residual::Other(self.f32(Operand::Arena(region))?),
+        })
+    }
+}
+
+impl<'a> Out<'a> {
+    fn f32(self) -> Result<&'a mut [f32], EngineError> {
+        if let Self::F32(out) = self { Ok(out) } else { Err(MISTYPED) }
+    }
+
+    fn i64(self) -> Result<&'a mut [i64], EngineError> {
+        if let Self::I64(out) = self { Ok(out) } else { Err(MISTYPED) }
+    }
+
+    fn bool(self) -> Result<&'a mut [u8], EngineError> {
+        if let Self::Bool(out) = self { Ok(out) } else { Err(MISTYPED) }
+    }
+}

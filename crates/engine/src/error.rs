@@ -1,0 +1,148 @@
+//! What can go wrong in the engine. Messages name the place and never a value.
+
+use core::fmt;
+
+use cordon_codec::DecodeError;
+
+/// The part of a Program an error is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// The Program as a whole.
+    Program,
+    /// An entry of the weight table.
+    Weight(u32),
+    /// An input port.
+    Input(u32),
+    /// An output port.
+    Output(u32),
+    /// An instruction.
+    Instruction {
+        /// Its index in the Program.
+        index: u32,
+        /// Its kind.
+        name: &'static str,
+    },
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Program => f.write_str("the program"),
+            Self::Weight(i) => write!(f, "weight tensor {i}"),
+            Self::Input(i) => write!(f, "input port {i}"),
+            Self::Output(i) => write!(f, "output port {i}"),
+            Self::Instruction { index, name } => write!(f, "instruction {index} ({name})"),
+        }
+    }
+}
+
+/// Every way the engine refuses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum EngineError {
+    /// Hostile or damaged bytes: not the encoding of a Program or a weight table.
+    Malformed(DecodeError),
+    /// A Program of another instruction set than [`crate::program::INSTRUCTION_SET`].
+    Version {
+        /// The version found.
+        found: u16,
+    },
+    /// Well-formed, but breaks a rule every Program must keep: hostile, or a bug of the compiler.
+    Invalid {
+        /// Where.
+        at: Place,
+        /// Field of the place.
+        field: &'static str,
+        /// The rule.
+        rule: &'static str,
+    },
+    /// More work in one instruction than [`crate::Limits::instruction_work`] allows.
+    Work {
+        /// Where.
+        at: Place,
+        /// Elementary operations asked for; saturates.
+        needed: u64,
+        /// Elementary operations allowed.
+        available: u64,
+    },
+    /// More secure memory than the budget allows.
+    Memory {
+        /// The instruction that asked, or the whole Program.
+        at: Place,
+        /// What the memory is for.
+        what: &'static str,
+        /// Bytes needed.
+        needed: u64,
+        /// Bytes available.
+        available: u64,
+    },
+    /// The allocator refused although the budget allows it.
+    Allocation {
+        /// What the memory is for.
+        what: &'static str,
+        /// Bytes asked for.
+        needed: u64,
+    },
+    /// A reply that does not answer the step before it.
+    Reply(&'static str),
+    /// Data met while running that an instruction cannot accept.
+    Data {
+        /// Where.
+        at: Place,
+        /// The rule it breaks.
+        rule: &'static str,
+    },
+    /// The run ended or failed before: [`crate::Prepared::reset`] first.
+    NeedsReset,
+    /// A state validation excludes: a bug in this crate.
+    Bug(&'static str),
+}
+
+impl From<DecodeError> for EngineError {
+    fn from(error: DecodeError) -> Self {
+        Self::Malformed(error)
+    }
+}
+
+impl fmt::Display for EngineError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Malformed(error) => write!(f, "not a valid program: {error}; seal the model again"),
+            Self::Version { found } => write!(
+                f,
+                "the program uses instruction set {found}, this engine runs {}; seal the model with the cordon version \
+                 of this engine",
+                crate::program::INSTRUCTION_SET
+            ),
+            Self::Invalid { at, field, rule } => {
+                write!(f, "{at}: {field}: {rule}; the program is damaged or was compiled by a faulty compiler")
+            }
+            Self::Work { at, needed, available } => {
+                write!(f, "{at} takes {needed} operations in one step, {available} are allowed; use a smaller batch")
+            }
+            Self::Memory { at, what, needed, available } => write!(
+                f,
+                "{at} needs {needed} bytes of secure memory for {what}, {available} are available; raise the budget or \
+                 place less in secure segments"
+            ),
+            Self::Allocation { what, needed } => write!(
+                f,
+                "the platform refused {needed} bytes for {what}; give the enclave more memory or lower the budget so \
+                 that planning accounts for it"
+            ),
+            Self::Reply(why) => write!(f, "reply does not fit the step: {why}; reset and start the request again"),
+            Self::Data { at, rule } => write!(f, "{at}: {rule}; the request was stopped"),
+            Self::NeedsReset => f.write_str("the run is over or has failed; reset before the next step"),
+            Self::Bug(what) => write!(f, "internal error in the engine: {what}; please report it"),
+        }
+    }
+}
+
+impl core::error::Error for EngineError {
+    fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
+        match self {
+            Self::Malformed(error) => Some(error),
+            _ => None,
+        }
+    }
+}

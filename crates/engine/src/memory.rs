@@ -1,0 +1,242 @@
+//! Memory the engine computes in: one vector per element type, so that no cast between them is ever needed.
+//!
+//! An instruction writes one region and reads others. [`Buffers::split`] hands out the written region mutably and
+//! everything before and after it shared, without `unsafe`; validation made sure that no read region straddles it.
+
+use alloc::vec::Vec;
+
+use zeroize::Zeroize;
+
+use crate::prepared::ValueRef;
+use crate::program::{ArenaSize, DType, Region};
+use crate::{EngineError, Place};
+
+/// Elements per type. Wider than [`ArenaSize`]: all weights of a segment together may exceed 2^32 elements.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Extent {
+    pub(crate) f32: u64,
+    pub(crate) i64: u64,
+    pub(crate) bool: u64,
+}
+
+impl Extent {
+    /// Room for `len` more elements; returns where they start. Saturates, which no budget admits.
+    pub(crate) fn push(&mut self, dtype: DType, len: u32) -> u64 {
+        let end = match dtype {
+            DType::F32 => &mut self.f32,
+            DType::I64 => &mut self.i64,
+            DType::Bool => &mut self.bool,
+        };
+        let start = *end;
+        *end = end.saturating_add(len.into());
+        start
+    }
+
+    /// The larger extent, type by type.
+    pub(crate) fn max(self, other: Self) -> Self {
+        Self { f32: self.f32.max(other.f32), i64: self.i64.max(other.i64), bool: self.bool.max(other.bool) }
+    }
+
+    /// Bytes of all three; saturates.
+    pub(crate) fn bytes(self) -> u64 {
+        self.f32.saturating_mul(4).saturating_add(self.i64.saturating_mul(8)).saturating_add(self.bool)
+    }
+}
+
+impl From<ArenaSize> for Extent {
+    fn from(size: ArenaSize) -> Self {
+        Self { f32: size.f32.into(), i64: size.i64.into(), bool: size.bool.into() }
+    }
+}
+
+/// Three typed vectors of fixed length, zeroed at first and wiped at the end.
+pub(crate) struct Buffers {
+    f32: Vec<f32>,
+    i64: Vec<i64>,
+    bool: Vec<u8>,
+}
+
+impl Buffers {
+    /// Allocates once; nothing grows afterwards. `what` names the memory in errors.
+    pub(crate) fn allocate(extent: Extent, what: &'static str) -> Result<Self, EngineError> {
+        let refused = EngineError::Allocation { what, needed: extent.bytes() };
+        Ok(Self {
+            f32: zeroed(extent.f32).ok_or(refused)?,
+            i64: zeroed(extent.i64).ok_or(refused)?,
+            bool: zeroed(extent.bool).ok_or(refused)?,
+        })
+    }
+
+    /// Bytes really held, allocator rounding included.
+    pub(crate) fn bytes(&self) -> u64 {
+        (self.f32.capacity() * 4 + self.i64.capacity() * 8 + self.bool.capacity()) as u64
+    }
+
+    /// Overwrites every element with zero.
+    pub(crate) fn wipe(&mut self) {
+        self.f32.as_mut_slice().zeroize();
+        self.i64.as_mut_slice().zeroize();
+        self.bool.as_mut_slice().zeroize();
+    }
+
+    /// Whether every element is zero.
+    #[cfg(test)]
+    pub(crate) fn is_wiped(&self) -> bool {
+        self.f32.iter().all(|v| v.to_bits() == 0)
+            && self.i64.iter().all(|&v| v == 0)
+            && self.bool.iter().all(|&v| v == 0)
+    }
+
+    /// `len` elements from `start`.
+    pub(crate) fn view(&self, dtype: DType, start: u64, len: u32) -> Result<ValueRef<'_>, EngineError> {
+        Ok(match dtype {
+            DType::F32 => ValueRef::F32(part(&self.f32, start, len)?),
+            DType::I64 => ValueRef::I64(part(&self.i64, start, len)?),
+            DType::Bool => ValueRef::Bool(part(&self.bool, start, len)?),
+        })
+    }
+
+    /// The written region mutably, everything else shared.
+    pub(crate) fn split(&mut self, out: Region) -> Result<(Out<'_>, Rest<'_>), EngineError> {
+        match out.dtype {
+            DType::F32 => {
+                let (out, f32) = split(&mut self.f32, out)?;
+                Ok((Out::F32(out), Rest { f32, i64: Around::whole(&self.i64), bool: Around::whole(&self.bool) }))
+            }
+            DType::I64 => {
+                let (out, i64) = split(&mut self.i64, out)?;
+                Ok((Out::I64(out), Rest { f32: Around::whole(&self.f32), i64, bool: Around::whole(&self.bool) }))
+            }
+            DType::Bool => {
+                let (out, bool) = split(&mut self.bool, out)?;
+                Ok((Out::Bool(out), Rest { f32: Around::whole(&self.f32), i64: Around::whole(&self.i64), bool }))
+            }
+        }
+    }
+
+    /// Stores little-endian elements from element `start` on. `bytes` holds whole elements; `at` names their source.
+    pub(crate) fn store_bytes(&mut self, dtype: DType, start: u64, bytes: &[u8], at: Place) -> Result<(), EngineError> {
+        match dtype {
+            DType::F32 => {
+                let (elements, _) = bytes.as_chunks();
+                let out = part_mut(&mut self.f32, start, elements.len())?;
+                out.iter_mut().zip(elements).for_each(|(to, from)| *to = f32::from_le_bytes(*from));
+            }
+            DType::I64 => {
+                let (elements, _) = bytes.as_chunks();
+                let out = part_mut(&mut self.i64, start, elements.len())?;
+                out.iter_mut().zip(elements).for_each(|(to, from)| *to = i64::from_le_bytes(*from));
+            }
+            DType::Bool => {
+                check_masks(bytes, at)?;
+                part_mut(&mut self.bool, start, bytes.len())?.copy_from_slice(bytes);
+            }
+        }
+        Ok(())
+    }
+
+    /// Stores a value of exactly the type and length of `region`. `at` names its source.
+    pub(crate) fn store_value(&mut self, region: Region, value: ValueRef<'_>, at: Place) -> Result<(), EngineError> {
+        if value.dtype() != region.dtype {
+            return Err(EngineError::Reply("the value has another element type than the port"));
+        }
+        if value.len() as u64 != u64::from(region.len) {
+            return Err(EngineError::Reply("the value has another number of elements than the port"));
+        }
+        let start = u64::from(region.start);
+        match value {
+            ValueRef::F32(v) => part_mut(&mut self.f32, start, v.len())?.copy_from_slice(v),
+            ValueRef::I64(v) => part_mut(&mut self.i64, start, v.len())?.copy_from_slice(v),
+            ValueRef::Bool(v) => {
+                check_masks(v, at)?;
+                part_mut(&mut self.bool, start, v.len())?.copy_from_slice(v);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Buffers {
+    fn drop(&mut self) {
+        self.wipe();
+    }
+}
+
+/// Kernels may rely on a `bool` being 0 or 1.
+fn check_masks(bytes: &[u8], at: Place) -> Result<(), EngineError> {
+    if bytes.iter().all(|&byte| byte <= 1) {
+        Ok(())
+    } else {
+        Err(EngineError::Data { at, rule: "a bool is neither 0 nor 1" })
+    }
+}
+
+/// The region an instruction writes.
+pub(crate) enum Out<'a> {
+    F32(&'a mut [f32]),
+    I64(&'a mut [i64]),
+    Bool(&'a mut [u8]),
+}
+
+/// What an instruction may read.
+pub(crate) struct Rest<'a> {
+    pub(crate) f32: Around<'a, f32>,
+    pub(crate) i64: Around<'a, i64>,
+    pub(crate) bool: Around<'a, u8>,
+}
+
+/// A vector without the region that is being written.
+pub(crate) struct Around<'a, T> {
+    before: &'a [T],
+    after: &'a [T],
+    /// Index of the first element of `after`.
+    after_start: u64,
+}
+
+impl<'a, T> Around<'a, T> {
+    fn whole(all: &'a [T]) -> Self {
+        Self { before: all, after: &[], after_start: all.len() as u64 }
+    }
+
+    /// A region on one side of what is being written.
+    pub(crate) fn get(&self, region: Region) -> Result<&'a [T], EngineError> {
+        let start = u64::from(region.start);
+        match start.checked_sub(self.after_start) {
+            Some(start) => part(self.after, start, region.len),
+            None => part(self.before, start, region.len),
+        }
+    }
+}
+
+const OUTSIDE: EngineError = EngineError::Bug("a validated range lies outside its memory");
+
+fn range(all: usize, start: u64, len: usize) -> Option<(usize, usize)> {
+    let start = usize::try_from(start).ok()?;
+    let end = start.checked_add(len)?;
+    (end <= all).then_some((start, end))
+}
+
+fn part<T>(all: &[T], start: u64, len: u32) -> Result<&[T], EngineError> {
+    let (start, end) = range(all.len(), start, len as usize).ok_or(OUTSIDE)?;
+    all.get(start..end).ok_or(OUTSIDE)
+}
+
+fn part_mut<T>(all: &mut [T], start: u64, len: usize) -> Result<&mut [T], EngineError> {
+    let (start, end) = range(all.len(), start, len).ok_or(OUTSIDE)?;
+    all.get_mut(start..end).ok_or(OUTSIDE)
+}
+
+fn split<T>(all: &mut [T], out: Region) -> Result<(&mut [T], Around<'_, T>), EngineError> {
+    let (start, end) = range(all.len(), out.start.into(), out.len as usize).ok_or(OUTSIDE)?;
+    let (before, rest) = all.split_at_mut_checked(start).ok_or(OUTSIDE)?;
+    let (out, after) = rest.split_at_mut_checked(end - start).ok_or(OUTSIDE)?;
+    Ok((out, Around { before, after, after_start: end as u64 }))
+}
+
+fn zeroed<T: Default + Clone>(len: u64) -> Option<Vec<T>> {
+    let len = usize::try_from(len).ok()?;
+    let mut all = Vec::new();
+    all.try_reserve_exact(len).ok()?;
+    all.resize(len, T::default());
+    Some(all)
+}

@@ -1,0 +1,382 @@
+//! A validated Program with all its memory, and the steps that run it.
+//!
+//! A request is: resident weights once, then inputs, then instructions (each after the chunks of its window), then
+//! outputs. Every reply leads to exactly one next step. What a step does is bounded by one instruction and one chunk.
+
+use cordon_kernels::KernelSet;
+
+use crate::memory::Buffers;
+use crate::program::{DType, Port, Program, WeightTable};
+use crate::validate::validate;
+use crate::weights::Weights;
+use crate::{EngineError, Place, dispatch};
+
+/// Where constants live while a Program runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Residency {
+    /// Inside, loaded once and kept over requests.
+    All,
+    /// In the normal world, encrypted; each instruction's tiles come into a window and are overwritten by the next ones.
+    Stream {
+        /// Most bytes the window may take.
+        window_bytes: u64,
+    },
+}
+
+/// What a Program may ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of arena, weights and tables together.
+    pub secure_memory_bytes: u64,
+    /// Elementary operations of one instruction: no Program makes one step endless.
+    pub instruction_work: u64,
+}
+
+impl Limits {
+    /// The given memory budget, and room for any instruction of a real model: 2^40 operations.
+    pub fn new(secure_memory_bytes: u64) -> Self {
+        Self { secure_memory_bytes, instruction_work: 1 << 40 }
+    }
+}
+
+/// Secure memory a [`Prepared`] holds, in bytes. All of it is allocated by [`Prepared::new`] and none later, so what is
+/// held is also the peak.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MemoryReport {
+    /// Activations.
+    pub arena: u64,
+    /// Resident constants.
+    pub weights: u64,
+    /// The window constants stream through.
+    pub window: u64,
+    /// The Program and the tables that say which constant lies where.
+    pub tables: u64,
+}
+
+impl MemoryReport {
+    /// Everything.
+    pub fn total(&self) -> u64 {
+        self.arena + self.weights + self.window + self.tables
+    }
+}
+
+/// A tensor's elements, row-major. No `Debug`: values are never printed.
+#[derive(Clone, Copy)]
+pub enum ValueRef<'a> {
+    /// Single precision.
+    F32(&'a [f32]),
+    /// Indices.
+    I64(&'a [i64]),
+    /// Masks, 0 or 1.
+    Bool(&'a [u8]),
+}
+
+impl ValueRef<'_> {
+    /// Element type.
+    pub fn dtype(&self) -> DType {
+        match self {
+            Self::F32(_) => DType::F32,
+            Self::I64(_) => DType::I64,
+            Self::Bool(_) => DType::Bool,
+        }
+    }
+
+    /// Elements.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::F32(v) => v.len(),
+            Self::I64(v) => v.len(),
+            Self::Bool(v) => v.len(),
+        }
+    }
+
+    /// Whether there are no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// What a [`Prepared`] asks for or tells. `Spill` (encrypted activations leave the arena and come back) is reserved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step<'a> {
+    /// Answer with [`Reply::Chunk`] `first`; the step after it asks for the rest.
+    NeedChunks {
+        /// Index of the first chunk.
+        first: u32,
+        /// Chunks, at most [`crate::CHUNKS_PER_STEP`].
+        count: u32,
+    },
+    /// Answer with [`Reply::Value`] for this port.
+    Input(&'a Port),
+    /// One instruction was executed. Answer with [`Reply::Go`].
+    Ran {
+        /// Its index.
+        instruction: u32,
+    },
+    /// This port's value is at [`Prepared::output`] until the next step. Answer with [`Reply::Go`].
+    Output(&'a Port),
+    /// The request is complete; [`Prepared::reset`] makes ready for the next.
+    Done,
+}
+
+/// The answer to a [`Step`]; the first step of a request is answered with `Go` as well.
+#[derive(Clone, Copy)]
+pub enum Reply<'a> {
+    /// Go on.
+    Go,
+    /// One chunk of the weight stream, decrypted and authenticated.
+    Chunk {
+        /// Its index.
+        index: u32,
+        /// [`crate::CHUNK`] bytes, fewer only at the end of the stream.
+        plain: &'a [u8],
+    },
+    /// The value of the input port asked for.
+    Value(ValueRef<'a>),
+}
+
+/// What the next reply must be, and where the request stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// `Go` starts the request.
+    Idle,
+    /// A chunk of the load before instruction `before`, or of the resident weights.
+    Chunk { before: Option<usize> },
+    /// The value of an input.
+    Input(usize),
+    /// `Go` executes the instruction, or asks for its chunks.
+    Instruction(usize),
+    /// `Go` takes the output's view away.
+    Output(usize),
+    /// Finished or failed.
+    Over,
+}
+
+/// A Program, validated, with all memory it will ever use.
+pub struct Prepared {
+    program: Program,
+    kernels: KernelSet,
+    arena: Buffers,
+    weights: Weights,
+    state: State,
+    memory: MemoryReport,
+}
+
+impl Prepared {
+    /// Checks everything about `program` and `weights` once and allocates all memory, including the weight window.
+    /// Nothing is allocated before it is known to fit `limits`.
+    pub fn new(
+        program: Program,
+        weights: WeightTable,
+        kernels: KernelSet,
+        residency: Residency,
+        limits: Limits,
+    ) -> Result<Self, EngineError> {
+        validate(&program, &weights, limits.instruction_work)?;
+        let mut left = limits.secure_memory_bytes;
+        take(&mut left, program.heap_bytes() + size_of::<Self>() as u64, "the program")?;
+        take(&mut left, program.arena.bytes(), "the arena")?;
+        let arena = Buffers::allocate(program.arena.into(), "the arena")?;
+        let weights = Weights::prepare(&program, &weights, residency, left)?;
+        let (resident, window) = if weights.is_window() { (0, weights.bytes()) } else { (weights.bytes(), 0) };
+        let memory = MemoryReport {
+            arena: arena.bytes(),
+            weights: resident,
+            window,
+            tables: program.heap_bytes() + weights.table_bytes() + size_of::<Self>() as u64,
+        };
+        Ok(Self { program, kernels, arena, weights, state: State::Idle, memory })
+    }
+
+    /// Takes the answer to the step before and goes on to the next. After an error, and after [`Step::Done`], every call
+    /// is refused until [`Prepared::reset`].
+    pub fn step(&mut self, reply: Reply<'_>) -> Result<Step<'_>, EngineError> {
+        let state = core::mem::replace(&mut self.state, State::Over);
+        let next = self.take_reply(state, reply)?;
+        let (state, step) = self.advance(next)?;
+        self.state = state;
+        self.announce(step)
+    }
+
+    /// The value of the output just announced; `None` at any other time.
+    pub fn output(&self) -> Option<ValueRef<'_>> {
+        let State::Output(index) = self.state else { return None };
+        let region = self.program.outputs.get(index)?.region;
+        self.arena.view(region.dtype, region.start.into(), region.len).ok()
+    }
+
+    /// Wipes the arena and the window and makes ready for a new request. Resident weights stay.
+    pub fn reset(&mut self) {
+        self.arena.wipe();
+        self.weights.restart();
+        self.state = State::Idle;
+    }
+
+    /// The ports that will be asked for, in order.
+    pub fn inputs(&self) -> &[Port] {
+        &self.program.inputs
+    }
+
+    /// The ports that will be announced, in order.
+    pub fn outputs(&self) -> &[Port] {
+        &self.program.outputs
+    }
+
+    /// The most bytes held at any time: [`MemoryReport::total`].
+    pub fn peak_bytes(&self) -> u64 {
+        self.memory.total()
+    }
+
+    /// What the memory is used for.
+    pub fn memory(&self) -> MemoryReport {
+        self.memory
+    }
+
+    /// Consumes the reply `state` waits for; returns what to do next.
+    fn take_reply(&mut self, state: State, reply: Reply<'_>) -> Result<Next, EngineError> {
+        match (state, reply) {
+            (State::Over, _) => Err(EngineError::NeedsReset),
+            (State::Idle, Reply::Go) => Ok(Next::Load(None)),
+            (State::Chunk { before }, Reply::Chunk { index, plain }) => {
+                self.weights.accept(index, plain)?;
+                Ok(Next::Load(before))
+            }
+            (State::Input(index), Reply::Value(value)) => {
+                let port = self.program.inputs.get(index).ok_or(EngineError::Bug("input port"))?;
+                self.arena.store_value(port.region, value, Place::Input(index as u32))?;
+                Ok(Next::Input(index + 1))
+            }
+            (State::Instruction(index), Reply::Go) => Ok(Next::Begin(index)),
+            (State::Output(index), Reply::Go) => Ok(Next::Output(index + 1)),
+            (State::Chunk { .. }, _) => Err(EngineError::Reply("a chunk was asked for")),
+            (State::Input(_), _) => Err(EngineError::Reply("a value was asked for")),
+            (State::Idle | State::Instruction(_) | State::Output(_), _) => {
+                Err(EngineError::Reply("nothing was asked for"))
+            }
+        }
+    }
+
+    /// Passes phases that have nothing to do and stops at the first that has. Each phase leads only to later ones.
+    fn advance(&mut self, mut next: Next) -> Result<(State, Made), EngineError> {
+        loop {
+            next = match next {
+                Next::Load(before) => match (self.weights.wanted(), before) {
+                    (Some((first, count)), _) => {
+                        return Ok((State::Chunk { before }, Made::NeedChunks { first, count }));
+                    }
+                    (None, None) => Next::Input(0),
+                    (None, Some(index)) => return self.execute(index),
+                },
+                Next::Input(index) if index < self.program.inputs.len() => {
+                    return Ok((State::Input(index), Made::Input(index)));
+                }
+                Next::Input(_) => Next::Begin(0),
+                Next::Begin(index) if index < self.program.instructions.len() => {
+                    self.weights.begin(index);
+                    Next::Load(Some(index))
+                }
+                Next::Begin(_) => Next::Output(0),
+                Next::Output(index) if index < self.program.outputs.len() => {
+                    return Ok((State::Output(index), Made::Output(index)));
+                }
+                Next::Output(_) => return Ok((State::Over, Made::Done)),
+            }
+        }
+    }
+
+    fn execute(&mut self, index: usize) -> Result<(State, Made), EngineError> {
+        let instruction = self.program.instructions.get(index).ok_or(EngineError::Bug("instruction index"))?;
+        dispatch::execute(self.kernels, index, instruction, &mut self.arena, &self.weights)?;
+        Ok((State::Instruction(index + 1), Made::Ran { instruction: index as u32 }))
+    }
+
+    fn announce(&self, made: Made) -> Result<Step<'_>, EngineError> {
+        Ok(match made {
+            Made::NeedChunks { first, count } => Step::NeedChunks { first, count },
+            Made::Input(index) => Step::Input(self.program.inputs.get(index).ok_or(EngineError::Bug("input port"))?),
+            Made::Ran { instruction } => Step::Ran { instruction },
+            Made::Output(index) => {
+                Step::Output(self.program.outputs.get(index).ok_or(EngineError::Bug("output port"))?)
+            }
+            Made::Done => Step::Done,
+        })
+    }
+}
+
+/// What comes after a reply, in the order of a request.
+enum Next {
+    /// Chunks of the load under way; then the instruction it is for, or the inputs.
+    Load(Option<usize>),
+    Input(usize),
+    /// An instruction whose load has not begun.
+    Begin(usize),
+    Output(usize),
+}
+
+/// A [`Step`] before its borrow.
+enum Made {
+    NeedChunks { first: u32, count: u32 },
+    Input(usize),
+    Ran { instruction: u32 },
+    Output(usize),
+    Done,
+}
+
+fn take(left: &mut u64, needed: u64, what: &'static str) -> Result<(), EngineError> {
+    let available = *left;
+    *left = available.checked_sub(needed).ok_or(EngineError::Memory { at: Place::Program, what, needed, available })?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::vec;
+
+    use super::*;
+    use crate::program::{ArenaSize, Instruction, Kind, Operand, Region, Tile, UnaryOp, Via, WeightInfo};
+
+    /// `neg(weight)` and the input, both handed out; nothing of them may remain.
+    fn program() -> (Program, WeightTable) {
+        let region = |start, len| Region { dtype: DType::F32, start, len };
+        let port = |region: Region| Port { value: 0, shape: vec![region.len], region, via: Via::Cross };
+        let (input, out) = (region(0, 2), region(2, 3));
+        let weight = Tile { tensor: 0, start: 0, len: 3 };
+        let program = Program {
+            kind: Kind::Inference,
+            batch: 1,
+            arena: ArenaSize { f32: 5, i64: 0, bool: 0 },
+            inputs: vec![port(input)],
+            outputs: vec![port(out), port(input)],
+            instructions: vec![Instruction::Unary { op: UnaryOp::Neg, input: Operand::Weight(weight), out }],
+        };
+        (program, WeightTable(vec![WeightInfo { dtype: DType::F32, len: 3, offset: 0 }]))
+    }
+
+    fn run(prepared: &mut Prepared) {
+        let stream: vec::Vec<u8> = [1f32, 2.0, 3.0].iter().flat_map(|v| v.to_le_bytes()).collect();
+        let mut step = prepared.step(Reply::Go);
+        loop {
+            step = match step.expect("valid replies") {
+                Step::NeedChunks { first, .. } => prepared.step(Reply::Chunk { index: first, plain: &stream }),
+                Step::Input(_) => prepared.step(Reply::Value(ValueRef::F32(&[4.0, 5.0]))),
+                Step::Ran { .. } | Step::Output(_) => prepared.step(Reply::Go),
+                Step::Done => return,
+            };
+        }
+    }
+
+    #[test]
+    fn reset_leaves_nothing_of_a_request_behind() {
+        for residency in [Residency::All, Residency::Stream { window_bytes: 12 }] {
+            let (program, weights) = program();
+            let limits = Limits::new(1 << 20);
+            let mut prepared =
+                Prepared::new(program, weights, KernelSet::PORTABLE, residency, limits).expect("a valid program");
+            run(&mut prepared);
+            assert!(!prepared.arena.is_wiped() && !prepared.weights.is_wiped(), "the test must see data");
+            prepared.reset();
+            assert!(prepared.arena.is_wiped());
+            assert_eq!(prepared.weights.is_wiped(), residency != Residency::All, "resident weights stay");
+        }
+    }
+}

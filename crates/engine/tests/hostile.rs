@@ -1,0 +1,158 @@
+//! Hostile bytes: whatever they are, decoding, preparing and running must end in a result or a named error.
+
+mod support;
+
+use cordon_engine::{CHUNK, KernelSet, Limits, Prepared, Program, Reply, Residency, Step, ValueRef, WeightTable};
+use support::{Random, cases};
+
+/// How far hostile bytes got.
+#[derive(Clone, Copy, Debug, Default)]
+struct Reached {
+    decoded: usize,
+    prepared: usize,
+    finished: usize,
+}
+
+/// The oracle: a `u32` length, an encoded Program of that length, an encoded weight table. Never panics.
+pub(crate) fn check(bytes: &[u8]) {
+    examine(bytes);
+}
+
+fn examine(bytes: &[u8]) -> Reached {
+    let mut reached = Reached::default();
+    let Some((len, rest)) = bytes.split_first_chunk() else { return reached };
+    let Some((program_bytes, table_bytes)) = rest.split_at_checked(u32::from_le_bytes(*len) as usize) else {
+        return reached;
+    };
+    let (Ok(program), Ok(weights)) = (Program::decode(program_bytes), WeightTable::decode(table_bytes)) else {
+        return reached;
+    };
+    assert_eq!(program.encode(), program_bytes, "a value must have one encoding");
+    assert_eq!(weights.encode(), table_bytes, "a value must have one encoding");
+    reached.decoded = 1;
+    let limits = Limits { secure_memory_bytes: 1 << 20, instruction_work: 1 << 20 };
+    let stream = weights.stream_bytes();
+    for residency in [Residency::All, Residency::Stream { window_bytes: 1 << 18 }] {
+        let prepared = Prepared::new(program.clone(), weights.clone(), KernelSet::detect(), residency, limits);
+        let Ok(mut prepared) = prepared else { continue };
+        assert!(prepared.peak_bytes() <= limits.secure_memory_bytes);
+        reached.prepared += 1;
+        // 0 and 1 are valid in every type; 0xff bytes are NaN, -1 and an invalid bool.
+        for fill in [0, 1, 0xff] {
+            prepared.reset();
+            reached.finished += usize::from(run(&mut prepared, stream, fill));
+        }
+    }
+    reached
+}
+
+/// Answers every step with values made of `fill`. Whether the run came to its end.
+fn run(prepared: &mut Prepared, stream: u64, fill: u8) -> bool {
+    enum Answer {
+        Go,
+        Chunk(u32),
+        Value(Vec<f32>, Vec<i64>, Vec<u8>),
+    }
+    let chunk = vec![fill; CHUNK];
+    let mut answer = Answer::Go;
+    loop {
+        let reply = match &answer {
+            Answer::Go => Reply::Go,
+            Answer::Chunk(index) => {
+                let left = stream - u64::from(*index) * CHUNK as u64;
+                Reply::Chunk { index: *index, plain: &chunk[..left.min(CHUNK as u64) as usize] }
+            }
+            Answer::Value(f32s, i64s, bools) if i64s.is_empty() && bools.is_empty() => {
+                Reply::Value(ValueRef::F32(f32s))
+            }
+            Answer::Value(_, i64s, bools) if bools.is_empty() => Reply::Value(ValueRef::I64(i64s)),
+            Answer::Value(_, _, bools) => Reply::Value(ValueRef::Bool(bools)),
+        };
+        answer = match prepared.step(reply) {
+            Err(_) => return false,
+            Ok(Step::Done) => return true,
+            Ok(Step::NeedChunks { first, count }) => {
+                assert!((1..=16).contains(&count));
+                Answer::Chunk(first)
+            }
+            Ok(Step::Input(port)) => {
+                use cordon_engine::program::DType;
+                let len = port.region.len as usize;
+                match port.region.dtype {
+                    DType::F32 => Answer::Value(vec![f32::from_le_bytes([fill; 4]); len], Vec::new(), Vec::new()),
+                    DType::I64 => Answer::Value(Vec::new(), vec![i64::from(fill as i8); len], Vec::new()),
+                    DType::Bool => Answer::Value(Vec::new(), Vec::new(), vec![fill; len]),
+                }
+            }
+            Ok(Step::Output(_) | Step::Ran { .. }) => Answer::Go,
+        };
+    }
+}
+
+fn seed_bytes(program: &Program, weights: &WeightTable) -> Vec<u8> {
+    let program = program.encode();
+    let mut bytes = (program.len() as u32).to_le_bytes().to_vec();
+    bytes.extend(program);
+    bytes.extend(weights.encode());
+    bytes
+}
+
+/// One to three small changes of the kinds that reach deep: bits, boundary values, shifted and missing bytes.
+fn mutate(bytes: &mut Vec<u8>, random: &mut Random) {
+    for _ in 0..1 + random.below(3) {
+        let at = random.below(bytes.len().max(1)).min(bytes.len().saturating_sub(1));
+        match random.below(8) {
+            0 | 1 => bytes[at] ^= 1 << random.below(8),
+            2 => bytes[at] = [0, 1, 2, 3, 16, 17, 0x7f, 0x80, 0xff][random.below(9)],
+            3 => bytes[at] = bytes[at].wrapping_add([1, 0xff, 2][random.below(3)]),
+            4 if at + 4 <= bytes.len() => {
+                let value = [0, 1, 2, 16, 0x7fff_ffff, 0x8000_0000, u32::MAX, u32::MAX - 1][random.below(8)];
+                bytes[at..at + 4].copy_from_slice(&u32::to_le_bytes(value));
+            }
+            5 => bytes.insert(at, random.next() as u8),
+            6 if bytes.len() > 1 => {
+                bytes.remove(at);
+            }
+            7 if random.below(8) == 0 => bytes.truncate(at.max(1)),
+            // Copies a field's worth of bytes elsewhere: fields become plausible values of others.
+            _ if bytes.len() > 8 => {
+                let (from, to) = (random.below(bytes.len() - 4), random.below(bytes.len() - 4));
+                let field = [bytes[from], bytes[from + 1], bytes[from + 2], bytes[from + 3]];
+                bytes[to..to + 4].copy_from_slice(&field);
+            }
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn mutated_programs_never_panic() {
+    let mut random = Random(0xc04d04);
+    let mut total = Reached::default();
+    for case in cases::all() {
+        let seed = seed_bytes(&case.build.program, &case.build.weights);
+        let whole = examine(&seed);
+        assert!(whole.prepared == 2 && whole.finished > 0, "{}: the seed itself must run, got {whole:?}", case.name);
+        for _ in 0..1500 {
+            let mut bytes = seed.clone();
+            mutate(&mut bytes, &mut random);
+            let reached = examine(&bytes);
+            total.decoded += reached.decoded;
+            total.prepared += reached.prepared;
+            total.finished += reached.finished;
+        }
+    }
+    // A mutator that only ever fails early would test nothing.
+    assert!(total.decoded > 5000 && total.prepared > 1000 && total.finished > 1000, "{total:?}");
+}
+
+#[test]
+fn arbitrary_bytes_never_panic() {
+    let mut random = Random(1);
+    for len in 0..400 {
+        let bytes: Vec<u8> = (0..len).map(|_| random.next() as u8).collect();
+        check(&bytes);
+        let _ = Program::decode(&bytes);
+        let _ = WeightTable::decode(&bytes);
+    }
+}

@@ -1,0 +1,127 @@
+//! Every instruction against results worked out by hand, under every kernel set and residency.
+
+mod support;
+
+use std::collections::BTreeSet;
+
+use cordon_engine::program::{DType, Instruction};
+use cordon_engine::{EngineError, KernelSet, Limits, Prepared, Residency};
+use support::{Build, Value, cases, drive};
+
+fn close(found: &Value, expected: &Value) -> bool {
+    match (found, expected) {
+        (Value::F32(found), Value::F32(expected)) => {
+            found.len() == expected.len()
+                && found.iter().zip(expected).all(|(a, b)| (a - b).abs() <= 1e-5 * (1.0 + b.abs()))
+        }
+        _ => found == expected,
+    }
+}
+
+#[test]
+fn results_are_right_under_every_kernel_set() {
+    let mut wrong = Vec::new();
+    for set in KernelSet::all_available() {
+        for case in cases::all() {
+            let Build { program, weights, stream } = case.build;
+            let limits = Limits::new(16 << 20);
+            let mut prepared = Prepared::new(program, weights, set, Residency::All, limits).expect(case.name);
+            let (found, _) = drive(&mut prepared, &stream, &case.inputs).expect(case.name);
+            let right =
+                found.len() == case.expected.len() && found.iter().zip(&case.expected).all(|(a, b)| close(a, b));
+            if !right {
+                wrong.push((set.name(), case.name, found));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:?}");
+}
+
+#[test]
+fn every_instruction_has_a_case() {
+    let cases = cases::all();
+    let names: BTreeSet<_> =
+        cases.iter().flat_map(|case| &case.build.program.instructions).map(Instruction::name).collect();
+    assert_eq!(names.len(), 19, "{names:?}");
+}
+
+#[test]
+fn residency_does_not_change_a_bit() {
+    for case in cases::all() {
+        let window = Residency::Stream { window_bytes: 1 << 20 };
+        let mut streamed = case.build.prepare(window).expect(case.name);
+        let mut resident = case.build.prepare(Residency::All).expect(case.name);
+        let (a, _) = drive(&mut streamed, &case.build.stream, &case.inputs).expect(case.name);
+        let (b, _) = drive(&mut resident, &case.build.stream, &case.inputs).expect(case.name);
+        assert!(a == b, "{}", case.name);
+        // A second request gives the same again.
+        streamed.reset();
+        resident.reset();
+        let (c, _) = drive(&mut streamed, &case.build.stream, &case.inputs).expect(case.name);
+        let (d, _) = drive(&mut resident, &case.build.stream, &case.inputs).expect(case.name);
+        assert!(a == c && a == d, "{} again", case.name);
+    }
+}
+
+#[test]
+fn programs_and_tables_survive_encoding() {
+    for case in cases::all() {
+        let Build { program, weights, .. } = case.build;
+        let bytes = program.encode();
+        assert_eq!(cordon_engine::Program::decode(&bytes), Ok(program), "{}", case.name);
+        for end in 0..bytes.len() {
+            let cut = cordon_engine::Program::decode(&bytes[..end]);
+            assert!(matches!(cut, Err(EngineError::Malformed(_))), "{} cut at {end}", case.name);
+        }
+        assert_eq!(cordon_engine::WeightTable::decode(&weights.encode()), Ok(weights), "{}", case.name);
+    }
+}
+
+#[test]
+fn special_values_never_stop_a_run_that_has_no_indices() {
+    let fills = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MIN_POSITIVE / 2.0, f32::MAX];
+    for case in cases::all() {
+        for fill in fills {
+            let inputs: Vec<Value> = case
+                .inputs
+                .iter()
+                .map(|value| match value {
+                    Value::F32(v) => Value::F32(vec![fill; v.len()]),
+                    other => other.clone(),
+                })
+                .collect();
+            let outputs = case.build.run(&inputs).expect(case.name);
+            assert_eq!(outputs.len(), case.expected.len(), "{}", case.name);
+        }
+    }
+}
+
+#[test]
+fn indices_outside_the_axis_stop_the_run() {
+    for bad in [2, -3, i64::MAX, i64::MIN] {
+        let case = cases::all().into_iter().find(|case| case.name == "gather").expect("a gather case");
+        let mut prepared = case.build.prepare(Residency::All).expect("valid");
+        let inputs = [Value::I64(vec![0, bad, 0])];
+        let stopped = drive(&mut prepared, &case.build.stream, &inputs);
+        assert!(matches!(stopped, Err(EngineError::Data { .. })), "{bad}");
+        let refused = drive(&mut prepared, &case.build.stream, &case.inputs);
+        assert!(matches!(refused, Err(EngineError::NeedsReset)), "{bad}");
+        prepared.reset();
+        assert!(drive(&mut prepared, &case.build.stream, &case.inputs).is_ok(), "{bad}");
+    }
+    let case = cases::all().into_iter().find(|case| case.name == "interpolate").expect("an interpolation case");
+    let mut stream = case.build.stream.clone();
+    stream[0] = 2;
+    let mut prepared = case.build.prepare(Residency::All).expect("valid");
+    assert!(matches!(drive(&mut prepared, &stream, &case.inputs), Err(EngineError::Data { .. })));
+}
+
+#[test]
+fn a_weight_mask_that_is_no_bool_is_refused() {
+    let mut build = Build::new();
+    let tile = build.weight(&Value::Bool(vec![0, 2]));
+    let out = build.region(DType::Bool, 2);
+    build.push(Instruction::Not { input: cordon_engine::program::Operand::Weight(tile), out });
+    build.output(out);
+    assert!(matches!(build.run(&[]), Err(EngineError::Data { .. })));
+}

@@ -1,0 +1,276 @@
+//! The step interface: what is asked for and when, what is refused, and that none of it depends on data.
+
+mod support;
+
+use cordon_engine::program::{DType, Instruction, Operand, Strided2, Tile, UnaryOp};
+use cordon_engine::{CHUNK, EngineError, KernelSet, Limits, Place, Prepared, Reply, Residency, Step, ValueRef};
+use support::{Build, Random, Seen, Value, arena, cases, chunk, drive, ramp};
+
+const WINDOW: Residency = Residency::Stream { window_bytes: 1 << 24 };
+const PER_CHUNK: usize = CHUNK / 4;
+
+/// `out[i] = input[0] + w[i]` summed over several tensors that lie across chunk borders, with holes between them.
+fn adder(lens: &[usize]) -> (Build, Vec<Vec<f32>>) {
+    let mut b = Build::new();
+    let input = b.input(DType::F32, &[1]);
+    let mut tensors = Vec::new();
+    for (seed, &len) in lens.iter().enumerate() {
+        b.gap(if seed > 0 { 3 * CHUNK } else { 0 });
+        let values = ramp(len, seed as u32);
+        let tile = b.weight_f32(&values);
+        tensors.push(values);
+        let out = b.f32(len as u32);
+        b.push(Instruction::Binary {
+            op: cordon_engine::program::BinaryOp::Add,
+            shape: Strided2 { dims: vec![len as u32], a: vec![0], b: vec![1] },
+            a: arena(input),
+            b: Operand::Weight(tile),
+            activation: None,
+            out,
+        });
+        b.output(out);
+    }
+    (b, tensors)
+}
+
+#[test]
+fn tensors_across_chunks_arrive_whole() {
+    let lens = [10, PER_CHUNK, 2 * PER_CHUNK + 7, 20 * PER_CHUNK, 1];
+    let (build, tensors) = adder(&lens);
+    for residency in [Residency::All, WINDOW] {
+        let mut prepared = build.prepare(residency).expect("valid");
+        let (outputs, _) = drive(&mut prepared, &build.stream, &[Value::F32(vec![0.5])]).expect("runs");
+        for (index, (output, tensor)) in outputs.iter().zip(&tensors).enumerate() {
+            let expected: Vec<f32> = tensor.iter().map(|v| v + 0.5).collect();
+            assert!(output.f32() == expected, "tensor {index} under {residency:?}");
+        }
+    }
+}
+
+#[test]
+fn chunks_are_asked_for_once_in_order_and_holes_are_skipped() {
+    let (build, _) = adder(&[10, 18 * PER_CHUNK]);
+    let run = |residency| {
+        let mut prepared = build.prepare(residency).expect("valid");
+        let (_, seen) = drive(&mut prepared, &build.stream, &[Value::F32(vec![0.0])]).expect("runs");
+        seen
+    };
+    let second = build.weights.0[1].offset as usize / CHUNK;
+    assert_eq!(second, 3);
+    // Tensor 1 begins inside chunk 3 and so ends inside chunk 21: nineteen chunks, in requests of sixteen and three.
+    let mut load = vec![Seen::Chunks(0, 1)];
+    load.extend((0..16).map(|i| Seen::Chunks(3 + i, 16 - i)));
+    load.extend((0..3).map(|i| Seen::Chunks(19 + i, 3 - i)));
+    let rest = [Seen::Output(100), Seen::Output(101), Seen::Done];
+
+    let mut expected = load.clone();
+    expected.extend([Seen::Input(0), Seen::Ran(0), Seen::Ran(1)]);
+    expected.extend(rest);
+    assert_eq!(run(Residency::All), expected);
+
+    let mut expected = vec![Seen::Input(0), load[0], Seen::Ran(0)];
+    expected.extend(&load[1..]);
+    expected.push(Seen::Ran(1));
+    expected.extend(rest);
+    assert_eq!(run(WINDOW), expected);
+}
+
+#[test]
+fn two_tiles_in_one_chunk_cost_one_chunk() {
+    let mut b = Build::new();
+    let (x, y) = (b.weight_f32(&ramp(8, 1)), b.weight_f32(&ramp(8, 2)));
+    let out = b.f32(8);
+    b.push(Instruction::Binary {
+        op: cordon_engine::program::BinaryOp::Mul,
+        shape: Strided2 { dims: vec![8], a: vec![1], b: vec![1] },
+        a: Operand::Weight(x),
+        b: Operand::Weight(y),
+        activation: None,
+        out,
+    });
+    b.output(out);
+    let mut prepared = b.prepare(WINDOW).expect("valid");
+    let (outputs, seen) = drive(&mut prepared, &b.stream, &[]).expect("runs");
+    assert_eq!(seen, [Seen::Chunks(0, 1), Seen::Ran(0), Seen::Output(100), Seen::Done]);
+    let expected: Vec<f32> = ramp(8, 1).iter().zip(ramp(8, 2)).map(|(a, b)| a * b).collect();
+    assert_eq!(outputs[0].f32(), expected);
+}
+
+#[test]
+fn a_window_holds_tiles_not_tensors() {
+    let mut b = Build::new();
+    let values = ramp(4 * PER_CHUNK, 9);
+    let whole = b.weight_f32(&values);
+    let tile = Tile { start: PER_CHUNK as u32 - 2, len: 4, ..whole };
+    let out = b.f32(4);
+    b.push(Instruction::Unary { op: UnaryOp::Neg, input: Operand::Weight(tile), out });
+    b.output(out);
+    let expected: Vec<f32> = values[PER_CHUNK - 2..PER_CHUNK + 2].iter().map(|v| -v).collect();
+    for residency in [Residency::All, Residency::Stream { window_bytes: 16 }] {
+        let mut prepared = b.prepare(residency).expect("valid");
+        let (outputs, _) = drive(&mut prepared, &b.stream, &[]).expect("runs");
+        assert_eq!(outputs[0].f32(), expected);
+    }
+    assert_eq!(
+        b.prepare(Residency::Stream { window_bytes: 15 }).err(),
+        Some(EngineError::Memory {
+            at: Place::Instruction { index: 0, name: "Unary" },
+            what: "the weight window",
+            needed: 16,
+            available: 15,
+        })
+    );
+}
+
+#[test]
+fn steps_do_not_depend_on_data() {
+    let mut random = Random(7);
+    for case in cases::all() {
+        for residency in [Residency::All, WINDOW] {
+            let mut sequences = Vec::new();
+            for fill in [0.0, 1.0, f32::NAN, -1e30] {
+                let inputs: Vec<Value> = case
+                    .inputs
+                    .iter()
+                    .map(|value| match value {
+                        Value::F32(v) => Value::F32(v.iter().map(|v| v * fill).collect()),
+                        // The longest axis an index of the cases may address has two elements.
+                        Value::I64(v) => Value::I64(v.iter().map(|_| (random.next() % 2) as i64).collect()),
+                        Value::Bool(v) => Value::Bool(v.iter().map(|_| (random.next() % 2) as u8).collect()),
+                    })
+                    .collect();
+                let mut prepared = case.build.prepare(residency).expect(case.name);
+                let (_, seen) = drive(&mut prepared, &case.build.stream, &inputs).expect(case.name);
+                sequences.push(seen);
+            }
+            assert!(sequences.windows(2).all(|pair| pair[0] == pair[1]), "{}", case.name);
+        }
+    }
+}
+
+#[test]
+fn resident_weights_are_loaded_once() {
+    let (build, _) = adder(&[5]);
+    let mut prepared = build.prepare(Residency::All).expect("valid");
+    let input = [Value::F32(vec![1.0])];
+    let (_, first) = drive(&mut prepared, &build.stream, &input).expect("runs");
+    prepared.reset();
+    let (_, second) = drive(&mut prepared, &[], &input).expect("runs without chunks");
+    assert_eq!(first[1..], second);
+}
+
+#[test]
+fn an_interrupted_load_starts_over() {
+    let (build, tensors) = adder(&[PER_CHUNK + 1]);
+    let mut prepared = build.prepare(Residency::All).expect("valid");
+    assert!(matches!(prepared.step(Reply::Go), Ok(Step::NeedChunks { first: 0, count: 2 })));
+    assert!(prepared.step(Reply::Chunk { index: 0, plain: chunk(&build.stream, 0) }).is_ok());
+    prepared.reset();
+    let (outputs, seen) = drive(&mut prepared, &build.stream, &[Value::F32(vec![0.0])]).expect("runs");
+    assert_eq!(seen[0], Seen::Chunks(0, 2));
+    assert_eq!(outputs[0].f32(), tensors[0]);
+}
+
+/// Brings `prepared` to the step that asks for something.
+fn until(prepared: &mut Prepared, build: &Build, wanted: impl Fn(&Step<'_>) -> bool) {
+    prepared.reset();
+    let mut index = None;
+    loop {
+        let reply = match index {
+            Some(index) => Reply::Chunk { index, plain: chunk(&build.stream, index) },
+            None => Reply::Go,
+        };
+        let step = prepared.step(reply).expect("valid replies");
+        if wanted(&step) {
+            return;
+        }
+        index = if let Step::NeedChunks { first, .. } = step { Some(first) } else { None };
+    }
+}
+
+#[test]
+fn replies_that_do_not_fit_are_refused() {
+    let (build, _) = adder(&[PER_CHUNK + 1]);
+    let whole = chunk(&build.stream, 0);
+    let value = [1.0];
+    let fresh = || build.prepare(Residency::All).expect("valid");
+    let refused = |prepared: &mut Prepared, reply: Reply<'_>| {
+        assert!(matches!(prepared.step(reply), Err(EngineError::Reply(_))));
+        assert!(matches!(prepared.step(Reply::Go), Err(EngineError::NeedsReset)), "a refusal must last");
+        assert!(prepared.output().is_none());
+    };
+
+    refused(&mut fresh(), Reply::Chunk { index: 0, plain: whole });
+    refused(&mut fresh(), Reply::Value(ValueRef::F32(&value)));
+
+    let chunks = |step: &Step<'_>| matches!(step, Step::NeedChunks { .. });
+    for bad in [
+        Reply::Go,
+        Reply::Value(ValueRef::F32(&value)),
+        Reply::Chunk { index: 1, plain: whole },
+        Reply::Chunk { index: u32::MAX, plain: whole },
+        Reply::Chunk { index: 0, plain: &whole[1..] },
+        Reply::Chunk { index: 0, plain: &[] },
+    ] {
+        let mut prepared = fresh();
+        until(&mut prepared, &build, chunks);
+        refused(&mut prepared, bad);
+    }
+
+    let input = |step: &Step<'_>| matches!(step, Step::Input(_));
+    for bad in [
+        Reply::Go,
+        Reply::Chunk { index: 0, plain: whole },
+        Reply::Value(ValueRef::F32(&[])),
+        Reply::Value(ValueRef::F32(&[1.0, 2.0])),
+        Reply::Value(ValueRef::I64(&[1])),
+        Reply::Value(ValueRef::Bool(&[1])),
+    ] {
+        let mut prepared = fresh();
+        until(&mut prepared, &build, input);
+        refused(&mut prepared, bad);
+    }
+}
+
+#[test]
+fn a_mask_input_must_hold_bools() {
+    let mut b = Build::new();
+    let input = b.input(DType::Bool, &[2]);
+    b.output(input);
+    assert!(b.run(&[Value::Bool(vec![0, 1])]).is_ok());
+    assert!(matches!(b.run(&[Value::Bool(vec![0, 2])]), Err(EngineError::Data { at: Place::Input(0), .. })));
+}
+
+#[test]
+fn a_finished_request_needs_a_reset() {
+    let (build, _) = adder(&[3]);
+    let mut prepared = build.prepare(Residency::All).expect("valid");
+    let input = [Value::F32(vec![1.0])];
+    drive(&mut prepared, &build.stream, &input).expect("runs");
+    assert!(prepared.output().is_none());
+    assert!(matches!(prepared.step(Reply::Go), Err(EngineError::NeedsReset)));
+}
+
+#[test]
+fn memory_is_counted_before_it_is_allocated() {
+    let (build, _) = adder(&[1000, 3000]);
+    let prepare = |residency, bytes| {
+        Prepared::new(build.program.clone(), build.weights.clone(), KernelSet::PORTABLE, residency, Limits::new(bytes))
+    };
+    let resident = prepare(Residency::All, u64::MAX).expect("no limit");
+    let streamed = prepare(WINDOW, u64::MAX).expect("no limit");
+    let (a, b) = (resident.memory(), streamed.memory());
+    assert_eq!((a.arena, a.weights, a.window), (4 * 4001, 4 * 4000, 0));
+    assert_eq!((b.arena, b.weights, b.window), (4 * 4001, 0, 4 * 3000));
+    assert!(a.tables > 0 && a.total() == resident.peak_bytes());
+    for (residency, peak) in [(Residency::All, resident.peak_bytes()), (WINDOW, streamed.peak_bytes())] {
+        assert!(prepare(residency, peak).is_ok());
+        assert!(matches!(prepare(residency, peak - 1), Err(EngineError::Memory { .. })));
+        assert!(matches!(prepare(residency, 0), Err(EngineError::Memory { .. })));
+    }
+    // An arena no machine has: refused by arithmetic, not by the allocator.
+    let mut huge = build.program.clone();
+    huge.arena.i64 = u32::MAX;
+    let refused = Prepared::new(huge, build.weights.clone(), KernelSet::PORTABLE, WINDOW, Limits::new(1 << 30)).err();
+    assert!(matches!(refused, Some(EngineError::Memory { what: "the arena", available: 0..=0x4000_0000, .. })));
+}

@@ -1,0 +1,219 @@
+//! Builds Programs by hand and drives them to the end.
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses a part")]
+
+pub mod cases;
+
+use cordon_engine::program::{
+    ArenaSize, DType, INSTRUCTION_SET, Instruction, Kind, Operand, Port, Program, Region, Tile, Via, WeightInfo,
+    WeightTable,
+};
+use cordon_engine::{CHUNK, EngineError, KernelSet, Limits, Prepared, Reply, Residency, Step, ValueRef};
+
+/// An owned tensor.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value {
+    F32(Vec<f32>),
+    I64(Vec<i64>),
+    Bool(Vec<u8>),
+}
+
+impl Value {
+    pub fn view(&self) -> ValueRef<'_> {
+        match self {
+            Self::F32(v) => ValueRef::F32(v),
+            Self::I64(v) => ValueRef::I64(v),
+            Self::Bool(v) => ValueRef::Bool(v),
+        }
+    }
+
+    pub fn f32(&self) -> &[f32] {
+        if let Self::F32(v) = self { v } else { panic!("not f32") }
+    }
+}
+
+impl From<ValueRef<'_>> for Value {
+    fn from(view: ValueRef<'_>) -> Self {
+        match view {
+            ValueRef::F32(v) => Self::F32(v.to_vec()),
+            ValueRef::I64(v) => Self::I64(v.to_vec()),
+            ValueRef::Bool(v) => Self::Bool(v.to_vec()),
+        }
+    }
+}
+
+/// A step without its data: what an observer sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seen {
+    Chunks(u32, u32),
+    Input(u32),
+    Ran(u32),
+    Output(u32),
+    Done,
+}
+
+/// A Program under construction: regions are laid out one after the other and nothing is reused.
+pub struct Build {
+    pub program: Program,
+    pub weights: WeightTable,
+    pub stream: Vec<u8>,
+}
+
+impl Build {
+    pub fn new() -> Self {
+        assert_eq!(INSTRUCTION_SET, 1);
+        let program = Program {
+            kind: Kind::Inference,
+            batch: 1,
+            arena: ArenaSize::default(),
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+            instructions: Vec::new(),
+        };
+        Self { program, weights: WeightTable::default(), stream: Vec::new() }
+    }
+
+    pub fn region(&mut self, dtype: DType, len: u32) -> Region {
+        let end = match dtype {
+            DType::F32 => &mut self.program.arena.f32,
+            DType::I64 => &mut self.program.arena.i64,
+            DType::Bool => &mut self.program.arena.bool,
+        };
+        let start = *end;
+        *end += len;
+        Region { dtype, start, len }
+    }
+
+    pub fn f32(&mut self, len: u32) -> Region {
+        self.region(DType::F32, len)
+    }
+
+    pub fn input(&mut self, dtype: DType, shape: &[u32]) -> Region {
+        let region = self.region(dtype, shape.iter().product());
+        let value = self.program.inputs.len() as u32;
+        self.program.inputs.push(Port { value, shape: shape.to_vec(), region, via: Via::Cross });
+        region
+    }
+
+    pub fn output(&mut self, region: Region) {
+        let value = 100 + self.program.outputs.len() as u32;
+        self.program.outputs.push(Port { value, shape: vec![region.len], region, via: Via::Cross });
+    }
+
+    /// Pads the stream, so that the next tensor starts `bytes` further on.
+    pub fn gap(&mut self, bytes: usize) {
+        self.stream.resize(self.stream.len() + bytes, 0);
+    }
+
+    pub fn weight(&mut self, value: &Value) -> Tile {
+        self.stream.resize(self.stream.len().next_multiple_of(64), 0);
+        let (dtype, len) = (value.view().dtype(), value.view().len() as u32);
+        let tensor = self.weights.0.len() as u32;
+        self.weights.0.push(WeightInfo { dtype, len, offset: self.stream.len() as u64 });
+        match value {
+            Value::F32(v) => v.iter().for_each(|v| self.stream.extend(v.to_le_bytes())),
+            Value::I64(v) => v.iter().for_each(|v| self.stream.extend(v.to_le_bytes())),
+            Value::Bool(v) => self.stream.extend(v),
+        }
+        Tile { tensor, start: 0, len }
+    }
+
+    pub fn weight_f32(&mut self, v: &[f32]) -> Tile {
+        self.weight(&Value::F32(v.to_vec()))
+    }
+
+    pub fn weight_i64(&mut self, v: &[i64]) -> Tile {
+        self.weight(&Value::I64(v.to_vec()))
+    }
+
+    pub fn push(&mut self, instruction: Instruction) {
+        self.program.instructions.push(instruction);
+    }
+
+    pub fn prepare(&self, residency: Residency) -> Result<Prepared, EngineError> {
+        let limits = Limits::new(u64::MAX);
+        Prepared::new(self.program.clone(), self.weights.clone(), KernelSet::PORTABLE, residency, limits)
+    }
+
+    /// Prepares and runs with everything resident.
+    pub fn run(&self, inputs: &[Value]) -> Result<Vec<Value>, EngineError> {
+        let mut prepared = self.prepare(Residency::All)?;
+        Ok(drive(&mut prepared, &self.stream, inputs)?.0)
+    }
+
+    /// The only output of a run that must succeed.
+    pub fn run_one(&self, inputs: &[Value]) -> Value {
+        self.run(inputs).expect("runs").remove(0)
+    }
+}
+
+/// Answers every step until the end; returns the outputs and what was seen on the way.
+pub fn drive(prepared: &mut Prepared, stream: &[u8], inputs: &[Value]) -> Result<(Vec<Value>, Vec<Seen>), EngineError> {
+    enum Answer {
+        Go,
+        Chunk(u32),
+        Value(usize),
+    }
+    let (mut outputs, mut seen, mut next_input) = (Vec::new(), Vec::new(), 0);
+    let mut answer = Answer::Go;
+    loop {
+        let reply = match answer {
+            Answer::Go => Reply::Go,
+            Answer::Chunk(index) => Reply::Chunk { index, plain: chunk(stream, index) },
+            Answer::Value(index) => Reply::Value(inputs[index].view()),
+        };
+        let (now, next) = match prepared.step(reply)? {
+            Step::NeedChunks { first, count } => (Seen::Chunks(first, count), Answer::Chunk(first)),
+            Step::Input(port) => {
+                next_input += 1;
+                (Seen::Input(port.value), Answer::Value(next_input - 1))
+            }
+            Step::Ran { instruction } => (Seen::Ran(instruction), Answer::Go),
+            Step::Output(port) => (Seen::Output(port.value), Answer::Go),
+            Step::Done => {
+                seen.push(Seen::Done);
+                return Ok((outputs, seen));
+            }
+        };
+        if let Seen::Output(_) = now {
+            outputs.push(prepared.output().expect("just announced").into());
+        } else {
+            assert!(prepared.output().is_none(), "an output is visible at {now:?}");
+        }
+        seen.push(now);
+        answer = next;
+    }
+}
+
+/// Chunk `index` of a weight stream.
+pub fn chunk(stream: &[u8], index: u32) -> &[u8] {
+    let start = (index as usize * CHUNK).min(stream.len());
+    &stream[start..(start + CHUNK).min(stream.len())]
+}
+
+/// Small numbers with a fractional part, different for every seed.
+pub fn ramp(len: usize, seed: u32) -> Vec<f32> {
+    let mut random = Random(u64::from(seed) + 1);
+    (0..len).map(|_| (random.below(200) as f32 - 100.0) / 64.0).collect()
+}
+
+/// A small generator: tests must repeat.
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut x = self.0;
+        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        x ^ (x >> 31)
+    }
+
+    pub fn below(&mut self, bound: usize) -> usize {
+        (self.next() % bound as u64) as usize
+    }
+}
+
+/// Something in the arena.
+pub fn arena(region: Region) -> Operand {
+    Operand::Arena(region)
+}
