@@ -1,2 +1,34 @@
-//! Placeholder.
+//! Placement: which nodes run in the secure world, what crosses, what that costs, and what it protects in words.
+//!
+//! | step | function | from → to |
+//! |---|---|---|
+//! | read | [`prepare`] | model file → [`Model`]: typed, shaped, folded graph and its digest |
+//! | look | [`inspect`] | `Model` → [`Inspection`]: nodes and the numbered cut table |
+//! | decide | [`make`] | `Model` + [`Constraints`] → [`Plan`] |
+//! | lower | [`lower_plan`] | `Model` + `Plan` → [`LoweredPlan`]: segments, value table, Programs |
+//!
+//! A [`Plan`] is a TOML file that a person reviews before anything is sealed. It names nodes, so it is as confidential as
+//! the model itself; the package carries only [`Plan::public_words`].
 #![forbid(unsafe_code)]
+
+mod affine;
+mod error;
+mod inspect;
+mod lowered;
+mod make;
+mod memory;
+mod model;
+mod placement;
+mod plan;
+mod preprocessing;
+mod words;
+
+pub use error::PlanError;
+pub use inspect::{CutRow, Inspection, NodeRow, inspect};
+pub use lowered::{LoweredPlan, LoweredSegment, lower_plan};
+pub use make::make;
+pub use memory::{FIXED_BYTES, SegmentCost, predict};
+pub use model::{Model, prepare};
+pub use placement::{Bound, Constraints, Protect};
+pub use plan::{Crossing, Goal, Memory, ModelIdentity, OutputInfo, Placement, Plan, SegmentPlan, ValueShape, World};
+pub use preprocessing::{Channels, Fit, Preprocessing};

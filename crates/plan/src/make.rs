@@ -1,0 +1,224 @@
+//! The decision: model + constraints → plan.
+
+use crate::lowered::{LoweredPlan, lower_ranges};
+use crate::memory::{SegmentCost, predict};
+use crate::placement::{Constraints, Protect, Ranges, ranges};
+use crate::plan::{
+    Crossing, FORMAT, Goal, Memory, ModelIdentity, OutputInfo, Placement, Plan, SegmentPlan, ValueShape, World,
+};
+use crate::{Model, PlanError, Preprocessing, words};
+use cordon_graph::{ElemType, Graph, TensorType, ValueId};
+
+/// Places a model.
+pub fn make(model: &Model, constraints: &Constraints) -> Result<Plan, PlanError> {
+    let graph = &model.graph;
+    let ranges = ranges(graph, constraints)?;
+    check_preprocessing(graph, constraints.preprocessing.as_ref())?;
+    let output = output_info(graph, &constraints.labels)?;
+    let segments = ranges.segments();
+    let lowered = lower_ranges(graph, &segments)?;
+    let costs: Vec<SegmentCost> = lowered
+        .segments
+        .iter()
+        .filter(|segment| segment.placement == Placement::Secure)
+        .map(|segment| segment.cost)
+        .collect();
+    let (predicted, minimum) = predict(&costs, constraints.secure_memory);
+    check_memory(&lowered, constraints, minimum)?;
+    let mut plan = Plan {
+        format: FORMAT,
+        words: String::new(),
+        warnings: Vec::new(),
+        public_words: String::new(),
+        model: identity(model)?,
+        goal: goal(constraints.protect, &ranges),
+        memory: Memory { limit: constraints.secure_memory, predicted, minimum },
+        output,
+        preprocessing: constraints.preprocessing.clone(),
+        segments: Vec::new(),
+        crossings: crossings(graph, &lowered),
+    };
+    let mut at = 0;
+    for (index, segment) in lowered.segments.iter().enumerate() {
+        let names = |ids: &[u32]| -> Vec<String> {
+            ids.iter().map(|&id| graph.value(lowered.values[id as usize]).name.clone()).collect()
+        };
+        let to = at + segment.segment.nodes.len();
+        plan.segments.push(SegmentPlan {
+            role: role(&segments, index).into(),
+            placement: segment.placement,
+            from_cut: at,
+            to_cut: to,
+            secure_memory: segment.lowered.as_ref().map(|_| predict(&[segment.cost], constraints.secure_memory).0),
+            weight_bytes: weight_bytes(graph, segment.segment.nodes.iter().copied()),
+            inputs: names(&segment.inputs),
+            outputs: names(&segment.outputs),
+            retained_in: names(&segment.retained_in),
+            retained_out: names(&segment.retained_out),
+            nodes: segment.segment.nodes.iter().map(|&id| graph.node(id).name.clone()).collect(),
+        });
+        at = to;
+    }
+    words::explain(&mut plan, graph, &lowered);
+    Ok(plan)
+}
+
+fn role(segments: &[(Placement, core::ops::Range<usize>)], index: usize) -> &'static str {
+    match (segments[index].0, index, segments.len()) {
+        (_, _, 1) => "all",
+        (Placement::Normal, ..) => "middle",
+        (Placement::Secure, 0, _) => "FrontNet",
+        (Placement::Secure, ..) => "BackNet",
+    }
+}
+
+fn goal(protect: Protect, ranges: &Ranges) -> Goal {
+    let split = ranges.front < ranges.back;
+    Goal {
+        protect,
+        assessed: false,
+        default_cuts: ranges.default_cuts,
+        front: (split && ranges.front > 0).then_some(ranges.front),
+        back: (split && ranges.back < ranges.nodes).then_some(ranges.back),
+    }
+}
+
+fn identity(model: &Model) -> Result<ModelIdentity, PlanError> {
+    let graph = &model.graph;
+    let shapes = |ids: &[ValueId]| ids.iter().map(|&id| value_shape(graph, id)).collect::<Result<Vec<_>, _>>();
+    Ok(ModelIdentity {
+        file: model.file.clone(),
+        sha256: model.sha256.clone(),
+        parameters: model.parameters(),
+        shapes: model.shapes.clone(),
+        inputs: shapes(&graph.inputs)?,
+        outputs: shapes(&graph.outputs)?,
+    })
+}
+
+fn value_type(graph: &Graph, id: ValueId) -> Result<&TensorType, PlanError> {
+    let value = graph.value(id);
+    value.ty.as_ref().ok_or_else(|| {
+        PlanError::Misuse(format!(
+            "value `{}` has no static shape; bind the model's symbolic dimensions with --shape NAME=DIMS",
+            value.name
+        ))
+    })
+}
+
+fn value_shape(graph: &Graph, id: ValueId) -> Result<ValueShape, PlanError> {
+    let ty = value_type(graph, id)?;
+    Ok(ValueShape { name: graph.value(id).name.clone(), elem: ty.elem.to_string(), shape: ty.dims.clone() })
+}
+
+fn weight_bytes(graph: &Graph, nodes: impl Iterator<Item = cordon_graph::NodeId>) -> u64 {
+    let used: std::collections::BTreeSet<ValueId> = nodes.flat_map(|id| graph.node(id).uses()).collect();
+    used.into_iter().filter_map(|id| graph.value(id).constant.as_ref()).map(|tensor| tensor.ty().bytes()).sum()
+}
+
+/// Every crossing, by segment, inwards first.
+fn crossings(graph: &Graph, lowered: &LoweredPlan) -> Vec<Crossing> {
+    let mut all = Vec::new();
+    for (index, segment) in lowered.segments.iter().enumerate() {
+        if segment.placement == Placement::Normal {
+            continue;
+        }
+        let directions = [(&segment.inputs, World::Secure), (&segment.outputs, World::Normal)];
+        for (id, to) in directions.into_iter().flat_map(|(ids, to)| ids.iter().map(move |&id| (id, to))) {
+            let value = lowered.values[id as usize];
+            let Some(ty) = graph.value(value).ty.as_ref() else { continue };
+            let kind = match to {
+                World::Secure if graph.inputs.contains(&value) => "input",
+                World::Normal if graph.outputs.contains(&value) => "output",
+                _ => "intermediate",
+            };
+            all.push(Crossing {
+                value: graph.value(value).name.clone(),
+                elem: ty.elem.to_string(),
+                shape: ty.dims.clone(),
+                bytes: ty.bytes(),
+                segment: index,
+                to,
+                kind: kind.into(),
+            });
+        }
+    }
+    all
+}
+
+/// The first output's class axis: where the labels fit, else the last axis of a `(batch, classes)` output.
+fn output_info(graph: &Graph, labels: &[String]) -> Result<OutputInfo, PlanError> {
+    let Some(&first) = graph.outputs.first() else {
+        return Err(PlanError::Misuse("the model has no output".into()));
+    };
+    let ty = value_type(graph, first)?;
+    let axis = if labels.is_empty() {
+        (ty.elem == ElemType::Float && ty.dims.len() == 2).then_some(1)
+    } else {
+        let axis = ty.dims.iter().rposition(|&dim| dim == labels.len()).ok_or_else(|| {
+            PlanError::Misuse(format!(
+                "{} labels were given, but output `{}` has shape {:?} with no axis of that length; give one line per class",
+                labels.len(),
+                graph.value(first).name,
+                ty.dims
+            ))
+        })?;
+        Some(axis)
+    };
+    let producer = graph.nodes.iter().find(|node| node.outputs.contains(&Some(first)));
+    let probabilities =
+        producer.is_some_and(|node| matches!(node.op_type.as_str(), "Softmax" | "Sigmoid" | "HardSigmoid"));
+    Ok(OutputInfo {
+        class_axis: axis.and_then(|axis| u32::try_from(axis).ok()),
+        softmax: axis.is_some() && !probabilities,
+        labels: labels.to_vec(),
+    })
+}
+
+fn check_preprocessing(graph: &Graph, preprocessing: Option<&Preprocessing>) -> Result<(), PlanError> {
+    let Some(image) = preprocessing else { return Ok(()) };
+    let Some(&id) = graph.inputs.iter().find(|&&id| graph.value(id).name == image.input) else {
+        let names: Vec<&str> = graph.inputs.iter().map(|&id| graph.value(id).name.as_str()).collect();
+        return Err(PlanError::Misuse(format!(
+            "--image names input `{}`, but the model's inputs are {}",
+            image.input,
+            names.join(", ")
+        )));
+    };
+    let ty = value_type(graph, id)?;
+    if ty.elem != ElemType::Float || ty.dims.get(1..) != Some(&image.shape()[1..]) {
+        return Err(PlanError::Misuse(format!(
+            "--image yields a float value of shape {:?}, but input `{}` is {} {:?}; correct size= or the channels, or bind \
+             the shape with --shape",
+            image.shape(),
+            image.input,
+            ty.elem,
+            ty.dims
+        )));
+    }
+    Ok(())
+}
+
+/// Refuses a plan that cannot fit, naming the most demanding segment and what would fit.
+fn check_memory(lowered: &LoweredPlan, constraints: &Constraints, minimum: u64) -> Result<(), PlanError> {
+    let Some(limit) = constraints.secure_memory.filter(|&limit| limit < minimum) else { return Ok(()) };
+    let (index, largest) = lowered
+        .segments
+        .iter()
+        .enumerate()
+        .max_by_key(|(_, segment)| segment.cost.streamed())
+        .expect("a plan has at least one segment");
+    let advice = match constraints.protect {
+        Protect::Weights | Protect::All if lowered.segments.len() == 1 => format!(
+            "allow {minimum} bytes, or place fewer nodes inside with --protect weights --back N (`cordon inspect` estimates \
+             each cut)"
+        ),
+        _ => format!("allow {minimum} bytes, or move --front and --back (`cordon inspect` estimates each cut)"),
+    };
+    Err(PlanError::SecureMemory {
+        needed: minimum,
+        available: limit,
+        segment: format!("{index} (activations {} bytes)", largest.cost.arena),
+        advice,
+    })
+}

@@ -1,0 +1,215 @@
+//! [`Plan`]: the file between `cordon plan` and `cordon seal`.
+
+use crate::{PlanError, Preprocessing, Protect};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Version of the file; another one is refused.
+pub(crate) const FORMAT: u32 = 1;
+
+/// Where a segment runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Placement {
+    /// On the host's executor.
+    Normal,
+    /// In the enclave.
+    Secure,
+}
+
+/// One side of a crossing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum World {
+    /// The untrusted host, the caller's inputs and outputs included.
+    Normal,
+    /// The enclave.
+    Secure,
+}
+
+/// A placed model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Plan {
+    /// [`FORMAT`].
+    pub format: u32,
+    /// What the plan protects and what it does not, for a reader who is no expert.
+    pub words: String,
+    /// What the reader should not overlook. Also part of `words`.
+    pub warnings: Vec<String>,
+    /// The same without names from inside the model: what the package carries.
+    pub public_words: String,
+    /// The model it was made for.
+    pub model: ModelIdentity,
+    /// What was asked for.
+    pub goal: Goal,
+    /// Secure memory.
+    pub memory: Memory,
+    /// What the output means.
+    pub output: OutputInfo,
+    /// How an image becomes an input.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preprocessing: Option<Preprocessing>,
+    /// In execution order, never empty.
+    pub segments: Vec<SegmentPlan>,
+    /// Every value the normal world sees enter or leave the enclave.
+    pub crossings: Vec<Crossing>,
+}
+
+/// Which model, and with which shapes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelIdentity {
+    /// File name, for people; `sha256` decides.
+    pub file: String,
+    /// SHA-256 over the model and its external data, in hex.
+    pub sha256: String,
+    /// Parameters (elements of constants).
+    pub parameters: u64,
+    /// Shapes given with `--shape`.
+    pub shapes: BTreeMap<String, Vec<usize>>,
+    /// Inputs with the shapes in force.
+    pub inputs: Vec<ValueShape>,
+    /// Outputs with the shapes in force.
+    pub outputs: Vec<ValueShape>,
+}
+
+/// A value of the model's public interface.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ValueShape {
+    /// Name.
+    pub name: String,
+    /// Element type, ONNX's name.
+    pub elem: String,
+    /// Extents.
+    pub shape: Vec<usize>,
+}
+
+/// What was asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Goal {
+    /// What is to be protected.
+    pub protect: Protect,
+    /// Whether the cuts rest on an assessment. Always false until `cordon assess` exists.
+    pub assessed: bool,
+    /// Whether the cuts were Cordon's default rather than the user's choice.
+    pub default_cuts: bool,
+    /// End of the FrontNet: nodes before this cut are secure.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub front: Option<usize>,
+    /// Start of the BackNet: nodes after this cut are secure.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub back: Option<usize>,
+}
+
+/// Secure memory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Memory {
+    /// Most that `run` may use, in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u64>,
+    /// Predicted peak in bytes: a promise, `run` measures at most this much. 0 without secure segments.
+    pub predicted: u64,
+    /// Least with which it runs at all, weights streamed.
+    pub minimum: u64,
+}
+
+/// What the model's first output means.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OutputInfo {
+    /// Axis of the classes; output policies other than `full` need it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class_axis: Option<u32>,
+    /// Whether a policy other than `full` applies Softmax first, because the model ends in logits.
+    pub softmax: bool,
+    /// One word per class. Encrypted in the package.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub labels: Vec<String>,
+}
+
+/// One segment.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SegmentPlan {
+    /// `FrontNet`, `middle`, `BackNet`, or `all`.
+    pub role: String,
+    /// Where it runs.
+    pub placement: Placement,
+    /// Cut before its first node (0: the start of the model).
+    pub from_cut: usize,
+    /// Cut after its last node (the number of nodes: the end of the model).
+    pub to_cut: usize,
+    /// Predicted peak of this segment alone, in bytes; secure segments only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secure_memory: Option<u64>,
+    /// Bytes of its weights as stored.
+    pub weight_bytes: u64,
+    /// Values it takes from outside.
+    pub inputs: Vec<String>,
+    /// Values it gives to the outside.
+    pub outputs: Vec<String>,
+    /// Values it finds inside, kept by an earlier secure segment.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub retained_in: Vec<String>,
+    /// Values it keeps inside for a later one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub retained_out: Vec<String>,
+    /// Its nodes, in order.
+    pub nodes: Vec<String>,
+}
+
+/// A value that passes the boundary, once per request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Crossing {
+    /// Its name.
+    pub value: String,
+    /// Element type, ONNX's name.
+    pub elem: String,
+    /// Extents.
+    pub shape: Vec<usize>,
+    /// Size.
+    pub bytes: u64,
+    /// Index of the secure segment.
+    pub segment: usize,
+    /// Side it goes to.
+    pub to: World,
+    /// What it is: `input`, `intermediate` or `output`.
+    pub kind: String,
+}
+
+impl Plan {
+    /// The file's text.
+    pub fn to_toml(&self) -> Result<String, PlanError> {
+        toml::to_string_pretty(self).map_err(|error| PlanError::Malformed(error.to_string()))
+    }
+
+    /// Reads the file's text. Only its form is checked here: [`crate::lower_plan`] checks it against the model.
+    pub fn from_toml(text: &str) -> Result<Self, PlanError> {
+        let plan: Self = toml::from_str(text).map_err(|error| PlanError::Malformed(error.to_string()))?;
+        if plan.format != FORMAT {
+            return Err(PlanError::Malformed(format!(
+                "it has format {}, this version reads {FORMAT}; make it again with `cordon plan`",
+                plan.format
+            )));
+        }
+        if plan.segments.is_empty() {
+            return Err(PlanError::Malformed("it has no segment; make it again with `cordon plan`".into()));
+        }
+        Ok(plan)
+    }
+
+    /// Whether some segment is secure.
+    pub fn is_protected(&self) -> bool {
+        self.segments.iter().any(|segment| segment.placement == Placement::Secure)
+    }
+
+    /// Bytes that pass the boundary per request.
+    pub fn crossing_bytes(&self) -> u64 {
+        self.crossings.iter().map(|crossing| crossing.bytes).sum()
+    }
+}

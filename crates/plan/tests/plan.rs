@@ -1,0 +1,188 @@
+//! Plans of the digits network and of small graphs built by hand.
+
+use cordon_graph::{Evaluator, ExportedModel, Graph, Node, Tensor, TensorType, Value, ValueId};
+use cordon_plan::{Bound, Constraints, Model, Placement, Plan, PlanError, Protect, World, inspect, lower_plan, make, prepare};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// The digits network has nothing to fold.
+struct NoEngine;
+
+impl Evaluator for NoEngine {
+    fn run(&mut self, _: &ExportedModel, _: &[(String, Tensor)], _: &[String]) -> Result<Vec<Tensor>, String> {
+        Err("not needed".into())
+    }
+}
+
+fn digits() -> Model {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/digits/digits.onnx");
+    prepare(&path, &BTreeMap::new(), &mut NoEngine).expect("the bundled model is readable")
+}
+
+fn ternary(front: usize, back: usize) -> Constraints {
+    Constraints { front: Some(Bound::Cut(front)), back: Some(Bound::Cut(back)), ..Constraints::new(Protect::Both) }
+}
+
+#[test]
+fn the_cut_table_counts_bytes_and_secure_memory() {
+    let model = digits();
+    let inspection = inspect(&model);
+    assert_eq!(inspection.nodes.len(), 20);
+    assert_eq!(inspection.cuts.len(), 19);
+    assert_eq!(inspection.parameters, 50_074);
+    // 16 channels of 32x32 floats after the first convolution.
+    assert_eq!(inspection.cuts[0].bytes, Some(16 * 32 * 32 * 4));
+    let before: Vec<u64> = inspection.cuts.iter().map(|cut| cut.secure_before.expect("supported")).collect();
+    assert!(before.windows(2).all(|pair| pair[0] <= pair[1]));
+    let after: Vec<u64> = inspection.cuts.iter().map(|cut| cut.secure_after.expect("supported")).collect();
+    assert!(after.windows(2).all(|pair| pair[0] >= pair[1]));
+}
+
+#[test]
+fn weights_alone_means_everything_inside() {
+    let plan = make(&digits(), &Constraints::new(Protect::Weights)).expect("supported");
+    assert_eq!(plan.segments.len(), 1);
+    assert_eq!(plan.segments[0].placement, Placement::Secure);
+    assert!(plan.crossings.iter().all(|crossing| crossing.kind != "intermediate"));
+    assert!(plan.words.contains("everything inside"));
+    assert!(plan.warnings.is_empty());
+}
+
+#[test]
+fn a_ternary_plan_lists_its_crossings_and_says_what_it_does_not_promise() {
+    let plan = make(&digits(), &ternary(8, 17)).expect("supported");
+    let roles: Vec<_> = plan.segments.iter().map(|segment| segment.role.as_str()).collect();
+    assert_eq!(roles, ["FrontNet", "middle", "BackNet"]);
+    let kinds: Vec<_> = plan.crossings.iter().map(|crossing| (crossing.kind.as_str(), crossing.to)).collect();
+    let expected = [
+        ("input", World::Secure),
+        ("intermediate", World::Normal),
+        ("intermediate", World::Secure),
+        ("output", World::Normal),
+    ];
+    assert_eq!(kinds, expected);
+    assert_eq!(plan.crossings[1].bytes, 32 * 8 * 8 * 4);
+    for promise in ["not protected by `cordon run`", "Availability never", "No correct result", "development isolation"] {
+        assert!(plan.words.contains(promise), "{promise}");
+    }
+    assert!(!plan.public_words.contains("block1"), "the package's words name no node");
+    assert!(!plan.goal.default_cuts && !plan.goal.assessed);
+}
+
+#[test]
+fn default_cuts_are_marked_not_assessed() {
+    for goal in [Protect::Inputs, Protect::Both] {
+        let plan = make(&digits(), &Constraints::new(goal)).expect("supported");
+        assert!(plan.is_protected());
+        assert!(plan.warnings.iter().any(|warning| warning.contains("not assessed")), "{goal}");
+    }
+}
+
+#[test]
+fn a_single_visible_affine_layer_is_called_out() {
+    let constraints = Constraints { front: Some(Bound::Cut(2)), ..Constraints::new(Protect::Inputs) };
+    let plan = make(&digits(), &constraints).expect("supported");
+    assert!(plan.warnings.iter().any(|warning| warning.contains("linear")), "{:?}", plan.warnings);
+    // A convolution followed by Relu is still one layer.
+    let constraints = Constraints { front: Some(Bound::Cut(4)), ..Constraints::new(Protect::Inputs) };
+    let plan = make(&digits(), &constraints).expect("supported");
+    assert!(plan.warnings.iter().any(|warning| warning.contains("only one layer")), "{:?}", plan.warnings);
+    let plan = make(&digits(), &ternary(8, 13)).expect("supported");
+    assert!(plan.warnings.is_empty(), "{:?}", plan.warnings);
+}
+
+#[test]
+fn nodes_name_cuts_from_both_sides() {
+    let named = Constraints {
+        front: Some(Bound::parse("block2.pool")),
+        back: Some(Bound::parse("hidden")),
+        ..Constraints::new(Protect::Both)
+    };
+    assert_eq!(make(&digits(), &named).expect("supported").goal, make(&digits(), &ternary(8, 17)).expect("supported").goal);
+}
+
+#[test]
+fn constraints_that_cannot_be_met_are_refused_with_a_next_step() {
+    let model = digits();
+    let refused = |constraints: Constraints| make(&model, &constraints).expect_err("refused").to_string();
+    assert!(refused(ternary(20, 21)).contains("1 to 19"));
+    assert!(refused(ternary(12, 4)).contains("smaller"));
+    assert!(refused(Constraints { front: Some(Bound::Cut(3)), ..Constraints::new(Protect::Weights) }).contains("--back"));
+    assert!(refused(Constraints { front: Some(Bound::Cut(3)), ..Constraints::new(Protect::All) }).contains("drop them"));
+    assert!(refused(Constraints { front: Some(Bound::parse("no such")), ..ternary(1, 2) }).contains("no such"));
+    assert!(refused(Constraints { labels: vec!["a".into(); 3], ..ternary(8, 17) }).contains("3 labels"));
+    let small = Constraints { secure_memory: Some(1000), ..ternary(8, 17) };
+    match make(&model, &small) {
+        Err(PlanError::SecureMemory { needed, available: 1000, .. }) => assert!(needed > 1000),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn the_file_reads_back_and_fits_only_its_own_model() {
+    let model = digits();
+    let plan = make(&model, &ternary(8, 17)).expect("supported");
+    let text = plan.to_toml().expect("representable");
+    assert_eq!(Plan::from_toml(&text).expect("its own text"), plan);
+    assert!(Plan::from_toml(&text.replace("format = 1", "format = 9")).is_err());
+    assert!(Plan::from_toml("not a plan").is_err());
+    let lowered = lower_plan(&model, &plan).expect("its own model");
+    assert_eq!(lowered.segments.len(), 3);
+    let mut other = model.clone();
+    other.sha256 = "00".into();
+    assert!(matches!(lower_plan(&other, &plan), Err(PlanError::Mismatch(_))));
+    let mut edited = plan.clone();
+    edited.segments[1].nodes.swap(0, 1);
+    assert!(matches!(lower_plan(&model, &edited), Err(PlanError::Mismatch(_))));
+}
+
+/// `y = relu(relu(relu(x)) + relu(x))` and an input that only the outer parts read.
+fn skip_graph() -> Graph {
+    let ty = TensorType::new(cordon_graph::ElemType::Float, vec![1, 4]);
+    let value = |name: &str, typed: bool| Value { ty: typed.then(|| ty.clone()), ..Value::new(name) };
+    let node = |name: &str, op: &str, inputs: &[u32], output: u32| Node {
+        name: name.into(),
+        op_type: op.into(),
+        domain: String::new(),
+        inputs: inputs.iter().map(|&id| Some(ValueId(id))).collect(),
+        captures: Vec::new(),
+        outputs: vec![Some(ValueId(output))],
+        attributes: BTreeMap::new(),
+    };
+    Graph {
+        ir_version: 8,
+        opsets: BTreeMap::from([(String::new(), 17)]),
+        values: vec![
+            value("x", true),
+            value("extra", true),
+            value("front", false),
+            value("middle", false),
+            value("sum", false),
+            value("y", false),
+        ],
+        nodes: vec![
+            node("add0", "Add", &[0, 1], 2),
+            node("relu", "Relu", &[2], 3),
+            node("add1", "Add", &[3, 2], 4),
+            node("add2", "Add", &[4, 1], 5),
+        ],
+        inputs: vec![ValueId(0), ValueId(1)],
+        outputs: vec![ValueId(5)],
+    }
+}
+
+#[test]
+fn what_a_later_secure_segment_needs_stays_inside() {
+    let model = Model::new(skip_graph(), "skip.onnx", "11").expect("typed");
+    let plan = make(&model, &ternary(1, 2)).expect("supported");
+    assert_eq!(plan.segments[0].retained_out, ["front", "extra"]);
+    assert_eq!(plan.segments[2].retained_in, ["front", "extra"]);
+    // `front` crosses for the middle, but the BackNet takes the copy that stayed inside.
+    assert_eq!(plan.segments[0].outputs, ["front"]);
+    assert_eq!(plan.segments[2].inputs, ["middle"]);
+    let lowered = lower_plan(&model, &plan).expect("its own model");
+    let (front, back) = (&lowered.segments[0], &lowered.segments[2]);
+    assert_ne!(front.outputs[0], front.retained_out[0], "one id for each way a value travels");
+    assert_eq!(front.retained_out, back.retained_in);
+    assert_eq!(front.cost.retained, 2 * 4 * 4);
+}
