@@ -18,6 +18,7 @@ use hpke::kem::X25519HkdfSha256 as X25519;
 use hpke::{Deserializable, Kem as KemTrait, OpModeS, Serializable, single_shot_seal_with_rng};
 use sha2::{Digest, Sha256};
 
+#[cfg_attr(test, allow(dead_code, reason = "each test binary uses a part"))]
 pub(crate) mod vectors;
 
 /// Reproducible bytes. The sealer draws the package id first, then one key for each secure segment.
