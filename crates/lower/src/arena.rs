@@ -65,9 +65,7 @@ pub(crate) fn place(draft: &Draft) -> Option<Placement> {
         };
         placement.report.lower_bound += largest_live_set(&buffers, &members) * bytes;
     }
-    for slot in 0..owner.len() {
-        placement.offsets[slot] = placement.offsets[owner[slot]];
-    }
+    placement.offsets = owner.iter().map(|&slot| placement.offsets[slot]).collect();
     placement.report.bytes = placement.size.bytes();
     Some(placement)
 }

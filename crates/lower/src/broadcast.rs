@@ -40,7 +40,7 @@ pub fn broadcast_dims<'a>(operands: impl IntoIterator<Item = &'a [usize]>) -> Re
     for dims in operands {
         if dims.len() > out.len() {
             let missing = dims.len() - out.len();
-            out.splice(0..0, std::iter::repeat_n(1, missing));
+            out.splice(0..0, core::iter::repeat_n(1, missing));
         }
         let offset = out.len() - dims.len();
         for (have, &dim) in out[offset..].iter_mut().zip(dims) {

@@ -4,7 +4,7 @@
 //! the layout they need ([`LowerCtx::plain`], [`LowerCtx::blocked`]); the copies between layouts are inserted once and
 //! remembered. Extents in [`Val::dims`] are always the ONNX ones, whatever the layout.
 
-use crate::draft::{self, Draft};
+use crate::draft::Draft;
 use crate::weights::{Form, WeightSource};
 use cordon_engine::program::{DType, Instruction, Layout, Operand, Region, StridedCopy, Tile};
 use cordon_graph::{ElemType, Graph, NodeView, ShapeError, Tensor, TensorType, ValueId};
@@ -512,9 +512,4 @@ fn strided(dims: &[usize], from: (usize, Vec<usize>), to: (usize, Vec<usize>)) -
 /// A positive copy stride; fits by the bound `element_count` sets.
 pub fn i(value: usize) -> i32 {
     i32::try_from(value).expect("element counts were checked to fit 31 bits")
-}
-
-/// Slots whose contents an instruction of `draft` needs.
-pub(crate) fn is_read(draft: &Draft, slot: u32) -> bool {
-    draft.instructions.iter().any(|instruction| draft::slots_read(instruction).contains(&slot))
 }

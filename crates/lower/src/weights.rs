@@ -1,6 +1,7 @@
 //! Weight tensors of a segment: where their bytes come from and how they are packed. Packing happens while the stream is
 //! written, so a model of several gigabytes is never held twice.
 
+use crate::context::BLOCK;
 use cordon_engine::program::DType;
 use cordon_graph::{ElemType, Tensor};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -74,7 +75,7 @@ impl WeightSource {
             Form::Raw(tensor) => tensor.dims.iter().product(),
             Form::F32(values) => values.len(),
             Form::I64(values) => values.len(),
-            Form::Rows { outer, inner, .. } | Form::Columns { outer, inner, .. } => outer.next_multiple_of(16) * inner,
+            Form::Rows { outer, inner, .. } | Form::Columns { outer, inner, .. } => outer.next_multiple_of(BLOCK) * inner,
         };
         u32::try_from(len).unwrap_or(u32::MAX)
     }
@@ -124,25 +125,39 @@ impl WeightSource {
             },
             Form::F32(values) => write_f32(values.iter().copied(), sink),
             Form::I64(values) => write_i64(values.iter().copied(), sink),
-            Form::Rows { tensor, outer, inner } => {
-                self.write_lanes(*outer, *inner, |lane, index| element(tensor, lane * inner + index), sink);
-            }
-            Form::Columns { tensor, outer, inner } => {
-                self.write_lanes(*outer, *inner, |lane, index| element(tensor, index * outer + lane), sink);
-            }
+            Form::Rows { tensor, outer, inner } => self.write_lanes(tensor, [*outer, *inner], [*inner, 1], sink),
+            Form::Columns { tensor, outer, inner } => self.write_lanes(tensor, [*outer, *inner], [1, *outer], sink),
         }
     }
 
-    /// `(ceil(outer / 16), inner, 16)`, lanes past `outer` zero.
-    fn write_lanes(&self, outer: usize, inner: usize, at: impl Fn(usize, usize) -> f32, sink: &mut dyn FnMut(&[u8])) {
+    /// `(ceil(outer / 16), inner, 16)`, lanes past `outer` zero; `steps` are those of the two axes in the tensor.
+    fn write_lanes(
+        &self,
+        tensor: &Tensor,
+        [outer, inner]: [usize; 2],
+        steps: [usize; 2],
+        sink: &mut dyn FnMut(&[u8]),
+    ) {
+        let source = tensor.data.as_chunks::<4>().0;
         let factor = |lane: usize| self.scale.as_ref().map_or(1.0, |scale| scale[lane % scale.len()]);
-        let lanes = (0..outer.next_multiple_of(16)).step_by(16).flat_map(|block| {
-            let at = &at;
-            (0..inner).flat_map(move |index| {
-                (block..block + 16).map(move |lane| if lane < outer { at(lane, index) * factor(lane) } else { 0.0 })
-            })
-        });
-        write_f32(lanes, sink);
+        let mut piece = vec![[0; 4]; PIECE / 4];
+        for block in (0..outer).step_by(BLOCK) {
+            let lanes = BLOCK.min(outer - block);
+            let factors: Vec<f32> = (block..block + lanes).map(factor).collect();
+            for start in (0..inner).step_by(piece.len() / BLOCK) {
+                let count = (piece.len() / BLOCK).min(inner - start);
+                let piece = &mut piece[..count * BLOCK];
+                piece.fill([0; 4]);
+                for (lane, factor) in factors.iter().enumerate() {
+                    let first = (block + lane) * steps[0] + start * steps[1];
+                    let values = source[first..].iter().step_by(steps[1]);
+                    for (to, from) in piece[lane..].iter_mut().step_by(BLOCK).zip(values) {
+                        *to = (f32::from_le_bytes(*from) * factor).to_le_bytes();
+                    }
+                }
+                sink(piece.as_flattened());
+            }
+        }
     }
 }
 
@@ -169,4 +184,42 @@ fn write_bytes<const N: usize>(values: impl Iterator<Item = [u8; N]>, sink: &mut
         }
     }
     sink(&buffer);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn packed(source: &WeightSource) -> Vec<f32> {
+        let mut bytes = Vec::new();
+        source.write(&mut |piece| bytes.extend_from_slice(piece));
+        assert_eq!(bytes.len(), source.len() as usize * 4);
+        bytes.as_chunks::<4>().0.iter().map(|it| f32::from_le_bytes(*it)).collect()
+    }
+
+    #[test]
+    fn rows_and_columns_of_one_matrix_pack_alike() {
+        // More columns than one piece holds, rows that do not fill their second block.
+        let (outer, inner) = (18, 1500);
+        let data: Vec<f32> = (0..outer * inner).map(|index| index as f32).collect();
+        let moved: Vec<f32> = (0..outer * inner).map(|index| data[index % outer * inner + index / outer]).collect();
+        let rows = Form::Rows { tensor: Tensor::from_f32(&[outer, inner], &data), outer, inner };
+        let columns = Form::Columns { tensor: Tensor::from_f32(&[inner, outer], &moved), outer, inner };
+        let got = packed(&WeightSource::new(rows));
+        assert_eq!(got, packed(&WeightSource::new(columns)));
+        for (lane, index) in [(0, 0), (15, 1), (16, 1499), (17, 1024)] {
+            assert_eq!(got[(lane / 16 * inner + index) * 16 + lane % 16], data[lane * inner + index]);
+        }
+        assert_eq!(got[inner * 16 + 2..inner * 16 + 16], [0.0; 14]);
+    }
+
+    #[test]
+    fn a_scale_multiplies_its_channel() {
+        let tensor = Tensor::from_f32(&[2, 3], &[1.0; 6]);
+        let form = Form::Rows { tensor: tensor.clone(), outer: 2, inner: 3 };
+        let got = packed(&WeightSource { form, scale: Some(vec![2.0, 3.0]), scale_inner: 1 });
+        assert_eq!((got[0], got[1], got[32], got[2]), (2.0, 3.0, 2.0, 0.0));
+        let got = packed(&WeightSource { form: Form::Raw(tensor), scale: Some(vec![2.0, 3.0]), scale_inner: 3 });
+        assert_eq!(got, [2.0, 2.0, 2.0, 3.0, 3.0, 3.0]);
+    }
 }

@@ -22,7 +22,7 @@ pub(super) fn recognise(fuser: &Fuser<'_>, instruction: &Instruction) -> Option<
         }
         _ => return None,
     };
-    (input.len == out.len).then(|| Instruction::Unary { op, input: Operand::Arena(input), out: *out })
+    (input.len == out.len).then_some(Instruction::Unary { op, input: Operand::Arena(input), out: *out })
 }
 
 /// Both factors of an element-by-element product.
