@@ -24,6 +24,7 @@ use std::path::PathBuf;
 use bytes::Bytes;
 
 pub use error::ExecutorError;
+pub use proto::interface;
 pub use tensor::{Tensor, elem};
 
 /// How to open an executor.

@@ -78,6 +78,21 @@ pub(crate) fn output_types(model: &[u8]) -> Result<HashMap<String, i32>, Executo
     Ok(types)
 }
 
+/// Names of the graph's inputs and outputs of a serialised `ModelProto`, in the file's order.
+pub fn interface(model: &[u8]) -> Result<(Vec<String>, Vec<String>), ExecutorError> {
+    let names = |number| {
+        let mut names = Vec::new();
+        for graph in messages(model, 7)? {
+            for value in messages(graph, number)? {
+                let name = messages(value, 1)?.pop().unwrap_or_default();
+                names.push(String::from_utf8_lossy(name).into_owned());
+            }
+        }
+        Ok(names)
+    };
+    Ok((names(11)?, names(12)?))
+}
+
 /// The element type of a `TypeProto`, 0 when it is no tensor.
 fn tensor_elem(type_proto: &[u8]) -> Result<i32, ExecutorError> {
     let Some(tensor) = messages(type_proto, 1)?.pop() else { return Ok(0) };

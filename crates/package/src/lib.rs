@@ -53,6 +53,7 @@ pub use grant::write_grant;
 pub use header::{Header, header_length};
 pub use image::{Channels, Fit, ImageLayout, Preprocessing};
 pub use keys::{DeviceFile, DeviceKey, OwnerKey, OwnerPublic, PlatformKind, Random, Recipient};
+pub use limits::NORMAL_DATA_LOCATION;
 pub use manifest::{Elem, Manifest, Normalisation, Placement, SegmentInfo, ValueInfo};
 pub use open::{Opened, Parsed, Trust, Verified};
 pub use policy::OutputPolicy;

@@ -68,3 +68,6 @@ pub const MAX_NAMES: u32 = 1 << 17;
 pub const MAX_PINNED_OWNERS: usize = 64;
 /// A device file or any other key text.
 pub const MAX_KEY_TEXT_BYTES: usize = 1 << 16;
+
+/// The `location` that the external data of a normal segment's model names.
+pub const NORMAL_DATA_LOCATION: &str = "model.data";

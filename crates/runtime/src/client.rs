@@ -1,0 +1,245 @@
+//! Speaks the protocol with one enclave: greets, provisions, loads, runs segments.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use cordon_executor::Tensor;
+use cordon_package::{OwnerPublic, Recipient, ValueInfo};
+use cordon_protocol::{
+    Command, Form, Greeting, LoadReport, MemoryUse, OLDEST_VERSION, Payload, Ranked, Reply, Supply, VERSION,
+};
+
+use crate::error::RuntimeError;
+use crate::package_file::PackageFile;
+use crate::transport::Transport;
+
+/// An enclave that has been greeted.
+pub struct Enclave {
+    transport: Box<dyn Transport>,
+    greeting: Greeting,
+    frame: Vec<u8>,
+}
+
+/// What a secure segment handed out.
+pub(crate) enum Crossed {
+    /// The value itself.
+    Tensor(Tensor),
+    /// What the output policy let out of it.
+    Ranked(Ranked),
+}
+
+/// What passed the boundary while one segment ran.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Traffic {
+    /// Values.
+    pub(crate) crossings: u64,
+    /// Their bytes.
+    pub(crate) crossing_bytes: u64,
+    /// Encrypted weight bytes that went in.
+    pub(crate) weight_bytes: u64,
+    /// Commands.
+    pub(crate) steps: u64,
+}
+
+impl Enclave {
+    /// Greets a started enclave.
+    pub fn greet(transport: Box<dyn Transport>) -> Result<Self, RuntimeError> {
+        let nothing = Greeting {
+            version: 0,
+            platform: String::new(),
+            kernels: String::new(),
+            development: false,
+            has_key: false,
+            payload_limit: 0,
+            protections: Vec::new(),
+            memory: MemoryUse::default(),
+        };
+        let mut enclave = Self { transport, greeting: nothing, frame: Vec::new() };
+        let hello = Command::Hello { oldest: OLDEST_VERSION, newest: VERSION };
+        match enclave.call("greeting it", hello, |_| Ok(()))?.0 {
+            Reply::Hello(greeting) if greeting.payload_limit > 0 => {
+                enclave.greeting = greeting;
+                Ok(enclave)
+            }
+            _ => Err(RuntimeError::Protocol("an answer to Hello")),
+        }
+    }
+
+    /// What the enclave says about itself.
+    pub fn greeting(&self) -> &Greeting {
+        &self.greeting
+    }
+
+    /// CPU time used since the start, where the platform can tell.
+    pub fn cpu_time(&self) -> Option<Duration> {
+        self.transport.cpu_time()
+    }
+
+    /// Makes the device key inside and pins owners; returns the device's recipient.
+    pub(crate) fn provision(&mut self, owners: &[OwnerPublic]) -> Result<Recipient, RuntimeError> {
+        let fill = |frame: &mut Vec<u8>| {
+            owners.iter().for_each(|owner| frame.extend_from_slice(owner.as_bytes()));
+            Ok(())
+        };
+        let (Reply::Provisioned, payload) = self.call("making the device key", Command::Provision, fill)? else {
+            return Err(RuntimeError::Protocol("an answer to Provision"));
+        };
+        let text = core::str::from_utf8(payload).map_err(|_| RuntimeError::Protocol("a recipient"))?;
+        Ok(Recipient::parse(text)?)
+    }
+
+    /// Memory figures now.
+    pub fn memory(&mut self) -> Result<MemoryUse, RuntimeError> {
+        match self.call("reporting", Command::Report, |_| Ok(()))?.0 {
+            Reply::Report(memory) => Ok(memory),
+            _ => Err(RuntimeError::Protocol("an answer to Report")),
+        }
+    }
+
+    /// Loads a package. `state` is what the enclave handed out last; a new one comes back when it changed.
+    pub(crate) fn load(
+        &mut self,
+        file: &PackageFile,
+        grant: &[u8],
+        state: &[u8],
+    ) -> Result<(LoadReport, Option<Vec<u8>>), RuntimeError> {
+        const DOING: &str = "loading the package";
+        let len = |bytes: &[u8]| u32::try_from(bytes.len()).map_err(|_| RuntimeError::Protocol("a header too long"));
+        let mut command = Command::LoadBegin { header_len: len(file.header_bytes())?, grant_len: len(grant)? };
+        let mut payload = state.to_vec();
+        loop {
+            let (reply, answer) = self.call(DOING, command, |frame| {
+                frame.extend_from_slice(&payload);
+                Ok(())
+            })?;
+            match reply {
+                Reply::Loaded(report) => {
+                    return Ok((report, (!answer.is_empty()).then(|| answer.to_vec())));
+                }
+                Reply::NeedHeader { offset, len } => {
+                    let whole = file.header_bytes().iter().chain(grant).copied();
+                    payload = whole.skip(offset as usize).take(len as usize).collect();
+                    command = Command::LoadHeader { offset };
+                }
+                Reply::NeedSection { section, part, first, count } => {
+                    payload.clear();
+                    file.supply(section, part, first, count, &mut payload)?;
+                    command = Command::LoadSupply { section, part, first, count };
+                }
+                _ => return Err(RuntimeError::Protocol("an answer while loading")),
+            }
+        }
+    }
+
+    /// Opens a request. A new device state comes back when it changed.
+    pub(crate) fn begin(&mut self) -> Result<(u64, Option<Vec<u8>>), RuntimeError> {
+        match self.call("opening a request", Command::Begin, |_| Ok(()))? {
+            (Reply::Begun { request }, state) => Ok((request, (!state.is_empty()).then(|| state.to_vec()))),
+            _ => Err(RuntimeError::Protocol("an answer to Begin")),
+        }
+    }
+
+    /// Runs one secure segment, taking its inputs from `values` and handing each output to `out`.
+    pub(crate) fn run(
+        &mut self,
+        request: u64,
+        segment: u32,
+        file: &PackageFile,
+        values: &HashMap<u32, Tensor>,
+        mut out: impl FnMut(u32, Crossed),
+    ) -> Result<Traffic, RuntimeError> {
+        const DOING: &str = "running a secure segment";
+        let mut traffic = Traffic::default();
+        let mut collecting: Option<(u32, Form, u64, Vec<u8>)> = None;
+        let (mut command, mut payload) = (Command::Run { request, segment }, Vec::new());
+        loop {
+            let (reply, answer) = self.call(DOING, command, |frame| {
+                frame.extend_from_slice(&payload);
+                Ok(())
+            })?;
+            traffic.steps += 1;
+            let mut supply = Supply::Nothing;
+            payload.clear();
+            match reply {
+                Reply::SegmentDone => return Ok(traffic),
+                Reply::Working => {}
+                Reply::NeedChunks { section, first, count } => {
+                    file.supply(section, cordon_protocol::Part::Chunks, first, count, &mut payload)?;
+                    traffic.weight_bytes += payload.len() as u64;
+                    supply = Supply::Chunks { first, count };
+                }
+                Reply::NeedValue { value, start, len } => {
+                    let tensor = values.get(&value).ok_or(RuntimeError::Protocol("a value before it is computed"))?;
+                    let range =
+                        usize::try_from(start).ok().and_then(|start| Some(start..start.checked_add(len as usize)?));
+                    let piece = range.and_then(|range| tensor.data.get(range));
+                    payload.extend_from_slice(piece.ok_or(RuntimeError::Protocol("a piece outside its value"))?);
+                    traffic.crossings += u64::from(start == 0);
+                    traffic.crossing_bytes += u64::from(len);
+                    supply = Supply::Value { value, start, payload: Payload::Clear };
+                }
+                Reply::Output { value, form, start, total, payload: Payload::Clear } => {
+                    let (of, as_form, _, bytes) = collecting.get_or_insert_with(|| (value, form, total, Vec::new()));
+                    if (*of, *as_form, bytes.len() as u64) != (value, form, start) || answer.is_empty() {
+                        return Err(RuntimeError::Protocol("pieces of an output out of order"));
+                    }
+                    bytes.extend_from_slice(answer);
+                    traffic.crossings += u64::from(start == 0);
+                    traffic.crossing_bytes += answer.len() as u64;
+                    if bytes.len() as u64 >= total
+                        && let Some((value, form, total, bytes)) = collecting.take()
+                    {
+                        if bytes.len() as u64 != total {
+                            return Err(RuntimeError::Protocol("an output longer than announced"));
+                        }
+                        let info = file.manifest().value(value).ok_or(RuntimeError::Protocol("an unknown output"))?;
+                        out(value, crossed(form, info, bytes)?);
+                    }
+                }
+                _ => return Err(RuntimeError::Protocol("an answer while a segment runs")),
+            }
+            command = Command::Step { request, supply };
+        }
+    }
+
+    /// Ends a complete request.
+    pub(crate) fn end(&mut self, request: u64) -> Result<(), RuntimeError> {
+        match self.call("closing a request", Command::End { request }, |_| Ok(()))?.0 {
+            Reply::Closed => Ok(()),
+            _ => Err(RuntimeError::Protocol("an answer to End")),
+        }
+    }
+
+    /// Drops a request after an error of the normal world. A request the enclave has dropped itself is no error.
+    pub(crate) fn abort(&mut self, request: u64) {
+        let _ = self.call("dropping a request", Command::Abort { request }, |_| Ok(()));
+    }
+
+    /// One command, one reply; a refusal or a death is an error.
+    fn call(
+        &mut self,
+        doing: &'static str,
+        command: Command,
+        fill: impl FnOnce(&mut Vec<u8>) -> Result<(), RuntimeError>,
+    ) -> Result<(Reply, &[u8]), RuntimeError> {
+        command.encode(&mut self.frame);
+        fill(&mut self.frame)?;
+        self.transport.call(&mut self.frame).map_err(|death| RuntimeError::Died { doing, death, restart: None })?;
+        match Reply::decode(&mut self.frame) {
+            Ok((Reply::Refused(refusal), _)) => Err(RuntimeError::Refused { doing, refusal }),
+            Ok((reply, payload)) => Ok((reply, payload)),
+            Err(_) => Err(RuntimeError::Protocol("a reply that does not decode")),
+        }
+    }
+}
+
+fn crossed(form: Form, info: &ValueInfo, bytes: Vec<u8>) -> Result<Crossed, RuntimeError> {
+    Ok(match form {
+        Form::Ranked => Crossed::Ranked(Ranked::decode(&bytes).map_err(|_| RuntimeError::Protocol("a ranked output"))?),
+        Form::Tensor => {
+            let dims = info.shape.iter().map(|&dim| dim as usize).collect();
+            let tensor = Tensor::new(i32::from(info.elem.code()), dims, bytes.into());
+            Crossed::Tensor(tensor.map_err(|_| RuntimeError::Protocol("an output of another length"))?)
+        }
+    })
+}
