@@ -164,6 +164,8 @@ pub(crate) struct HeaderParts {
     pub(crate) header: Header,
     pub(crate) description: Hash,
     pub(crate) stanzas: Vec<Stanza>,
+    /// How many of them are for devices, also after those have been dropped.
+    pub(crate) recipients: usize,
     /// Digest of what the signature covers.
     pub(crate) signed: Hash,
     pub(crate) signature: [u8; SIGNATURE_BYTES],
@@ -193,6 +195,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<HeaderParts, PackageError> {
     let file_len = section::place(&mut header.sections, header_len);
     Ok(HeaderParts {
         description: description_digest(description),
+        recipients: stanzas.iter().filter(|s| matches!(s, Stanza::X25519 { .. })).count(),
         stanzas,
         signed: Sha256::digest(signed).into(),
         signature: *signature,

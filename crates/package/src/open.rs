@@ -142,7 +142,7 @@ impl Verified {
 
     /// Recipients the package was sealed to, the owner included; devices added by a grant are not counted.
     pub fn recipients(&self) -> usize {
-        self.parts.stanzas.iter().filter(|s| matches!(s, Stanza::X25519 { .. })).count()
+        self.parts.recipients
     }
 
     /// Key brokers that may release the keys.
@@ -187,7 +187,7 @@ impl Verified {
     pub fn open(self, device: &DeviceKey) -> Result<Opened, PackageError> {
         let keys = stanza::unwrap(&self.parts.stanzas, device, self.binding(), &self.segments())?;
         let development = self.header().development;
-        Ok(Opened { verified: self, keys, development })
+        Ok(self.opened(keys, development))
     }
 
     /// Unwraps the segment keys that a grant of the same owner adds for `device`.
@@ -198,7 +198,14 @@ impl Verified {
         }
         let keys = stanza::unwrap(&grant.stanzas, device, self.binding(), &self.segments())?;
         let development = self.header().development || grant.development;
-        Ok(Opened { verified: self, keys, development })
+        Ok(self.opened(keys, development))
+    }
+
+    /// The wrapped keys have served: a small enclave need not keep them.
+    fn opened(mut self, keys: Vec<SegmentKey>, development: bool) -> Opened {
+        self.parts.stanzas.retain(|s| matches!(s, Stanza::Broker(_)));
+        self.parts.stanzas.shrink_to_fit();
+        Opened { verified: self, keys, development }
     }
 
     pub(crate) fn binding(&self) -> Binding<'_> {

@@ -7,7 +7,8 @@ use cordon_package::limits::*;
 const SPEC: &str = include_str!("../SPEC.md");
 const LIMITS: &str = include_str!("../src/limits.rs");
 /// Stated in the text of SPEC.md, as sizes of fields, instead of in its table.
-const IN_TEXT: [&str; 5] = ["MAGIC", "GRANT_MAGIC", "PREFIX_BYTES", "SIGNATURE_BYTES", "HASH_BYTES"];
+const IN_TEXT: [&str; 6] =
+    ["MAGIC", "GRANT_MAGIC", "PREFIX_BYTES", "SIGNATURE_BYTES", "HASH_BYTES", "NORMAL_DATA_LOCATION"];
 
 macro_rules! values {
     ($($name:ident),* $(,)?) => {
@@ -67,7 +68,8 @@ fn every_constant_is_in_the_table() {
 }
 
 #[test]
-fn the_magic_bytes_are_the_code_s() {
+fn magic_bytes_and_file_names_are_the_code_s() {
+    assert!(SPEC.contains(&format!("`{NORMAL_DATA_LOCATION}`")));
     for magic in [MAGIC, GRANT_MAGIC] {
         let hex: Vec<String> = magic.iter().map(|b| format!("{b:02x}")).collect();
         assert!(SPEC.contains(&hex.join(" ")), "{hex:?}");

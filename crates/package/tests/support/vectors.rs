@@ -187,7 +187,7 @@ const INDEX_HEAD: &str = "\
 # Packages a reader must accept (ok) or refuse, one defect each: file, expected class, options.
 # Written by `cargo run -p cordon-package --example make_vectors`. Other lists in this folder have the same form.
 # Unless an option says otherwise: device=device.key (whose pinned owners apply), now=3000000000, minimum=7,
-# development=accepted, no grant. The keys beside this file are for these packages only; everyone knows them.
+# development=accepted, no grant; readers skip options they do not know. The keys beside this file are for these packages only; everyone knows them.
 ";
 
 fn two_chunks(len: usize) -> Recipe {
