@@ -174,3 +174,86 @@ fn port(state: &State<'_>, id: ValueId, val: &Val, options: &LowerOptions) -> Re
     let shape = val.dims.iter().map(|&dim| crate::context::u(dim)).collect();
     Ok(Port { value, shape, region: val.region(), via })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::run_lowered;
+    use crate::testing::{OneNode, f32s, noise};
+    use cordon_graph::Tensor;
+
+    #[test]
+    fn outputs_that_are_inputs_or_constants_get_memory_of_their_own() {
+        let mut graph = OneNode::new("Identity", 14).input(noise(&[3], 1)).graph();
+        let output = graph.outputs[0];
+        graph.outputs.push(output);
+        graph.outputs.push(graph.inputs[0]);
+        let constant = Tensor::from_f32(&[2], &[7.0, 8.0]);
+        graph.values.push(cordon_graph::Value {
+            ty: Some(constant.ty()),
+            constant: Some(constant.clone()),
+            ..cordon_graph::Value::new("c")
+        });
+        graph.outputs.push(ValueId(graph.values.len() as u32 - 1));
+        let lowered = lower_graph(&graph).expect("lowers");
+        let out = run_lowered(&lowered, &[noise(&[3], 1)]).expect("runs");
+        assert_eq!(out, vec![noise(&[3], 1), noise(&[3], 1), noise(&[3], 1), constant]);
+    }
+
+    #[test]
+    fn ports_carry_the_callers_ids_and_retention() {
+        let graph = OneNode::new("Relu", 14).input(noise(&[3], 1)).graph();
+        let whole = segment(&graph, graph.node_ids());
+        let mut options = LowerOptions {
+            value_ids: HashMap::from([(graph.inputs[0], 40), (graph.outputs[0], 41)]),
+            retained: BTreeSet::from([graph.outputs[0]]),
+            ..LowerOptions::default()
+        };
+        let program = lower(&graph, &whole, &options).expect("lowers").program;
+        assert_eq!((program.inputs[0].value, program.inputs[0].via), (40, Via::Cross));
+        assert_eq!((program.outputs[0].value, program.outputs[0].via), (41, Via::Retain));
+        options.value_ids.remove(&graph.outputs[0]);
+        assert!(matches!(lower(&graph, &whole, &options), Err(LowerError::Misuse(_))));
+    }
+
+    #[test]
+    fn half_precision_is_refused_by_name() {
+        let mut graph = OneNode::new("Relu", 14).input(noise(&[3], 1)).graph();
+        for value in &mut graph.values {
+            value.ty = Some(TensorType::new(ElemType::Float16, [3]));
+        }
+        let reason = unsupported_reason(&graph, NodeId(0)).expect("refused");
+        assert!(reason.contains("float16"), "{reason}");
+        let error = lower_graph(&graph).expect_err("refused").to_string();
+        assert!(error.contains("float16"), "{error}");
+    }
+
+    #[test]
+    fn an_unknown_operator_is_named_with_node_and_opset() {
+        let mut graph = OneNode::new("Relu", 14).input(noise(&[3], 1)).graph();
+        assert_eq!(unsupported_reason(&graph, NodeId(0)), None);
+        graph.nodes[0].op_type = "Frobnicate".into();
+        let error = lower_graph(&graph).expect_err("refused").to_string();
+        for part in ["node0", "Frobnicate", "opset 14", "normal segment"] {
+            assert!(error.contains(part), "{part} is not in {error}");
+        }
+    }
+
+    #[test]
+    fn weights_used_twice_are_stored_once() {
+        let (weight, x) = (noise(&[8, 8], 2), noise(&[2, 8], 1));
+        let node = OneNode::new("MatMul", 14).input(x).constant(weight.clone()).then("MatMul").constant(weight);
+        let lowered = node.lower().expect("lowers");
+        assert_eq!(lowered.weights.0.len(), 1);
+        let mut written = 0;
+        lowered.write_weights(&mut |bytes| written += bytes.len() as u64);
+        assert_eq!((written, lowered.window_bytes()), (lowered.weight_bytes(), 8 * 16 * 4));
+    }
+
+    #[test]
+    fn inputs_of_another_shape_are_refused() {
+        let lowered = OneNode::new("Relu", 14).input(noise(&[3], 1)).lower().expect("lowers");
+        assert!(matches!(run_lowered(&lowered, &[f32s(&[4], &[0.0; 4])]), Err(LowerError::Misuse(_))));
+        assert!(matches!(run_lowered(&lowered, &[]), Err(LowerError::Misuse(_))));
+    }
+}

@@ -98,14 +98,14 @@ impl OneNode {
     }
 
     /// Adds the output of node `index` as the next input.
-    pub(crate) fn from_node(mut self, index: usize) -> Self {
+    pub(crate) fn with_node(mut self, index: usize) -> Self {
         let value = self.graph.nodes[index].outputs[0];
         self.node().inputs.push(value);
         self
     }
 
     /// Adds graph input `index`, given before, as the next input.
-    pub(crate) fn from_input(mut self, index: usize) -> Self {
+    pub(crate) fn with_input(mut self, index: usize) -> Self {
         let value = self.graph.inputs[index];
         self.node().inputs.push(Some(value));
         self

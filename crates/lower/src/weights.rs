@@ -4,7 +4,8 @@
 use crate::context::BLOCK;
 use cordon_engine::program::DType;
 use cordon_graph::{ElemType, Tensor};
-use std::hash::{DefaultHasher, Hash, Hasher};
+use core::hash::{Hash, Hasher};
+use std::hash::DefaultHasher;
 
 /// Bytes handed to the sink at a time.
 const PIECE: usize = 64 * 1024;
@@ -75,7 +76,9 @@ impl WeightSource {
             Form::Raw(tensor) => tensor.dims.iter().product(),
             Form::F32(values) => values.len(),
             Form::I64(values) => values.len(),
-            Form::Rows { outer, inner, .. } | Form::Columns { outer, inner, .. } => outer.next_multiple_of(BLOCK) * inner,
+            Form::Rows { outer, inner, .. } | Form::Columns { outer, inner, .. } => {
+                outer.next_multiple_of(BLOCK) * inner
+            }
         };
         u32::try_from(len).unwrap_or(u32::MAX)
     }
@@ -131,13 +134,7 @@ impl WeightSource {
     }
 
     /// `(ceil(outer / 16), inner, 16)`, lanes past `outer` zero; `steps` are those of the two axes in the tensor.
-    fn write_lanes(
-        &self,
-        tensor: &Tensor,
-        [outer, inner]: [usize; 2],
-        steps: [usize; 2],
-        sink: &mut dyn FnMut(&[u8]),
-    ) {
+    fn write_lanes(&self, tensor: &Tensor, [outer, inner]: [usize; 2], steps: [usize; 2], sink: &mut dyn FnMut(&[u8])) {
         let source = tensor.data.as_chunks::<4>().0;
         let factor = |lane: usize| self.scale.as_ref().map_or(1.0, |scale| scale[lane % scale.len()]);
         let mut piece = vec![[0; 4]; PIECE / 4];

@@ -213,7 +213,7 @@ mod tests {
 
     #[test]
     fn a_result_needed_twice_keeps_its_own_value() {
-        let node = conv().then("Mul").constant(noise(&[20, 1, 1], 3)).then("Add").from_node(0);
+        let node = conv().then("Mul").constant(noise(&[20, 1, 1], 3)).then("Add").with_node(0);
         let factor = noise(&[20, 1, 1], 3).to_f32().expect("f32");
         let want = map(&conv().run()[0], |index, x| x * factor[index / 9 % 20] + x);
         assert_close(&node.run()[0], &want);
@@ -233,7 +233,7 @@ mod tests {
 
     #[test]
     fn a_residual_block_adds_inside_the_second_convolution() {
-        let node = conv().then("Conv").constant(noise(&[20, 20, 1, 1], 3)).then("Add").from_node(0).then("Relu");
+        let node = conv().then("Conv").constant(noise(&[20, 20, 1, 1], 3)).then("Add").with_node(0).then("Relu");
         let fused = instructions(&node);
         assert!(
             matches!(
@@ -255,22 +255,22 @@ mod tests {
     fn exporters_spellings_of_activations_are_recognised() {
         let input = || OneNode::new("Identity", 14).input(noise(&[3, 40], 1));
         let scalar = |value: f32| f32s(&[], &[value]);
-        let silu = input().then("Sigmoid").then("Mul").from_input(0);
-        let mish = input().then("Softplus").then("Tanh").then("Mul").from_input(0);
+        let silu = input().then("Sigmoid").then("Mul").with_input(0);
+        let mish = input().then("Softplus").then("Tanh").then("Mul").with_input(0);
         let swish = input().then("Add").constant(scalar(3.0)).then("Clip").constant(scalar(0.0)).constant(scalar(6.0));
-        let swish = swish.then("Mul").from_input(0).then("Div").constant(scalar(6.0));
+        let swish = swish.then("Mul").with_input(0).then("Div").constant(scalar(6.0));
         let gate = || {
             let erf = input().then("Div").constant(scalar(core::f32::consts::SQRT_2)).then("Erf");
             erf.then("Add").constant(scalar(1.0))
         };
-        let gelu = gate().then("Mul").from_input(0).then("Mul").constant(scalar(0.5));
+        let gelu = gate().then("Mul").with_input(0).then("Mul").constant(scalar(0.5));
         let cases = [(silu, UnaryOp::Silu), (mish, UnaryOp::Mish), (swish, UnaryOp::HardSwish), (gelu, UnaryOp::Gelu)];
         for (node, want) in cases {
             let fused = instructions(&node);
             assert!(matches!(fused[..], [Instruction::Unary { op, .. }] if op == want), "{want:?}: {fused:?}");
         }
         let x = noise(&[3, 40], 1);
-        let silu = input().then("Sigmoid").then("Mul").from_input(0).run();
+        let silu = input().then("Sigmoid").then("Mul").with_input(0).run();
         assert_close(&silu[0], &map(&x, |_, x| x / (1.0 + (-x).exp())));
     }
 

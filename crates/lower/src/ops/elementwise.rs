@@ -379,7 +379,7 @@ mod tests {
 
     #[test]
     fn the_same_operand_twice() {
-        let out = OneNode::new("Mul", 14).input(f32s(&[2], &[3.0, -4.0])).from_input(0).run();
+        let out = OneNode::new("Mul", 14).input(f32s(&[2], &[3.0, -4.0])).with_input(0).run();
         assert_eq!(out, vec![f32s(&[2], &[9.0, 16.0])]);
     }
 
