@@ -47,6 +47,7 @@ pub(super) const OPERATORS: &[Operator] = &[
     op("Identity", 1, same_as_input, identity),
     op("Dropout", 7, dropout_shape, dropout),
     op("Cast", 6, cast_shape, cast),
+    op("CastLike", 15, cast_shape, cast),
     // Two values.
     op("Add", 7, arithmetic_shape, |ctx| arithmetic(ctx, BinaryOp::Add)),
     op("Sub", 7, arithmetic_shape, |ctx| arithmetic(ctx, BinaryOp::Sub)),
@@ -177,6 +178,9 @@ fn dropout(ctx: &mut LowerCtx<'_, '_>) -> Result<(), Reason> {
 }
 
 fn cast_target(view: &NodeView<'_>) -> Result<ElemType, String> {
+    if view.node.op_type == "CastLike" {
+        return Ok(view.input(1)?.elem);
+    }
     let code = view.attr_int("to")?.ok_or("attribute `to` is missing")?;
     let elem = i32::try_from(code).ok().and_then(ElemType::from_code);
     elem.ok_or_else(|| format!("attribute `to` = {code} names no element type"))
