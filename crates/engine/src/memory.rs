@@ -72,11 +72,11 @@ impl Buffers {
         (self.f32.capacity() * 4 + self.i64.capacity() * 8 + self.bool.capacity()) as u64
     }
 
-    /// Overwrites every element with zero.
+    /// Overwrites every element with zero. The buffers live on, so these are ordinary stores the compiler must keep.
     pub(crate) fn wipe(&mut self) {
-        self.f32.as_mut_slice().zeroize();
-        self.i64.as_mut_slice().zeroize();
-        self.bool.as_mut_slice().zeroize();
+        self.f32.fill(0.0);
+        self.i64.fill(0);
+        self.bool.fill(0);
     }
 
     /// Whether every element is zero.
@@ -158,7 +158,9 @@ impl Buffers {
 
 impl Drop for Buffers {
     fn drop(&mut self) {
-        self.wipe();
+        self.f32.zeroize();
+        self.i64.zeroize();
+        self.bool.zeroize();
     }
 }
 

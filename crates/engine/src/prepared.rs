@@ -8,7 +8,7 @@ use cordon_kernels::KernelSet;
 use crate::memory::Buffers;
 use crate::program::{DType, Port, Program, WeightTable};
 use crate::validate::validate;
-use crate::weights::Weights;
+use crate::weights::{self, Weights};
 use crate::{EngineError, Place, dispatch};
 
 /// Where constants live while a Program runs.
@@ -186,6 +186,20 @@ impl Prepared {
             tables: program.heap_bytes() + weights.table_bytes() + size_of::<Self>() as u64,
         };
         Ok(Self { program, kernels, arena, weights, state: State::Idle, memory })
+    }
+
+    /// What [`Prepared::memory`] will report for a decoded Program, without allocating it. With
+    /// `Stream { window_bytes: u64::MAX }`, `window` is the smallest window that will do.
+    pub fn predict(
+        program: &Program,
+        weights: &WeightTable,
+        residency: Residency,
+    ) -> Result<MemoryReport, EngineError> {
+        validate(program, weights, u64::MAX)?;
+        let (bytes, tables) = weights::predict(program, weights, residency)?;
+        let (resident, window) = if residency == Residency::All { (bytes, 0) } else { (0, bytes) };
+        let tables = tables + program.heap_bytes() + size_of::<Self>() as u64;
+        Ok(MemoryReport { arena: program.arena.bytes(), weights: resident, window, tables })
     }
 
     /// Takes the answer to the step before and goes on to the next. After an error, and after [`Step::Done`], every call

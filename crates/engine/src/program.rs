@@ -501,29 +501,29 @@ impl Instruction {
 }
 
 impl Program {
-    /// Bytes the Program itself holds on the heap.
+    /// Bytes the Program itself holds on the heap; exact for a decoded one, whose lists have no spare capacity.
     pub(crate) fn heap_bytes(&self) -> u64 {
-        let ports = self.inputs.capacity() + self.outputs.capacity();
-        let shapes: usize = self.inputs.iter().chain(&self.outputs).map(|port| port.shape.capacity()).sum();
+        let ports = self.inputs.len() + self.outputs.len();
+        let shapes: usize = self.inputs.iter().chain(&self.outputs).map(|port| port.shape.len()).sum();
         let strides: usize = self.instructions.iter().map(Instruction::strides).sum();
         let bytes = ports * size_of::<Port>()
-            + self.instructions.capacity() * size_of::<Instruction>()
+            + self.instructions.len() * size_of::<Instruction>()
             + (shapes + strides) * size_of::<u32>();
         bytes as u64
     }
 }
 
 impl Instruction {
-    /// Capacity of all extent and stride lists.
+    /// Entries of all extent and stride lists.
     fn strides(&self) -> usize {
-        let one = |s: &Strided1| s.dims.capacity() + s.a.capacity();
-        let two = |s: &Strided2| s.dims.capacity() + s.a.capacity() + s.b.capacity();
+        let one = |s: &Strided1| s.dims.len() + s.a.len();
+        let two = |s: &Strided2| s.dims.len() + s.a.len() + s.b.len();
         match self {
             Self::MatMul { geometry, .. } => two(&geometry.batch),
             Self::Binary { shape, .. } => two(shape),
-            Self::Select { shape: s, .. } => s.dims.capacity() + s.a.capacity() + s.b.capacity() + s.c.capacity(),
+            Self::Select { shape: s, .. } => s.dims.len() + s.a.len() + s.b.len() + s.c.len(),
             Self::Reduce { kept, reduced, .. } => one(kept) + one(reduced),
-            Self::Copy { geometry: g, .. } => g.dims.capacity() + g.from_strides.capacity() + g.to_strides.capacity(),
+            Self::Copy { geometry: g, .. } => g.dims.len() + g.from_strides.len() + g.to_strides.len(),
             _ => 0,
         }
     }

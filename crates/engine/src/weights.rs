@@ -78,6 +78,12 @@ pub(crate) struct Weights {
     resident: bool,
 }
 
+/// Bytes that [`Weights::bytes`] and [`Weights::table_bytes`] will give, without allocating the former.
+pub(crate) fn predict(program: &Program, table: &WeightTable, residency: Residency) -> Result<(u64, u64), EngineError> {
+    let (slots, plan, extent) = layout(program, table, residency)?;
+    Ok((extent.bytes(), heap_bytes(&slots, &plan)))
+}
+
 impl Weights {
     /// Lays out residency or window for a validated Program. `available` is what the budget leaves.
     pub(crate) fn prepare(
@@ -86,10 +92,7 @@ impl Weights {
         residency: Residency,
         available: u64,
     ) -> Result<Self, EngineError> {
-        let (slots, plan, extent) = match residency {
-            Residency::All => resident(program, table)?,
-            Residency::Stream { window_bytes } => window(program, table, window_bytes)?,
-        };
+        let (slots, plan, extent) = layout(program, table, residency)?;
         let tables = heap_bytes(&slots, &plan);
         let needed = extent.bytes().saturating_add(tables);
         if needed > available {
@@ -234,6 +237,13 @@ impl Weights {
 }
 
 type Layout = (Vec<Slot>, Plan, Extent);
+
+fn layout(program: &Program, table: &WeightTable, residency: Residency) -> Result<Layout, EngineError> {
+    match residency {
+        Residency::All => resident(program, table),
+        Residency::Stream { window_bytes } => window(program, table, window_bytes),
+    }
+}
 
 fn resident(program: &Program, table: &WeightTable) -> Result<Layout, EngineError> {
     let mut used = reserve(table.0.len())?;

@@ -263,6 +263,10 @@ fn memory_is_counted_before_it_is_allocated() {
     assert_eq!((a.arena, a.weights, a.window), (4 * 4001, 4 * 4000, 0));
     assert_eq!((b.arena, b.weights, b.window), (4 * 4001, 0, 4 * 3000));
     assert!(a.tables > 0 && a.total() == resident.peak_bytes());
+    for (residency, measured) in [(Residency::All, a), (WINDOW, b)] {
+        let decoded = cordon_engine::Program::decode(&build.program.encode()).expect("just encoded");
+        assert_eq!(Prepared::predict(&decoded, &build.weights, residency), Ok(measured));
+    }
     for (residency, peak) in [(Residency::All, resident.peak_bytes()), (WINDOW, streamed.peak_bytes())] {
         assert!(prepare(residency, peak).is_ok());
         assert!(matches!(prepare(residency, peak - 1), Err(EngineError::Memory { .. })));

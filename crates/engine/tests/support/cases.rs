@@ -2,7 +2,7 @@
 
 use cordon_engine::program::{
     Along, Axis, BinaryOp, Conv2d, ConvNd, DType, Dense, Instruction as I, Layout, Lrn, MatMul, Normalize, Operand,
-    Pool, PoolKind, ReduceOp, Strided1, Strided2, Strided3, StridedCopy, UnaryOp,
+    Pool, PoolKind, ReduceOp, Region, Strided1, Strided2, Strided3, StridedCopy, UnaryOp,
 };
 
 use super::{Build, Value, arena, ramp};
@@ -25,6 +25,8 @@ pub fn all() -> Vec<Case> {
     let mut cases = vec![
         conv2d(false),
         conv2d(true),
+        depthwise(),
+        channels_across_blocks(),
         conv_nd(),
         conv_transposed(),
         pool(),
@@ -86,6 +88,86 @@ fn conv2d(residual: bool) -> Case {
     let input = (1..=9).map(|v| v as f32).collect();
     let expected = if residual { [0.0, 0.0, 5.0, 9.0] } else { [0.0, 0.0, 4.0, 8.0] };
     case("conv2d", b, vec![Value::F32(input)], vec![f32s(&expected)])
+}
+
+/// Puts `(channels, positions)` into blocks whose unused lanes hold NaN: no result may depend on them.
+fn into_blocks(b: &mut Build, input: Region, channels: u32, positions: u32) -> Region {
+    let blocked = b.f32(channels.next_multiple_of(16) * positions);
+    b.push(I::Fill { value: f32::NAN.to_bits().into(), out: blocked });
+    for (first, count) in (0..channels).step_by(16).map(|first| (first, 16.min(channels - first))) {
+        let geometry = StridedCopy {
+            dims: vec![positions, count],
+            from: first * positions,
+            from_strides: vec![1, positions as i32],
+            to: first * positions,
+            to_strides: vec![16, 1],
+        };
+        b.push(I::Copy { geometry, input: arena(input), out: blocked });
+    }
+    blocked
+}
+
+/// The inverse, for at most 16 channels.
+fn from_block(b: &mut Build, blocked: Region, channels: u32, positions: u32) -> Region {
+    let out = b.f32(channels * positions);
+    let geometry = StridedCopy {
+        dims: vec![channels, positions],
+        from: 0,
+        from_strides: vec![1, 16],
+        to: 0,
+        to_strides: vec![positions, 1],
+    };
+    b.push(I::Copy { geometry, input: arena(blocked), out });
+    out
+}
+
+/// Five channels of ones, 3 x 3 windows of the channel's number with padding: sums count the taps inside.
+fn depthwise() -> Case {
+    let mut b = Build::new();
+    let input = b.input(DType::F32, &[1, 5, 3, 3]);
+    let blocked = into_blocks(&mut b, input, 5, 9);
+    let lanes: Vec<f32> = (0..16).map(|lane| if lane < 5 { lane as f32 } else { 0.0 }).collect();
+    let weight = b.weight_f32(&lanes.repeat(9));
+    let out = b.f32(9 * 16);
+    let y = Axis { pad_begin: 1, pad_end: 1, ..axis(3, 3, 3, 1) };
+    b.push(I::Conv2d {
+        geometry: Conv2d { n: 1, groups: 5, ic: 5, oc: 5, y, x: y, input: Layout::Blocked },
+        input: arena(blocked),
+        weight,
+        bias: None,
+        residual: None,
+        activation: None,
+        out,
+    });
+    let out = from_block(&mut b, out, 5, 9);
+    b.output(out);
+    let taps = [4.0, 6.0, 4.0, 6.0, 9.0, 6.0, 4.0, 6.0, 4.0];
+    let expected = (0..5).flat_map(|c| taps.map(|taps| taps * c as f32)).collect();
+    case("depthwise", b, vec![f32s(&[1.0; 45])], vec![Value::F32(expected)])
+}
+
+/// A dense 1 x 1 convolution of 17 channels onto one, dilated and strided where that changes nothing; the second block
+/// of the input has fifteen lanes of NaN.
+fn channels_across_blocks() -> Case {
+    let mut b = Build::new();
+    let input = b.input(DType::F32, &[1, 17, 1, 2]);
+    let blocked = into_blocks(&mut b, input, 17, 2);
+    let weight = b.weight_f32(&lane0(&[1.0; 17]));
+    let out = b.f32(2 * 16);
+    let (y, x) = (Axis { dilation: 3, ..axis(1, 1, 1, 7) }, axis(2, 2, 1, 1));
+    b.push(I::Conv2d {
+        geometry: Conv2d { n: 1, groups: 1, ic: 17, oc: 1, y, x, input: Layout::Blocked },
+        input: arena(blocked),
+        weight,
+        bias: None,
+        residual: None,
+        activation: Some(UnaryOp::Clip { lo: 0.0, hi: 200.0 }),
+        out,
+    });
+    let out = from_block(&mut b, out, 1, 2);
+    b.output(out);
+    let image = (0..34).map(|i| (i / 2 * (1 + i % 2)) as f32).collect();
+    case("channels_across_blocks", b, vec![Value::F32(image)], vec![f32s(&[136.0, 200.0])])
 }
 
 fn conv_nd() -> Case {
