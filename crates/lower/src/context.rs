@@ -5,6 +5,7 @@
 //! remembered. Extents in [`Val::dims`] are always the ONNX ones, whatever the layout.
 
 use crate::draft::Draft;
+use crate::layout::block_copies;
 use crate::weights::{Form, WeightSource};
 use cordon_engine::program::{DType, Instruction, Layout, Operand, Region, StridedCopy, Tile};
 use cordon_graph::{ElemType, Graph, NodeView, ShapeError, Tensor, TensorType, ValueId};
@@ -456,57 +457,6 @@ fn element_count(dims: &[usize]) -> Result<u32, Reason> {
 /// A copy of `count` contiguous elements.
 pub(crate) fn copy_all(count: usize) -> StridedCopy {
     StridedCopy { dims: vec![u(count)], from: 0, from_strides: vec![1], to: 0, to_strides: vec![1] }
-}
-
-/// One rectangular part of a layout change: extents, plain and blocked strides, and starts.
-struct BlockCopy {
-    dims: Vec<usize>,
-    plain: (usize, Vec<usize>),
-    blocked: (usize, Vec<usize>),
-}
-
-/// Whole blocks first, then the lanes of a last partial block.
-fn block_copies(dims: &[usize]) -> Vec<BlockCopy> {
-    let (n, c) = (dims[0], dims[1]);
-    let spatial: usize = dims[2..].iter().product();
-    let (whole, rest) = (c / BLOCK, c % BLOCK);
-    let blocks = c.div_ceil(BLOCK);
-    let mut pieces = Vec::new();
-    if whole > 0 {
-        pieces.push(BlockCopy {
-            dims: vec![n, whole, spatial, BLOCK],
-            plain: (0, vec![c * spatial, BLOCK * spatial, 1, spatial]),
-            blocked: (0, vec![blocks * spatial * BLOCK, spatial * BLOCK, BLOCK, 1]),
-        });
-    }
-    if rest > 0 {
-        pieces.push(BlockCopy {
-            dims: vec![n, spatial, rest],
-            plain: (whole * BLOCK * spatial, vec![c * spatial, 1, spatial]),
-            blocked: (whole * BLOCK * spatial, vec![blocks * spatial * BLOCK, BLOCK, 1]),
-        });
-    }
-    pieces
-}
-
-impl BlockCopy {
-    fn into_plain(self) -> StridedCopy {
-        strided(&self.dims, self.blocked, self.plain)
-    }
-
-    fn into_blocked(self) -> StridedCopy {
-        strided(&self.dims, self.plain, self.blocked)
-    }
-}
-
-fn strided(dims: &[usize], from: (usize, Vec<usize>), to: (usize, Vec<usize>)) -> StridedCopy {
-    StridedCopy {
-        dims: dims.iter().map(|&dim| u(dim)).collect(),
-        from: u(from.0),
-        from_strides: from.1.iter().map(|&step| i(step)).collect(),
-        to: u(to.0),
-        to_strides: to.1.iter().map(|&step| u(step)).collect(),
-    }
 }
 
 /// A positive copy stride; fits by the bound `element_count` sets.

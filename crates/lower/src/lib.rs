@@ -15,6 +15,7 @@ mod draft;
 mod emit;
 mod error;
 mod fuse;
+mod layout;
 mod local;
 pub mod ops;
 mod segment;
