@@ -81,6 +81,9 @@ def randomise(model, size):
         for name, parameter in model.named_parameters():
             if name.endswith("bias"):
                 parameter.normal_(0, 0.1)
+            elif not parameter.any():
+                # torchvision starts the vision transformer's head at zero: the output would not depend on the input.
+                parameter.normal_(0, 0.05)
         for norm in norms:
             norm.weight.uniform_(0.5, 1.5)
             norm.momentum = None  # the plain average over the batches seen
