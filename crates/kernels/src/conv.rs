@@ -197,13 +197,17 @@ impl<const R: usize> Pixels<R> {
         Pixels { y, x, rows: bottom.skipped..top.skipped + top.inside }
     }
 
-    /// Index into an `(h, w)` plane of tap `(dy, dx)` of each pixel; past the end where it is padding.
+    /// Tap `(dy, dx)` of each pixel in an `(h, w)` plane, `zero` where it is padding.
     #[inline(always)]
-    fn indices(&self, h: usize, w: usize, dy: usize, dx: usize) -> [usize; R] {
-        core::array::from_fn(|r| {
+    fn tap<'a, T>(&self, plane: &'a [T], zero: &'a T, h: usize, w: usize, dy: usize, dx: usize) -> [&'a T; R] {
+        // A loop, not `array::from_fn`: that may stay a call, around which every accumulator goes through memory.
+        let mut taps = [zero; R];
+        for r in 0..R {
             let (y, x) = (self.y[r].wrapping_add_unsigned(dy) as usize, self.x[r].wrapping_add_unsigned(dx) as usize);
-            if y < h && x < w { y * w + x } else { usize::MAX }
-        })
+            let at = if y < h && x < w { y * w + x } else { usize::MAX };
+            taps[r] = plane.get(at).unwrap_or(zero);
+        }
+        taps
     }
 }
 
@@ -237,9 +241,15 @@ fn blocked<S: Simd, const R: usize>(s: S, o: &Operands<'_>, first: usize, finish
         let lanes = (o.ic - block * 16).min(16);
         for ky in pixels.rows.clone() {
             for kx in 0..kw {
-                let at = pixels.indices(o.h, o.w, ky * o.g.y.dilation as usize, kx * o.g.x.dilation as usize);
-                let rows = at.map(|at| plane.get(at).unwrap_or(&ZERO));
-                accumulate(s, &mut acc, rows, [&weight[ky * kw + kx..]], kh * kw, lanes);
+                let (dy, dx) = (ky * o.g.y.dilation as usize, kx * o.g.x.dilation as usize);
+                let rows = pixels.tap(plane, &ZERO, o.h, o.w, dy, dx);
+                let weight = [&weight[ky * kw + kx..]];
+                // The constant lets the compiler unroll; only a last block with missing channels has fewer.
+                if lanes == 16 {
+                    accumulate(s, &mut acc, rows, weight, kh * kw, 16);
+                } else {
+                    accumulate(s, &mut acc, rows, weight, kh * kw, lanes);
+                }
             }
         }
     }
@@ -258,10 +268,11 @@ fn plain<S: Simd, const R: usize>(s: S, o: &Operands<'_>, first: usize, finish: 
         let weight = &o.weight[channel * kh * kw..][..kh * kw];
         for ky in pixels.rows.clone() {
             for kx in 0..kw {
-                let at = pixels.indices(o.h, o.w, ky * o.g.y.dilation as usize, kx * o.g.x.dilation as usize);
+                let (dy, dx) = (ky * o.g.y.dilation as usize, kx * o.g.x.dilation as usize);
+                let x = pixels.tap(plane, &0.0, o.h, o.w, dy, dx);
                 let w = s.load(&weight[ky * kw + kx]);
                 for r in 0..R {
-                    acc[r] = s.mul_add(s.splat(plane.get(at[r]).copied().unwrap_or(0.0)), w, acc[r]);
+                    acc[r] = s.mul_add(s.splat(*x[r]), w, acc[r]);
                 }
             }
         }
@@ -278,12 +289,272 @@ fn depthwise<S: Simd, const R: usize>(s: S, o: &Operands<'_>, first: usize, fini
     let mut acc = [s.load(o.bias); R];
     for ky in pixels.rows.clone() {
         for kx in 0..kw {
-            let at = pixels.indices(o.h, o.w, ky * o.g.y.dilation as usize, kx * o.g.x.dilation as usize);
+            let (dy, dx) = (ky * o.g.y.dilation as usize, kx * o.g.x.dilation as usize);
+            let x = pixels.tap(plane, &ZERO, o.h, o.w, dy, dx);
             let w = s.load(&o.weight[ky * kw + kx]);
             for r in 0..R {
-                acc[r] = s.mul_add(s.load(plane.get(at[r]).unwrap_or(&ZERO)), w, acc[r]);
+                acc[r] = s.mul_add(s.load(x[r]), w, acc[r]);
             }
         }
     }
     finish.finish(s, acc);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::geometry::Axis;
+    use crate::test_support::{Rng, assert_close, from_blocked, len, sets, to_blocked};
+    use alloc::vec;
+    use alloc::vec::Vec;
+
+    fn axis(input: u32, kernel: u32, stride: u32, dilation: u32, pads: [u32; 2]) -> Axis {
+        let axis = Axis { input, output: 0, kernel, stride, dilation, pad_begin: pads[0], pad_end: pads[1] };
+        Axis { output: axis.windows(false).unwrap(), ..axis }
+    }
+
+    /// Plain operands of one convolution, and its definition written out.
+    struct Case {
+        g: Conv2d,
+        /// `(n, ic, h, w)`.
+        input: Vec<f32>,
+        /// `(oc, ic / groups, kh, kw)`.
+        weight: Vec<f32>,
+        bias: Vec<f32>,
+        /// `(n, oc, oh, ow)`.
+        residual: Vec<f32>,
+    }
+
+    impl Case {
+        fn new(g: Conv2d, rng: &mut Rng) -> Case {
+            assert!(g.is_valid(), "{g:?}");
+            let spatial = (g.y.input * g.x.input) as usize;
+            let results = (g.n * g.oc * g.y.output * g.x.output) as usize;
+            let weights = (g.oc * (g.ic / g.groups) * g.y.kernel * g.x.kernel) as usize;
+            Case {
+                g,
+                input: rng.vec((g.n * g.ic) as usize * spatial),
+                weight: rng.vec(weights),
+                bias: rng.vec(g.oc as usize),
+                residual: rng.vec(results),
+            }
+        }
+
+        fn reference(&self, with_bias: bool, with_residual: bool, act: impl Fn(f64) -> f64) -> Vec<f64> {
+            let g = &self.g;
+            let (icg, ocg) = (g.ic / g.groups, g.oc / g.groups);
+            let mut out = Vec::new();
+            for n in 0..g.n {
+                for oc in 0..g.oc {
+                    for oy in 0..g.y.output {
+                        for ox in 0..g.x.output {
+                            let mut sum = if with_bias { f64::from(self.bias[oc as usize]) } else { 0.0 };
+                            for c in 0..icg {
+                                for ky in 0..g.y.kernel {
+                                    for kx in 0..g.x.kernel {
+                                        let y =
+                                            i64::from(oy * g.y.stride + ky * g.y.dilation) - i64::from(g.y.pad_begin);
+                                        let x =
+                                            i64::from(ox * g.x.stride + kx * g.x.dilation) - i64::from(g.x.pad_begin);
+                                        if y < 0 || x < 0 || y >= i64::from(g.y.input) || x >= i64::from(g.x.input) {
+                                            continue;
+                                        }
+                                        let channel = oc / ocg * icg + c;
+                                        let at = ((n * g.ic + channel) * g.y.input + y as u32) * g.x.input + x as u32;
+                                        let w = ((oc * icg + c) * g.y.kernel + ky) * g.x.kernel + kx;
+                                        sum += f64::from(self.input[at as usize]) * f64::from(self.weight[w as usize]);
+                                    }
+                                }
+                            }
+                            let residual = f64::from(self.residual[out.len()]);
+                            out.push(act(if with_residual { sum + residual } else { sum }));
+                        }
+                    }
+                }
+            }
+            out
+        }
+
+        fn packed_weight(&self) -> Vec<f32> {
+            let g = &self.g;
+            let taps = (g.ic / g.groups * g.y.kernel * g.x.kernel) as usize;
+            let mut packed = vec![0.0; len(g.weight_len())];
+            for (oc, window) in self.weight.chunks_exact(taps).enumerate() {
+                for (tap, &w) in window.iter().enumerate() {
+                    packed[((oc / 16) * taps + tap) * 16 + oc % 16] = w;
+                }
+            }
+            packed
+        }
+
+        fn packed_bias(&self) -> Vec<f32> {
+            let mut bias = vec![0.0; len(self.g.bias_len())];
+            bias[..self.bias.len()].copy_from_slice(&self.bias);
+            bias
+        }
+
+        /// Input as the geometry wants it, with `garbage` in the lanes nobody may look at.
+        fn packed_input(&self, garbage: f32) -> Vec<f32> {
+            let g = &self.g;
+            match g.input {
+                Layout::Plain => self.input.clone(),
+                Layout::Blocked => to_blocked(&self.input, g.n, g.ic, g.y.input * g.x.input, garbage),
+            }
+        }
+
+        fn run(
+            &self,
+            set: KernelSet,
+            bias: bool,
+            residual: Option<bool>,
+            act: Option<UnaryOp>,
+            garbage: f32,
+        ) -> Vec<f32> {
+            let g = &self.g;
+            let (input, weight, b) = (self.packed_input(garbage), self.packed_weight(), self.packed_bias());
+            let other = to_blocked(&self.residual, g.n, g.oc, g.y.output * g.x.output, 0.0);
+            let mut out = if residual == Some(true) { other.clone() } else { vec![f32::NAN; other.len()] };
+            let residual = match residual {
+                None => Residual::None,
+                Some(true) => Residual::InPlace,
+                Some(false) => Residual::Other(&other),
+            };
+            conv2d(set, g, &input, &weight, bias.then_some(&b), residual, act, &mut out);
+            from_blocked(&out, g.n, g.oc, g.y.output * g.x.output)
+        }
+    }
+
+    fn shapes() -> Vec<Conv2d> {
+        let blocked = Layout::Blocked;
+        let plain = Layout::Plain;
+        let conv = |groups, ic, oc, y, x, input| Conv2d { n: 1, groups, ic, oc, y, x, input };
+        vec![
+            conv(1, 16, 16, axis(7, 3, 1, 1, [1, 1]), axis(7, 3, 1, 1, [1, 1]), blocked),
+            conv(1, 5, 33, axis(9, 3, 1, 1, [1, 1]), axis(13, 3, 1, 1, [1, 1]), blocked),
+            conv(1, 17, 20, axis(6, 1, 1, 1, [0, 0]), axis(5, 1, 1, 1, [0, 0]), blocked),
+            conv(1, 40, 10, axis(8, 1, 2, 1, [0, 0]), axis(9, 1, 2, 1, [0, 0]), blocked),
+            conv(1, 20, 18, axis(11, 3, 2, 1, [0, 1]), axis(10, 3, 2, 1, [1, 0]), blocked),
+            conv(1, 18, 16, axis(12, 3, 1, 3, [3, 3]), axis(14, 5, 2, 2, [4, 4]), blocked),
+            // Padding larger than the kernel, and windows entirely outside.
+            conv(1, 3, 7, axis(4, 2, 1, 1, [5, 6]), axis(3, 3, 2, 1, [7, 4]), blocked),
+            conv(1, 1, 1, axis(1, 1, 1, 1, [0, 0]), axis(1, 1, 1, 1, [0, 0]), blocked),
+            conv(1, 3, 24, axis(23, 7, 2, 1, [3, 3]), axis(21, 7, 2, 1, [3, 3]), plain),
+            conv(1, 4, 16, axis(6, 2, 1, 2, [4, 0]), axis(5, 3, 3, 1, [9, 2]), plain),
+            conv(1, 19, 31, axis(5, 1, 1, 1, [0, 0]), axis(6, 1, 1, 1, [0, 0]), plain),
+            conv(2, 32, 64, axis(6, 3, 1, 1, [1, 1]), axis(7, 3, 1, 1, [1, 1]), blocked),
+            conv(3, 96, 48, axis(5, 1, 1, 1, [0, 0]), axis(5, 3, 2, 1, [1, 1]), plain),
+            conv(16, 16, 16, axis(9, 3, 1, 1, [1, 1]), axis(8, 3, 1, 1, [1, 1]), blocked),
+            conv(37, 37, 37, axis(9, 5, 2, 1, [2, 2]), axis(8, 3, 1, 2, [2, 2]), blocked),
+            conv(3, 3, 3, axis(2, 3, 1, 1, [4, 4]), axis(1, 1, 1, 1, [0, 0]), blocked),
+            Conv2d { n: 3, ..conv(1, 17, 17, axis(5, 3, 1, 1, [1, 1]), axis(4, 3, 1, 1, [1, 1]), blocked) },
+            Conv2d { n: 2, ..conv(2, 32, 32, axis(4, 2, 2, 1, [0, 0]), axis(4, 2, 2, 1, [0, 0]), plain) },
+            Conv2d { n: 2, ..conv(20, 20, 20, axis(6, 3, 2, 1, [1, 1]), axis(6, 3, 2, 1, [1, 1]), blocked) },
+        ]
+    }
+
+    #[test]
+    fn every_shape_in_every_set_against_f64() {
+        let mut rng = Rng(11);
+        for g in shapes() {
+            let case = Case::new(g, &mut rng);
+            for set in sets() {
+                let what = alloc::format!("{} {g:?}", set.name());
+                let expected = case.reference(true, false, |x| x);
+                assert_close(&what, &case.run(set, true, None, None, 0.0), &expected, 1e-5);
+                let expected = case.reference(false, true, |x| x.max(0.0));
+                for in_place in [false, true] {
+                    let got = case.run(set, false, Some(in_place), Some(UnaryOp::Relu), 0.0);
+                    assert_close(&alloc::format!("{what}, residual in place: {in_place}"), &got, &expected, 1e-5);
+                }
+                let expected = case.reference(true, true, f64::tanh);
+                let got = case.run(set, true, Some(true), Some(UnaryOp::Tanh), 0.0);
+                assert_close(&alloc::format!("{what}, tanh"), &got, &expected, 1e-5);
+            }
+        }
+    }
+
+    #[test]
+    fn lanes_past_the_channels_influence_nothing() {
+        let mut rng = Rng(12);
+        for g in shapes() {
+            let case = Case::new(g, &mut rng);
+            for set in sets() {
+                let bits = |garbage| -> Vec<u32> {
+                    case.run(set, true, None, Some(UnaryOp::Relu), garbage).iter().map(|x| x.to_bits()).collect()
+                };
+                assert_eq!(bits(0.0), bits(f32::NAN), "{} {g:?}", set.name());
+            }
+        }
+    }
+
+    #[test]
+    fn bits_do_not_depend_on_how_the_planes_are_shared_out() {
+        let mut rng = Rng(13);
+        for g in shapes() {
+            let case = Case::new(g, &mut rng);
+            let (input, weight, bias) = (case.packed_input(0.0), case.packed_weight(), case.packed_bias());
+            let planes = g.n as usize * (g.oc as usize).div_ceil(16);
+            let size = len(g.output_len()) / planes;
+            for set in sets() {
+                let run = |planes: Range<usize>| {
+                    let mut out = vec![0.0; planes.len() * size];
+                    set.dispatch(Conv {
+                        set,
+                        geometry: &g,
+                        input: &input,
+                        weight: &weight,
+                        bias: Some(&bias),
+                        residual: Residual::None,
+                        act: Activation::new(Some(UnaryOp::Silu)),
+                        planes,
+                        out: &mut out,
+                    });
+                    out
+                };
+                let whole = run(0..planes);
+                let mut parts = Vec::new();
+                let mut at = 0;
+                while at < planes {
+                    let count = 1 + rng.below(planes - at);
+                    parts.extend(run(at..at + count));
+                    at += count;
+                }
+                assert!(whole.iter().zip(&parts).all(|(a, b)| a.to_bits() == b.to_bits()), "{} {g:?}", set.name());
+            }
+        }
+    }
+
+    #[test]
+    fn random_shapes_agree_between_sets() {
+        let mut rng = Rng(14);
+        for _ in 0..60 {
+            let mut random = |input: u32| loop {
+                let below = |rng: &mut Rng, bound| rng.below(bound) as u32;
+                let pads = [below(&mut rng, 4), below(&mut rng, 4)];
+                let a = Axis {
+                    input,
+                    output: 0,
+                    kernel: 1 + below(&mut rng, 4),
+                    stride: 1 + below(&mut rng, 3),
+                    dilation: 1 + below(&mut rng, 3),
+                    pad_begin: pads[0],
+                    pad_end: pads[1],
+                };
+                if let Some(output) = a.windows(false) {
+                    break Axis { output, ..a };
+                }
+            };
+            let (y, x) = (random(9), random(17));
+            let (ic, oc) = (1 + rng.below(40) as u32, 1 + rng.below(40) as u32);
+            let input = if rng.below(2) == 0 { Layout::Plain } else { Layout::Blocked };
+            let g = Conv2d { n: 1 + rng.below(2) as u32, groups: 1, ic, oc, y, x, input };
+            let case = Case::new(g, &mut rng);
+            let expected: Vec<f64> =
+                case.run(KernelSet::PORTABLE, true, None, None, f32::NAN).into_iter().map(f64::from).collect();
+            for set in sets() {
+                let got = case.run(set, true, None, None, f32::NAN);
+                assert_close(&alloc::format!("{} {g:?}", set.name()), &got, &expected, 1e-5);
+            }
+        }
+    }
 }

@@ -48,3 +48,34 @@ pub(crate) fn assert_close(what: &str, got: &[f32], expected: &[f64], tolerance:
         assert!(same || close, "{what}: element {i} is {g}, expected {e}");
     }
 }
+
+/// `(n, c, inner)` to `(n, ceil(c / 16), inner, 16)`.
+pub(crate) fn to_blocked(plain: &[f32], n: u32, c: u32, inner: u32, garbage: f32) -> Vec<f32> {
+    let (n, c, inner) = (n as usize, c as usize, inner as usize);
+    let blocks = c.div_ceil(16);
+    let mut out = alloc::vec![garbage; n * blocks * inner * 16];
+    for image in 0..n {
+        for channel in 0..c {
+            for i in 0..inner {
+                let at = ((image * blocks + channel / 16) * inner + i) * 16 + channel % 16;
+                out[at] = plain[(image * c + channel) * inner + i];
+            }
+        }
+    }
+    out
+}
+
+/// The reverse.
+pub(crate) fn from_blocked(blocked: &[f32], n: u32, c: u32, inner: u32) -> Vec<f32> {
+    let (n, c, inner) = (n as usize, c as usize, inner as usize);
+    let blocks = c.div_ceil(16);
+    let mut out = Vec::new();
+    for image in 0..n {
+        for channel in 0..c {
+            for i in 0..inner {
+                out.push(blocked[((image * blocks + channel / 16) * inner + i) * 16 + channel % 16]);
+            }
+        }
+    }
+    out
+}

@@ -46,7 +46,10 @@ pub(crate) fn accumulate<S: Simd, const R: usize, const B: usize>(
     count: usize,
 ) {
     for l in 0..count.min(16) {
-        let w: [S::V; B] = core::array::from_fn(|b| s.load(&weights[b][l * step]));
+        let mut w = [s.splat(0.0); B];
+        for b in 0..B {
+            w[b] = s.load(&weights[b][l * step]);
+        }
         for r in 0..R {
             let x = s.splat(rows[r][l]);
             for b in 0..B {

@@ -1,0 +1,159 @@
+//! Throughput of the hot kernels on shapes of published networks, per kernel set:
+//! `cargo run --release -p cordon-kernels --example bench [FILTER]`. One thread; the best of several runs.
+
+use cordon_kernels::conv::{Residual, conv2d};
+use cordon_kernels::geometry::{Along, Axis, BinaryOp, Conv2d, Dense, Layout, MatMul, Strided2, UnaryOp};
+use cordon_kernels::{KernelSet, elementwise, gemm, normalize};
+use std::time::{Duration, Instant};
+
+fn main() {
+    let filter = std::env::args().nth(1).unwrap_or_default();
+    let sets: Vec<KernelSet> = KernelSet::all_available().collect();
+    print!("{:<34}", "GFLOP/s (elementwise: Gelement/s)");
+    sets.iter().for_each(|set| print!("{:>10}", set.name()));
+    println!();
+    for (name, mut run) in cases() {
+        if !name.contains(&filter) {
+            continue;
+        }
+        print!("{name:<34}");
+        for &set in &sets {
+            let (mut best, begun) = (Duration::MAX, Instant::now());
+            let mut work = 0.0;
+            while begun.elapsed() < Duration::from_millis(300) {
+                let start = Instant::now();
+                work = run(set);
+                best = best.min(start.elapsed());
+            }
+            print!("{:>10.2}", work / best.as_secs_f64() / 1e9);
+        }
+        println!();
+    }
+}
+
+type Case = (String, Box<dyn FnMut(KernelSet) -> f64>);
+
+fn cases() -> Vec<Case> {
+    vec![
+        conv("conv 7x7/2 3->64 224 plain", 1, 3, 64, 224, 7, 2, Layout::Plain),
+        conv("conv 3x3 3->64 224 plain", 1, 3, 64, 224, 3, 1, Layout::Plain),
+        conv("conv 3x3 64->64 56", 1, 64, 64, 56, 3, 1, Layout::Blocked),
+        conv("conv 3x3 128->128 28", 1, 128, 128, 28, 3, 1, Layout::Blocked),
+        conv("conv 3x3 256->256 14", 1, 256, 256, 14, 3, 1, Layout::Blocked),
+        conv("conv 3x3 512->512 7", 1, 512, 512, 7, 3, 1, Layout::Blocked),
+        conv("conv 3x3 64->64 224", 1, 64, 64, 224, 3, 1, Layout::Blocked),
+        conv("conv 3x3 512->512 28", 1, 512, 512, 28, 3, 1, Layout::Blocked),
+        conv("conv 1x1 64->256 56", 1, 64, 256, 56, 1, 1, Layout::Blocked),
+        conv("conv 1x1 256->64 56", 1, 256, 64, 56, 1, 1, Layout::Blocked),
+        conv("conv 1x1 256->1024 14", 1, 256, 1024, 14, 1, 1, Layout::Blocked),
+        conv("conv 1x1 2048->512 7", 1, 2048, 512, 7, 1, 1, Layout::Blocked),
+        conv("conv 1x1/2 256->512 56", 1, 256, 512, 56, 1, 2, Layout::Blocked),
+        conv("depthwise 3x3 96 112", 96, 96, 96, 112, 3, 1, Layout::Blocked),
+        conv("depthwise 3x3/2 96 112", 96, 96, 96, 112, 3, 2, Layout::Blocked),
+        conv("depthwise 3x3 384 14", 384, 384, 384, 14, 3, 1, Layout::Blocked),
+        conv("depthwise 5x5 240 28", 240, 240, 240, 28, 5, 1, Layout::Blocked),
+        dense("dense 197x768x768", 197, 768, 768),
+        dense("dense 197x768x3072", 197, 768, 3072),
+        dense("dense 197x3072x768", 197, 3072, 768),
+        dense("dense 512x512x512", 512, 512, 512),
+        dense("dense 8x4096x1000", 8, 4096, 1000),
+        dense("dense 2x4096x4096", 2, 4096, 4096),
+        dense("dense 1x2048x1000", 1, 2048, 1000),
+        dense("dense 1x9216x4096", 1, 9216, 4096),
+        matmul("matmul q k^T 12x197x64x197", 197, 64, 197, true),
+        matmul("matmul p v 12x197x197x64", 197, 197, 64, false),
+        unary("relu 100k", UnaryOp::Relu),
+        unary("sigmoid 100k", UnaryOp::Sigmoid),
+        unary("gelu 100k", UnaryOp::Gelu),
+        unary("exp 100k", UnaryOp::Exp),
+        softmax("softmax 2364x197", 2364, 197, 1),
+        binary("add 100k", &[100_000], &[1]),
+        binary("add per channel 64x56x56x16", &[64, 3136, 16], &[16, 0, 1]),
+    ]
+}
+
+fn numbers(len: u64) -> Vec<f32> {
+    let mut state = 1u64;
+    let mut next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 40) as f32 / (1 << 24) as f32 - 0.5
+    };
+    (0..len).map(|_| next()).collect()
+}
+
+fn known(len: Option<u64>) -> Vec<f32> {
+    numbers(len.expect("a valid shape"))
+}
+
+#[expect(clippy::too_many_arguments, reason = "one row of a table")]
+fn conv(name: &str, groups: u32, ic: u32, oc: u32, size: u32, kernel: u32, stride: u32, input: Layout) -> Case {
+    let pad = kernel / 2;
+    let mut axis = Axis { input: size, output: 0, kernel, stride, dilation: 1, pad_begin: pad, pad_end: pad };
+    axis.output = axis.windows(false).expect("a valid window");
+    let g = Conv2d { n: 1, groups, ic, oc, y: axis, x: axis, input };
+    let (x, w) = (known(g.input_len()), known(g.weight_len()));
+    let (bias, mut out) = (known(g.bias_len()), known(g.output_len()));
+    let per_pixel = f64::from(ic / groups) * f64::from(oc) * f64::from(kernel * kernel);
+    let work = 2.0 * per_pixel * f64::from(axis.output) * f64::from(axis.output);
+    let run = move |set| {
+        conv2d(set, &g, &x, &w, Some(&bias), Residual::None, Some(UnaryOp::Relu), &mut out);
+        work
+    };
+    (name.to_string(), Box::new(run))
+}
+
+fn dense(name: &str, m: u32, k: u32, n: u32) -> Case {
+    let g = Dense { m, k, n };
+    let (x, w, mut out) = (known(g.input_len()), known(g.weight_len()), known(g.output_len()));
+    let run = move |set| {
+        gemm::dense(set, &g, &x, &w, None, Residual::None, None, &mut out);
+        2.0 * f64::from(m) * f64::from(k) * f64::from(n)
+    };
+    (name.to_string(), Box::new(run))
+}
+
+fn matmul(name: &str, m: u32, k: u32, n: u32, transposed: bool) -> Case {
+    let batch = Strided2 { dims: vec![12], a: vec![m * k], b: vec![k * n] };
+    let g = MatMul { m, k, n, batch, a: [k, 1], b: if transposed { [1, k] } else { [n, 1] } };
+    let (a, b, mut out) = (known(g.a_len()), known(g.b_len()), known(g.output_len()));
+    let run = move |set| {
+        gemm::matmul(set, &g, &a, &b, &mut out);
+        24.0 * f64::from(m) * f64::from(k) * f64::from(n)
+    };
+    (name.to_string(), Box::new(run))
+}
+
+fn unary(name: &str, op: UnaryOp) -> Case {
+    let x = numbers(100_000);
+    let mut out = x.clone();
+    let run = move |set| {
+        elementwise::unary(set, op, &x, &mut out);
+        x.len() as f64
+    };
+    (name.to_string(), Box::new(run))
+}
+
+fn softmax(name: &str, outer: u32, len: u32, inner: u32) -> Case {
+    let along = Along { outer, len, inner };
+    let x = known(along.len());
+    let mut out = x.clone();
+    let run = move |set| {
+        normalize::softmax(set, &along, false, &x, &mut out);
+        x.len() as f64
+    };
+    (name.to_string(), Box::new(run))
+}
+
+fn binary(name: &str, dims: &[u32], b: &[u32]) -> Case {
+    let mut a = vec![1; dims.len()];
+    for d in (0..dims.len() - 1).rev() {
+        a[d] = a[d + 1] * dims[d + 1];
+    }
+    let shape = Strided2 { dims: dims.to_vec(), a, b: b.to_vec() };
+    let (x, y, mut out) = (known(shape.a_len()), known(shape.b_len()), known(shape.len()));
+    let run = move |set| {
+        elementwise::binary_f32(set, BinaryOp::Add, &shape, &x, &y, None, &mut out);
+        x.len() as f64
+    };
+    (name.to_string(), Box::new(run))
+}
