@@ -159,3 +159,101 @@ fn target(axis: &Axis, i: usize, k: usize) -> Option<usize> {
     let at = (i * axis.stride as usize + k * axis.dilation as usize).checked_sub(axis.pad_begin as usize)?;
     (at < axis.output as usize).then_some(at)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_support::{Rng, assert_close, len, sets};
+    use alloc::vec;
+    use alloc::vec::Vec;
+
+    /// Both directions from one definition: every input position meets every tap once.
+    fn reference(g: &ConvNd, input: &[f32], weight: &[f32], bias: &[f32]) -> Vec<f64> {
+        let extents = |f: fn(&Axis) -> u32| g.axes.map(|a| f(&a) as usize);
+        let (inp, out, kernel) = (extents(|a| a.input), extents(|a| a.output), extents(|a| a.kernel));
+        let split = |flat: usize, e: [usize; 3]| [flat / (e[1] * e[2]), flat / e[2] % e[1], flat % e[2]];
+        let join = |at: [usize; 3], e: [usize; 3]| (at[0] * e[1] + at[1]) * e[2] + at[2];
+        let volume = |e: [usize; 3]| e.iter().product::<usize>();
+        let (icg, ocg) = ((g.ic / g.groups) as usize, (g.oc / g.groups) as usize);
+        let mut sums = vec![0f64; len(g.output_len())];
+        for (flat, sum) in sums.iter_mut().enumerate() {
+            *sum = f64::from(bias[flat / volume(out) % g.oc as usize]);
+        }
+        for n in 0..g.n as usize {
+            for oc in 0..g.oc as usize {
+                for c in 0..icg {
+                    let ic = oc / ocg * icg + c;
+                    // The end that moves by the stride, and the one that is reached.
+                    let (moving, reached) = if g.transposed { (inp, out) } else { (out, inp) };
+                    for from in 0..volume(moving) {
+                        for tap in 0..volume(kernel) {
+                            let (at, k) = (split(from, moving), split(tap, kernel));
+                            let to: Vec<i64> = (0..3)
+                                .map(|d| {
+                                    let a = &g.axes[d];
+                                    at[d] as i64 * i64::from(a.stride) + k[d] as i64 * i64::from(a.dilation)
+                                        - i64::from(a.pad_begin)
+                                })
+                                .collect();
+                            if (0..3).any(|d| to[d] < 0 || to[d] >= reached[d] as i64) {
+                                continue;
+                            }
+                            let to = join([to[0] as usize, to[1] as usize, to[2] as usize], reached);
+                            let (i, o) = if g.transposed { (from, to) } else { (to, from) };
+                            let window = if g.transposed { ic * ocg + oc % ocg } else { oc * icg + c };
+                            let x = f64::from(input[(n * g.ic as usize + ic) * volume(inp) + i]);
+                            let w = f64::from(weight[window * volume(kernel) + tap]);
+                            sums[(n * g.oc as usize + oc) * volume(out) + o] += x * w;
+                        }
+                    }
+                }
+            }
+        }
+        sums
+    }
+
+    #[test]
+    fn every_shape_against_f64() {
+        let mut rng = Rng(31);
+        for case in 0..400 {
+            let transposed = case % 2 == 0;
+            let axes = [(); 3].map(|()| {
+                if rng.below(3) == 0 {
+                    return Axis::UNIT;
+                }
+                let mut below = |bound| rng.below(bound) as u32;
+                let (input, kernel) = (1 + below(7), 1 + below(4));
+                let (stride, dilation) = (1 + below(3), 1 + below(3));
+                let (pad_begin, pad_end) = (below(6), below(3));
+                let axis = Axis { input, output: 0, kernel, stride, dilation, pad_begin, pad_end };
+                // Any output extent is allowed; windows past the input read padding.
+                Axis { output: 1 + below(8), ..axis }
+            });
+            let groups = 1 + rng.below(3) as u32;
+            let (ic, oc) = (groups * (1 + rng.below(3) as u32), groups * (1 + rng.below(3) as u32));
+            let g = ConvNd { n: 1 + rng.below(2) as u32, groups, ic, oc, axes, transposed };
+            assert!(g.is_valid());
+            let input = rng.vec(len(g.input_len()));
+            let weight = rng.vec(len(g.weight_len()));
+            let bias = rng.vec(oc as usize);
+            let expected = reference(&g, &input, &weight, &bias);
+            for set in sets() {
+                let what = alloc::format!("{} {g:?}", set.name());
+                let mut out = vec![f32::NAN; expected.len()];
+                conv_nd(set, &g, &input, &weight, Some(&bias), None, &mut out);
+                assert_close(&what, &out, &expected, 1e-5);
+                let relu: Vec<f64> = expected.iter().map(|x| x.max(0.0)).collect();
+                conv_nd(set, &g, &input, &weight, Some(&bias), Some(UnaryOp::Relu), &mut out);
+                assert_close(&what, &out, &relu, 1e-5);
+            }
+        }
+    }
+
+    #[test]
+    fn no_bias_is_zero() {
+        let g = ConvNd { n: 1, groups: 1, ic: 1, oc: 1, axes: [Axis::UNIT; 3], transposed: true };
+        let mut out = [f32::NAN];
+        conv_nd(KernelSet::PORTABLE, &g, &[3.0], &[2.0], None, Some(UnaryOp::Neg), &mut out);
+        assert_eq!(out, [-6.0]);
+    }
+}

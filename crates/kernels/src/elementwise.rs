@@ -290,3 +290,172 @@ fn row<T: Copy, U>(f: impl Fn(T, T) -> U, a: &[T], sa: usize, b: &[T], sb: usize
         _ => out.iter_mut().enumerate().for_each(|(i, to)| *to = f(a[i * sa], b[i * sb])),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_support::{Rng, sets};
+    use alloc::vec;
+    use alloc::vec::Vec;
+
+    /// Broadcasts of every kind against `(2, 3, 300)`.
+    fn shapes() -> Vec<Strided2> {
+        let whole = vec![900, 300, 1];
+        let others = [
+            vec![900, 300, 1],
+            vec![0, 0, 0],
+            vec![0, 0, 1],
+            vec![0, 1, 0],
+            vec![3, 1, 0],
+            vec![0, 300, 1],
+            vec![1, 2, 6],
+        ];
+        let dims = vec![2, 3, 300];
+        let mut all: Vec<_> =
+            others.iter().map(|b| Strided2 { dims: dims.clone(), a: whole.clone(), b: b.clone() }).collect();
+        all.extend(others.iter().map(|a| Strided2 { dims: dims.clone(), a: a.clone(), b: whole.clone() }));
+        all.push(Strided2 { dims: dims.clone(), a: vec![0, 1, 3], b: vec![2, 0, 2] });
+        all.push(Strided2::default());
+        all.push(Strided2 { dims: vec![4, 0], a: vec![1, 1], b: vec![1, 1] });
+        all
+    }
+
+    fn naive<T: Copy, U>(shape: &Strided2, a: &[T], b: &[T], f: impl Fn(T, T) -> U) -> Vec<U> {
+        let mut at = vec![(0usize, 0usize)];
+        for (d, &dim) in shape.dims.iter().enumerate() {
+            let step = |i: u32, (x, y): (usize, usize)| (x + (i * shape.a[d]) as usize, y + (i * shape.b[d]) as usize);
+            at = at.iter().flat_map(|&xy| (0..dim).map(move |i| step(i, xy))).collect();
+        }
+        at.iter().map(|&(x, y)| f(a[x], b[y])).collect()
+    }
+
+    fn reference(op: BinaryOp) -> fn(f32, f32) -> f32 {
+        match op {
+            BinaryOp::Add => |x, y| x + y,
+            BinaryOp::Sub => |x, y| x - y,
+            BinaryOp::Mul => |x, y| x * y,
+            BinaryOp::Div => |x, y| x / y,
+            BinaryOp::Pow => |x, y| libm::powf(x, y),
+            BinaryOp::Min => |x, y| if x.is_nan() || y.is_nan() { f32::NAN } else { x.min(y) },
+            BinaryOp::Max => |x, y| if x.is_nan() || y.is_nan() { f32::NAN } else { x.max(y) },
+            BinaryOp::Mod => |x, y| x - y * (x / y).floor(),
+            BinaryOp::Fmod => |x, y| x % y,
+            BinaryOp::PRelu => |x, y| if x < 0.0 { x * y } else { x },
+            _ => panic!("not arithmetic"),
+        }
+    }
+
+    const ARITHMETIC: [BinaryOp; 10] = {
+        use BinaryOp::*;
+        [Add, Sub, Mul, Div, Pow, Min, Max, Mod, Fmod, PRelu]
+    };
+
+    #[test]
+    fn f32_in_every_set_and_form() {
+        let mut rng = Rng(71);
+        for shape in shapes() {
+            let mut values = |len: Option<u64>| rng.vec(len.unwrap() as usize);
+            let (mut a, b) = (values(shape.a_len()), values(shape.b_len()));
+            if let Some(x) = a.first_mut() {
+                *x = f32::NAN;
+            }
+            for op in ARITHMETIC {
+                let expected = naive(&shape, &a, &b, reference(op));
+                for set in sets() {
+                    let what = alloc::format!("{} {op:?} {shape:?}", set.name());
+                    let check = |got: &[f32], act: &dyn Fn(f32) -> f32| {
+                        assert_eq!(got.len(), expected.len(), "{what}");
+                        for (&g, &e) in got.iter().zip(&expected) {
+                            let e = act(e);
+                            let close = (g - e).abs() <= 2e-5 * e.abs().max(1.0);
+                            assert!(g == e || (g.is_nan() && e.is_nan()) || close, "{what}: {g} for {e}");
+                        }
+                    };
+                    let mut out = vec![7.0; expected.len()];
+                    binary_f32(set, op, &shape, &a, &b, None, &mut out);
+                    check(&out, &|x| x);
+                    binary_f32(set, op, &shape, &a, &b, Some(UnaryOp::Relu), &mut out);
+                    check(&out, &|x| if x < 0.0 { 0.0 } else { x });
+                    binary_f32(set, op, &shape, &a, &b, Some(UnaryOp::Tanh), &mut out);
+                    check(&out, &f32::tanh);
+                    for (side, contiguous, from, other) in
+                        [(InPlace::A, shape.a_is_contiguous(), &a, &b), (InPlace::B, shape.b_is_contiguous(), &b, &a)]
+                    {
+                        if contiguous {
+                            let mut out = from[..expected.len()].to_vec();
+                            binary_f32_in_place(set, op, &shape, side, other, Some(UnaryOp::Neg), &mut out);
+                            check(&out, &|x| -x);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn i64_corners() {
+        let shape = Strided2 { dims: vec![7], a: vec![1], b: vec![1] };
+        let (a, b) = ([7, -7, 7, -7, 5, i64::MIN, i64::MAX], [3, 3, -3, -3, 0, -1, 1]);
+        let run = |op| {
+            let mut out = [0; 7];
+            binary_i64(op, &shape, &a, &b, &mut out);
+            let mut first = a;
+            binary_i64_in_place(op, &shape, InPlace::A, &b, &mut first);
+            let mut second = b;
+            binary_i64_in_place(op, &shape, InPlace::B, &a, &mut second);
+            assert!(first == out && second == out, "{op:?}");
+            out
+        };
+        assert_eq!(run(BinaryOp::Div), [2, -2, -2, 2, 0, i64::MIN, i64::MAX]);
+        assert_eq!(run(BinaryOp::Mod), [1, 2, -2, -1, 0, 0, 0]);
+        assert_eq!(run(BinaryOp::Fmod), [1, -1, 1, -1, 0, 0, 0]);
+        assert_eq!(run(BinaryOp::Add), [10, -4, 4, -10, 5, i64::MAX, i64::MIN]);
+        assert_eq!(run(BinaryOp::Sub)[6], i64::MAX - 1);
+        assert_eq!(run(BinaryOp::Mul)[5], i64::MIN);
+        assert_eq!(run(BinaryOp::Min)[..2], [3, -7]);
+        assert_eq!(run(BinaryOp::Max)[..2], [7, 3]);
+    }
+
+    #[test]
+    fn comparisons_and_logic() {
+        let nan = f32::NAN;
+        let shape = Strided2 { dims: vec![4], a: vec![1], b: vec![1] };
+        let mut out = [7u8; 4];
+        for (op, expected) in [
+            (BinaryOp::Equal, [0, 1, 0, 0]),
+            (BinaryOp::Less, [1, 0, 0, 0]),
+            (BinaryOp::LessOrEqual, [1, 1, 0, 0]),
+            (BinaryOp::Greater, [0, 0, 1, 0]),
+            (BinaryOp::GreaterOrEqual, [0, 1, 1, 0]),
+        ] {
+            compare_f32(op, &shape, &[1.0, 2.0, 3.0, nan], &[2.0, 2.0, 2.0, nan], &mut out);
+            assert_eq!(out, expected, "{op:?}");
+            compare_i64(op, &shape, &[1, 2, 3, 9], &[2, 2, 2, 9], &mut out);
+            assert_eq!(out[..3], expected[..3], "{op:?}");
+        }
+        compare_bool(BinaryOp::Equal, &shape, &[0, 1, 0, 1], &[0, 1, 1, 0], &mut out);
+        assert_eq!(out, [1, 1, 0, 0]);
+        let (a, b) = ([0, 0, 1, 255], [0, 1, 0, 2]);
+        for (op, expected) in
+            [(BinaryOp::And, [0, 0, 0, 1]), (BinaryOp::Or, [0, 1, 1, 1]), (BinaryOp::Xor, [0, 1, 1, 0])]
+        {
+            logical(op, &shape, &a, &b, &mut out);
+            assert_eq!(out, expected, "{op:?}");
+            let mut in_place = a;
+            logical_in_place(op, &shape, InPlace::A, &b, &mut in_place);
+            assert_eq!(in_place, expected, "{op:?}");
+        }
+        not(&a, &mut out);
+        assert_eq!(out, [1, 1, 0, 0]);
+        not_in_place(&mut out);
+        assert_eq!(out, [0, 0, 1, 1]);
+    }
+
+    #[test]
+    fn select_broadcasts_all_three() {
+        let shape = Strided3 { dims: vec![2, 3], a: vec![1, 0], b: vec![0, 1], c: vec![0, 0] };
+        let mut out = [0i64; 6];
+        select(&shape, &[0, 9], &[1, 2, 3], &[-1], &mut out);
+        assert_eq!(out, [-1, -1, -1, 1, 2, 3]);
+    }
+}

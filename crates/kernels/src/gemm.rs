@@ -236,3 +236,119 @@ fn strided<S: Simd, const R: usize>(s: S, g: &MatMul, a: &[f32], panel: &[Lanes]
         to[r * n + at.column..][..at.columns].copy_from_slice(&s.to_array(acc[r])[..at.columns]);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::geometry::Strided2;
+    use crate::test_support::{Rng, assert_close, len, sets};
+    use alloc::vec;
+    use alloc::vec::Vec;
+
+    fn pack(weight: &[f32], k: usize, n: usize) -> Vec<f32> {
+        let mut packed = vec![0.0; n.div_ceil(16) * k * 16];
+        for l in 0..k {
+            for j in 0..n {
+                packed[(j / 16 * k + l) * 16 + j % 16] = weight[l * n + j];
+            }
+        }
+        packed
+    }
+
+    #[test]
+    fn dense_in_every_set_against_f64() {
+        let mut rng = Rng(21);
+        let shapes =
+            [(1, 1, 1), (1, 5, 70), (1, 300, 64), (2, 33, 40), (3, 16, 17), (3, 20, 64), (5, 64, 33), (6, 31, 16)];
+        let more = [(7, 100, 20), (13, 17, 100), (40, 48, 50), (205, 20, 35), (4, 0, 20), (0, 4, 20)];
+        for (m, k, n) in shapes.into_iter().chain(more) {
+            let g = Dense { m, k, n };
+            let (m, k, n) = (m as usize, k as usize, n as usize);
+            let (input, weight, mut bias) = (rng.vec(m * k), rng.vec(k * n), rng.vec(n));
+            let other = rng.vec(m * n);
+            let packed = pack(&weight, k, n);
+            let reference = |residual: bool, act: &dyn Fn(f64) -> f64| -> Vec<f64> {
+                let cell = |i: usize, j: usize| {
+                    let products =
+                        (0..k).map(|l| f64::from(input[i * k + l]) * f64::from(weight[l * n + j])).sum::<f64>();
+                    act(products + f64::from(bias[j]) + if residual { f64::from(other[i * n + j]) } else { 0.0 })
+                };
+                (0..m * n).map(|at| cell(at / n, at % n)).collect()
+            };
+            let (plain, relu) = (reference(false, &|x| x), reference(true, &|x| x.max(0.0)));
+            let tanh = reference(true, &f64::tanh);
+            bias.resize(len(g.bias_len()), 0.0);
+            for set in sets() {
+                let what = alloc::format!("{} {g:?}", set.name());
+                let run = |residual: Residual<'_>, act, mut out: Vec<f32>| {
+                    dense(set, &g, &input, &packed, Some(&bias), residual, act, &mut out);
+                    out
+                };
+                let nan = vec![f32::NAN; m * n];
+                assert_close(&what, &run(Residual::None, None, nan.clone()), &plain, 1e-5);
+                assert_close(&what, &run(Residual::Other(&other), Some(UnaryOp::Relu), nan), &relu, 1e-5);
+                assert_close(&what, &run(Residual::InPlace, Some(UnaryOp::Tanh), other.clone()), &tanh, 1e-5);
+            }
+        }
+    }
+
+    #[test]
+    fn dense_rows_do_not_depend_on_their_neighbours() {
+        let mut rng = Rng(22);
+        let (k, n) = (77, 90);
+        let input = rng.vec(20 * k);
+        let packed = pack(&rng.vec(k * n), k, n);
+        for set in sets() {
+            let run = |m: usize, input: &[f32]| {
+                let mut out = vec![0.0; m * n];
+                let g = Dense { m: m as u32, k: k as u32, n: n as u32 };
+                dense(set, &g, input, &packed, None, Residual::None, None, &mut out);
+                out
+            };
+            let whole = run(20, &input);
+            for m in [1, 2, 3, 4, 7, 19] {
+                let part = run(m, &input[k..(m + 1) * k]);
+                assert!(
+                    part.iter().zip(&whole[n..]).all(|(a, b)| a.to_bits() == b.to_bits()),
+                    "{} m = {m}",
+                    set.name()
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn matmul_in_every_set_and_layout_against_f64() {
+        let mut rng = Rng(23);
+        let shapes =
+            [(1, 1, 1), (5, 70, 33), (13, 16, 16), (7, 130, 40), (2, 64, 100), (3, 0, 5), (1, 200, 7), (4, 15, 31)];
+        for (m, k, n) in shapes {
+            for layout in 0..4 {
+                let a = if layout & 1 == 0 { [k, 1] } else { [1, m] };
+                let b = if layout & 2 == 0 { [n, 1] } else { [1, k] };
+                // Batch 2 x 3: `a` repeats along the first axis, `b` along the second.
+                let batch = Strided2 { dims: vec![2, 3], a: vec![0, m * k], b: vec![k * n, 0] };
+                let g = MatMul { m, k, n, batch, a, b };
+                let (left, right) = (rng.vec(len(g.a_len())), rng.vec(len(g.b_len())));
+                let mut expected = Vec::new();
+                for batch in 0..6 {
+                    let (at_a, at_b) = (batch % 3 * m * k, batch / 3 * k * n);
+                    for i in 0..m {
+                        for j in 0..n {
+                            let product = |l| {
+                                f64::from(left[(at_a + i * a[0] + l * a[1]) as usize])
+                                    * f64::from(right[(at_b + l * b[0] + j * b[1]) as usize])
+                            };
+                            expected.push((0..k).map(product).sum());
+                        }
+                    }
+                }
+                for set in sets() {
+                    let mut out = vec![f32::NAN; expected.len()];
+                    matmul(set, &g, &left, &right, &mut out);
+                    assert_close(&alloc::format!("{} {g:?}", set.name()), &out, &expected, 2e-5);
+                }
+            }
+        }
+    }
+}

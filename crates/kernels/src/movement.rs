@@ -103,3 +103,95 @@ pub fn interpolate(along: &Along, count: u32, input: &[f32], lo: &[i64], hi: &[i
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec;
+    use alloc::vec::Vec;
+
+    #[test]
+    fn copies_of_every_stride_pattern() {
+        let input: Vec<i64> = (0..60).collect();
+        let strides = [vec![1, 3], vec![6, 1], vec![-7, 2], vec![0, 1], vec![5, 0], vec![-1, -10], vec![11, -3]];
+        for from_strides in strides {
+            for to_strides in [vec![7, 1], vec![1, 3], vec![10, 2]] {
+                let g =
+                    StridedCopy { dims: vec![3, 4], from: 35, from_strides: from_strides.clone(), to: 2, to_strides };
+                assert!(g.input_len().is_some_and(|len| len <= 60), "{g:?}");
+                let mut out = vec![-1; g.output_len().unwrap() as usize];
+                let mut expected = out.clone();
+                for i in 0..3i64 {
+                    for j in 0..4i64 {
+                        let from = 35 + i * i64::from(from_strides[0]) + j * i64::from(from_strides[1]);
+                        let to = 2 + i * i64::from(g.to_strides[0]) + j * i64::from(g.to_strides[1]);
+                        expected[to as usize] = input[from as usize];
+                    }
+                }
+                copy(&g, &input, &mut out);
+                assert_eq!(out, expected, "{g:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn layout_change_and_back() {
+        // (1, 20, 6) to blocks and back, as the compiler emits it: whole blocks, then the rest.
+        let plain: Vec<f32> = (0..120).map(|x| x as f32).collect();
+        let mut blocked = vec![-1.0; 2 * 6 * 16];
+        for (block, lanes) in [(0u32, 16u32), (1, 4)] {
+            let dims = vec![6, lanes];
+            let g = StridedCopy {
+                dims,
+                from: block * 96,
+                from_strides: vec![1, 6],
+                to: block * 96,
+                to_strides: vec![16, 1],
+            };
+            copy(&g, &plain, &mut blocked);
+        }
+        assert_eq!(blocked[..192], crate::test_support::to_blocked(&plain, 1, 20, 6, -1.0));
+        assert_eq!(crate::test_support::from_blocked(&blocked, 1, 20, 6), plain);
+    }
+
+    #[test]
+    fn nothing_and_scalars() {
+        let mut out = [5u8];
+        copy(
+            &StridedCopy { dims: vec![0, 3], from: 0, from_strides: vec![9, 9], to: 0, to_strides: vec![9, 9] },
+            &[],
+            &mut out,
+        );
+        assert_eq!(out, [5]);
+        copy(&StridedCopy { from: 1, ..StridedCopy::default() }, &[1, 2], &mut out);
+        assert_eq!(out, [2]);
+    }
+
+    #[test]
+    fn gather_counts_from_both_ends_and_refuses_the_rest() {
+        let along = Along { outer: 2, len: 3, inner: 2 };
+        let data: Vec<i64> = (0..12).collect();
+        let mut out = [-1; 12];
+        gather(&along, 3, &data, &[2, -3, -1], &mut out).unwrap();
+        assert_eq!(out, [4, 5, 0, 1, 4, 5, 10, 11, 6, 7, 10, 11]);
+        for bad in [3, -4, i64::MIN, i64::MAX] {
+            let mut out = [-1; 12];
+            assert_eq!(gather(&along, 3, &data, &[0, 1, bad], &mut out), Err(IndexOutOfRange));
+            assert_eq!(out, [-1; 12], "nothing is written before every index is checked");
+        }
+        assert_eq!(gather(&Along { len: 0, ..along }, 1, &[], &[0], &mut [0i64; 4]), Err(IndexOutOfRange));
+        assert_eq!(gather::<i64>(&Along { len: 0, ..along }, 0, &[], &[], &mut []), Ok(()));
+    }
+
+    #[test]
+    fn interpolation_mixes_two_positions() {
+        let along = Along { outer: 1, len: 3, inner: 2 };
+        let input = [0.0, 10.0, 2.0, 20.0, 4.0, 40.0];
+        let (lo, hi, frac) = ([0, 0, 1, 2], [0, 1, 2, 2], [0.0, 0.5, 0.25, 0.75]);
+        assert!(positions_are_valid(&along, &lo, &hi));
+        assert!(!positions_are_valid(&along, &lo, &[3]) && !positions_are_valid(&along, &[-1], &hi));
+        let mut out = [0.0; 8];
+        interpolate(&along, 4, &input, &lo, &hi, &frac, &mut out);
+        assert_eq!(out, [0.0, 10.0, 1.0, 15.0, 2.5, 25.0, 4.0, 40.0]);
+    }
+}

@@ -277,3 +277,141 @@ impl Kernel for Row<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_support::{Rng, assert_close, sets};
+    use alloc::vec;
+    use alloc::vec::Vec;
+
+    #[test]
+    fn softmax_against_f64_on_both_paths() {
+        let mut rng = Rng(51);
+        for (outer, len, inner) in [(1, 1, 1), (3, 10, 1), (2, 1000, 1), (4, 7, 5), (2, 33, 50), (1, 3, 16), (2, 0, 3)]
+        {
+            let along = Along { outer, len, inner };
+            let input: Vec<f32> = (0..outer * len * inner).map(|_| rng.range(-30.0, 30.0)).collect();
+            let (len, inner) = (len as usize, inner as usize);
+            for log in [false, true] {
+                let mut expected = vec![0.0; input.len()];
+                for o in 0..outer as usize {
+                    for i in 0..inner {
+                        let at = |l: usize| (o * len + l) * inner + i;
+                        let largest = (0..len).map(|l| f64::from(input[at(l)])).fold(f64::NEG_INFINITY, f64::max);
+                        let total: f64 = (0..len).map(|l| (f64::from(input[at(l)]) - largest).exp()).sum();
+                        for l in 0..len {
+                            let x = f64::from(input[at(l)]) - largest;
+                            expected[at(l)] = if log { x - total.ln() } else { x.exp() / total };
+                        }
+                    }
+                }
+                let mut first = None;
+                for set in sets() {
+                    let what = alloc::format!("{} {along:?} log {log}", set.name());
+                    let mut out = vec![f32::NAN; input.len()];
+                    softmax(set, &along, log, &input, &mut out);
+                    assert_close(&what, &out, &expected, 1e-6);
+                    let mut in_place = input.clone();
+                    softmax_in_place(set, &along, log, &mut in_place);
+                    assert_eq!(in_place, out, "{what}");
+                    assert_eq!(*first.get_or_insert_with(|| out.clone()), out, "{what}: sets agree");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn softmax_of_infinities_follows_numpy() {
+        let inf = f32::INFINITY;
+        for (inner, input) in [(1, [0.0, -inf, 0.0, 0.0, -inf, -inf]), (2, [0.0, 0.0, -inf, -inf, 0.0, -inf])] {
+            let along = Along { outer: 2 / inner, len: 3, inner };
+            let mut out = [7.0; 6];
+            softmax(KernelSet::detect(), &along, false, &input, &mut out);
+            assert!(out.iter().all(|x| x.is_finite()), "one -infinity has no probability: {out:?}");
+            assert_eq!(out.iter().sum::<f32>(), 2.0);
+        }
+        for poison in [[-inf; 3], [inf, 0.0, 0.0], [f32::NAN, 0.0, 0.0]] {
+            let mut out = poison;
+            softmax_in_place(KernelSet::detect(), &Along { outer: 1, len: 3, inner: 1 }, false, &mut out);
+            assert!(out[0].is_nan(), "{poison:?} gives {out:?}");
+        }
+    }
+
+    fn reference(g: &Normalize, input: &[f32], scale: &[f32], bias: &[f32]) -> Vec<f64> {
+        let mut out = Vec::new();
+        for row in input.chunks_exact(g.len as usize) {
+            let mean = row.iter().map(|&x| f64::from(x)).sum::<f64>() / row.len() as f64;
+            let variance = row.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>() / row.len() as f64;
+            for &x in row {
+                let channel = out.len() / g.inner as usize % g.channels as usize;
+                let unit = (f64::from(x) - mean) / (variance + f64::from(g.epsilon)).sqrt();
+                out.push(unit * f64::from(scale[channel]) + f64::from(bias[channel]));
+            }
+        }
+        out
+    }
+
+    #[test]
+    fn layer_instance_and_group_norm_against_f64() {
+        let mut rng = Rng(52);
+        let epsilon = 1e-5;
+        let shapes = [
+            // Layer.
+            Normalize { outer: 5, len: 37, channels: 37, inner: 1, epsilon },
+            Normalize { outer: 1, len: 1, channels: 1, inner: 1, epsilon },
+            // Instance: (2, 3, 10).
+            Normalize { outer: 6, len: 10, channels: 3, inner: 10, epsilon },
+            // Group: (2, 6, 7) in three groups.
+            Normalize { outer: 6, len: 14, channels: 6, inner: 7, epsilon },
+            // Group with one element per channel: (2, 6, 1).
+            Normalize { outer: 4, len: 3, channels: 6, inner: 1, epsilon },
+            // Channels that do not end with the row.
+            Normalize { outer: 3, len: 10, channels: 4, inner: 3, epsilon },
+        ];
+        for g in shapes {
+            // A mean far from zero is where one-pass variance would fail.
+            let input: Vec<f32> = rng.vec((g.outer * g.len) as usize).iter().map(|x| x + 100.0).collect();
+            let (scale, bias) = (rng.vec(g.channels as usize), rng.vec(g.channels as usize));
+            let expected = reference(&g, &input, &scale, &bias);
+            let ones = vec![1.0; scale.len()];
+            let bare = reference(&g, &input, &ones, &vec![0.0; bias.len()]);
+            for set in sets() {
+                let what = alloc::format!("{} {g:?}", set.name());
+                let mut out = vec![f32::NAN; input.len()];
+                normalize(set, &g, &input, Some(&scale), Some(&bias), &mut out);
+                assert_close(&what, &out, &expected, 3e-5);
+                let mut in_place = input.clone();
+                normalize_in_place(set, &g, Some(&scale), Some(&bias), &mut in_place);
+                assert_eq!(in_place, out, "{what}");
+                normalize(set, &g, &input, None, None, &mut out);
+                assert_close(&what, &out, &bare, 3e-5);
+            }
+        }
+    }
+
+    #[test]
+    fn lrn_against_f64() {
+        let mut rng = Rng(53);
+        for (size, beta) in [(5, 0.75), (3, 0.5), (4, 0.75), (1, 1.0), (9, 0.6)] {
+            let g = Lrn { n: 2, c: 7, inner: 6, size, alpha: 0.3, beta, bias: 1.5 };
+            let input: Vec<f32> = rng.vec(84).iter().map(|x| x * 4.0).collect();
+            let mut expected = Vec::new();
+            for n in 0..2i64 {
+                for c in 0..7i64 {
+                    for i in 0..6i64 {
+                        let size = i64::from(size);
+                        // ONNX: floor((size - 1) / 2) channels before, ceil((size - 1) / 2) after.
+                        let window = (c - (size - 1) / 2).max(0)..=(c + size / 2).min(6);
+                        let sum: f64 = window.map(|d| f64::from(input[((n * 7 + d) * 6 + i) as usize]).powi(2)).sum();
+                        let base = f64::from(g.bias) + f64::from(g.alpha) / size as f64 * sum;
+                        expected.push(f64::from(input[((n * 7 + c) * 6 + i) as usize]) / base.powf(f64::from(beta)));
+                    }
+                }
+            }
+            let mut out = vec![f32::NAN; 84];
+            lrn(&g, &input, &mut out);
+            assert_close(&alloc::format!("{g:?}"), &out, &expected, 1e-6);
+        }
+    }
+}

@@ -127,3 +127,104 @@ fn planes<const L: usize>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_support::{Rng, assert_close, len, sets};
+    use alloc::vec;
+    use alloc::vec::Vec;
+
+    fn reference(g: &Pool, input: &[f32]) -> Vec<f64> {
+        let lanes = g.lanes as usize;
+        let [inp, out, kernel] = [|a: Axis| a.input as usize, |a: Axis| a.output as usize, |a: Axis| a.kernel as usize]
+            .map(|f| g.axes.map(f));
+        let split = |flat: usize, e: [usize; 3]| [flat / (e[1] * e[2]), flat / e[2] % e[1], flat % e[2]];
+        let volume = |e: [usize; 3]| e.iter().product::<usize>();
+        let mut results = Vec::new();
+        for plane in 0..g.planes as usize {
+            for at in 0..volume(out) {
+                for lane in 0..lanes {
+                    let (at, mut counted) = (split(at, out), 0usize);
+                    let mut taken = Vec::new();
+                    for tap in 0..volume(kernel) {
+                        let k = split(tap, kernel);
+                        let p: Vec<i64> = (0..3)
+                            .map(|d| {
+                                let a = &g.axes[d];
+                                (at[d] as i64) * i64::from(a.stride) + k[d] as i64 * i64::from(a.dilation)
+                                    - i64::from(a.pad_begin)
+                            })
+                            .collect();
+                        if (0..3).all(|d| p[d] < inp[d] as i64 + i64::from(g.axes[d].pad_end)) {
+                            counted += 1;
+                        }
+                        if (0..3).all(|d| p[d] >= 0 && p[d] < inp[d] as i64) {
+                            let flat = ((p[0] as usize) * inp[1] + p[1] as usize) * inp[2] + p[2] as usize;
+                            taken.push(f64::from(input[(plane * volume(inp) + flat) * lanes + lane]));
+                        }
+                    }
+                    let sum: f64 = taken.iter().sum();
+                    let mean = |count: usize| if count == 0 { 0.0 } else { sum / count as f64 };
+                    results.push(match g.kind {
+                        PoolKind::Max => taken.iter().copied().fold(f64::NEG_INFINITY, f64::max),
+                        PoolKind::Average => mean(taken.len()),
+                        PoolKind::AverageCountPad => mean(counted),
+                    });
+                }
+            }
+        }
+        results
+    }
+
+    #[test]
+    fn every_kind_against_f64() {
+        let mut rng = Rng(41);
+        for case in 0..400 {
+            let axes = [(); 3].map(|()| {
+                if rng.below(3) == 0 {
+                    return Axis::UNIT;
+                }
+                let mut below = |bound| rng.below(bound) as u32;
+                let (input, kernel) = (1 + below(8), 1 + below(4));
+                let (stride, dilation) = (1 + below(3), 1 + below(3));
+                // Outputs beyond what fits are what ceil_mode produces, and worse.
+                Axis { input, output: 1 + below(7), kernel, stride, dilation, pad_begin: below(5), pad_end: below(5) }
+            });
+            let kind = [PoolKind::Max, PoolKind::Average, PoolKind::AverageCountPad][case % 3];
+            let g = Pool { kind, planes: 1 + rng.below(3) as u32, lanes: [1, 16][rng.below(2)], axes };
+            assert!(g.is_valid());
+            let input: Vec<f32> = rng.vec(len(g.input_len())).iter().map(|x| x - 2.0).collect();
+            let expected = reference(&g, &input);
+            for set in sets() {
+                let mut out = vec![f32::NAN; expected.len()];
+                pool(set, &g, &input, &mut out);
+                assert_close(&alloc::format!("{} {g:?}", set.name()), &out, &expected, 1e-6);
+            }
+        }
+    }
+
+    #[test]
+    fn ceil_mode_ignores_what_lies_past_the_padding() {
+        // ONNX's own example: 1 .. 4, window 2, stride 2, one pad at the end; five positions exist, six would be read.
+        let x = Axis { input: 4, output: 3, kernel: 2, stride: 2, dilation: 1, pad_begin: 0, pad_end: 1 };
+        let g = Pool { kind: PoolKind::AverageCountPad, planes: 1, lanes: 1, axes: [Axis::UNIT, Axis::UNIT, x] };
+        let mut out = [0.0; 3];
+        pool(KernelSet::PORTABLE, &g, &[1.0, 2.0, 3.0, 4.0], &mut out);
+        assert_eq!(out, [1.5, 3.5, 0.0]);
+        let x = Axis { pad_end: 0, input: 5, ..x };
+        let g = Pool { axes: [Axis::UNIT, Axis::UNIT, x], ..g };
+        pool(KernelSet::PORTABLE, &g, &[1.0, 2.0, 3.0, 4.0, 5.0], &mut out);
+        assert_eq!(out, [1.5, 3.5, 5.0]);
+    }
+
+    #[test]
+    fn maxima_of_negative_infinity_and_nan() {
+        let x = Axis { input: 4, output: 4, kernel: 2, stride: 1, dilation: 1, pad_begin: 1, pad_end: 0 };
+        let g = Pool { kind: PoolKind::Max, planes: 1, lanes: 1, axes: [Axis::UNIT, Axis::UNIT, x] };
+        let mut out = [0.0; 4];
+        pool(KernelSet::PORTABLE, &g, &[f32::NEG_INFINITY, f32::NEG_INFINITY, f32::NAN, -3.0], &mut out);
+        assert_eq!(out[..2], [f32::NEG_INFINITY; 2]);
+        assert!(out[2].is_nan() && out[3].is_nan());
+    }
+}

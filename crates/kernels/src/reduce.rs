@@ -198,3 +198,120 @@ fn one<T: Copy, F: Fold<T>>(fold: &F, folded: &Walk<1>, base: isize, input: &[T]
     });
     fold.end(sum)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_support::{Rng, assert_close};
+    use alloc::vec;
+    use alloc::vec::Vec;
+
+    /// Every subset of axes of a `(3, 4, 5, 20)` value, kept and reduced in the order of the axes.
+    fn subsets() -> Vec<(Strided1, Strided1)> {
+        let (dims, strides) = ([3, 4, 5, 20], [400, 100, 20, 1]);
+        (0..16)
+            .map(|mask: usize| {
+                let part = |wanted: usize| -> Strided1 {
+                    let axes: Vec<usize> = (0..4).filter(|axis| mask >> axis & 1 == wanted).collect();
+                    let list = |of: [u32; 4]| axes.iter().map(|&axis| of[axis]).collect();
+                    Strided1 { dims: list(dims), a: list(strides) }
+                };
+                (part(0), part(1))
+            })
+            .collect()
+    }
+
+    /// All positions of a strided list, in order.
+    fn positions(shape: &Strided1) -> Vec<usize> {
+        shape.dims.iter().zip(&shape.a).fold(vec![0], |all, (&dim, &step)| {
+            all.iter().flat_map(|&at| (0..dim).map(move |i| at + (i * step) as usize)).collect()
+        })
+    }
+
+    #[test]
+    fn every_set_of_axes_against_f64() {
+        let mut rng = Rng(61);
+        let input = rng.vec(1200);
+        let whole: Vec<i64> = input.iter().map(|x| (x * 1000.0) as i64).collect();
+        for (kept, reduced) in subsets() {
+            assert_eq!(kept.reduction_len(&reduced), Some(1200));
+            let inner = positions(&reduced);
+            for op in [ReduceOp::Sum, ReduceOp::Mean, ReduceOp::Max, ReduceOp::Min] {
+                let fold = |values: &mut dyn Iterator<Item = f64>| match op {
+                    ReduceOp::Sum | ReduceOp::Mean => values.sum::<f64>(),
+                    ReduceOp::Max => values.fold(f64::NEG_INFINITY, f64::max),
+                    ReduceOp::Min => values.fold(f64::INFINITY, f64::min),
+                };
+                let divisor = if op == ReduceOp::Mean { inner.len() as f64 } else { 1.0 };
+                let outer = positions(&kept);
+                let floats: Vec<f64> = outer
+                    .iter()
+                    .map(|at| fold(&mut inner.iter().map(|i| f64::from(input[at + i]))) / divisor)
+                    .collect();
+                let mut out = vec![f32::NAN; outer.len()];
+                reduce_f32(op, &kept, &reduced, &input, &mut out);
+                assert_close(&alloc::format!("{op:?} {kept:?}"), &out, &floats, 1e-6);
+                let integers: Vec<i64> = outer
+                    .iter()
+                    .map(|at| (fold(&mut inner.iter().map(|i| whole[at + i] as f64)) / divisor) as i64)
+                    .collect();
+                let mut out = vec![7; outer.len()];
+                reduce_i64(op, &kept, &reduced, &whole, &mut out);
+                assert_eq!(out, integers, "{op:?} {kept:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_to_fold() {
+        let (kept, reduced) = (Strided1 { dims: vec![2], a: vec![1] }, Strided1 { dims: vec![0], a: vec![1] });
+        let all = |op| {
+            let (mut f, mut i) = ([7f32; 2], [7i64; 2]);
+            reduce_f32(op, &kept, &reduced, &[], &mut f);
+            reduce_i64(op, &kept, &reduced, &[], &mut i);
+            (f[1], i[1])
+        };
+        assert_eq!(all(ReduceOp::Sum), (0.0, 0));
+        assert!(all(ReduceOp::Mean).0.is_nan() && all(ReduceOp::Mean).1 == 0);
+        assert_eq!(all(ReduceOp::Max), (f32::NEG_INFINITY, i64::MIN));
+        assert_eq!(all(ReduceOp::Min), (f32::INFINITY, i64::MAX));
+    }
+
+    #[test]
+    fn nan_propagates_through_extremes() {
+        let mut input = vec![1.0f32; 40];
+        input[33] = f32::NAN;
+        let (kept, reduced) = (Strided1::default(), Strided1 { dims: vec![40], a: vec![1] });
+        for op in [ReduceOp::Max, ReduceOp::Min, ReduceOp::Sum] {
+            let mut out = [0.0];
+            reduce_f32(op, &kept, &reduced, &input, &mut out);
+            assert!(out[0].is_nan(), "{op:?}");
+        }
+    }
+
+    #[test]
+    fn long_sums_stay_accurate() {
+        let input = vec![0.1f32; 1 << 20];
+        let (kept, reduced) = (Strided1::default(), Strided1 { dims: vec![1 << 20], a: vec![1] });
+        let mut out = [0.0];
+        reduce_f32(ReduceOp::Sum, &kept, &reduced, &input, &mut out);
+        assert_close("sum", &out, &[f64::from(0.1f32) * (1 << 20) as f64], 1e-7);
+    }
+
+    #[test]
+    fn argmax_ties_and_nan() {
+        let along = Along { outer: 2, len: 4, inner: 2 };
+        #[rustfmt::skip]
+        let input = [1.0, 5.0,  3.0, 5.0,  3.0, -1.0,  0.0, 2.0,
+                     f32::NAN, -2.0,  9.0, -3.0,  f32::NAN, -2.0,  1.0, -4.0];
+        let run = |smallest, last| {
+            let mut out = [7; 4];
+            argmax(&along, smallest, last, &input, &mut out);
+            out
+        };
+        assert_eq!(run(false, false), [1, 0, 0, 0]);
+        assert_eq!(run(false, true), [2, 1, 2, 2]);
+        assert_eq!(run(true, false), [3, 2, 0, 3]);
+        assert_eq!(run(true, true), [3, 2, 2, 3]);
+    }
+}
