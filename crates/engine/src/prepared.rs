@@ -6,7 +6,7 @@
 use cordon_kernels::KernelSet;
 
 use crate::memory::Buffers;
-use crate::program::{DType, Port, Program, WeightTable};
+use crate::program::{DType, Port, Program, Region, WeightTable};
 use crate::validate::validate;
 use crate::weights::{self, Weights};
 use crate::{EngineError, Place, dispatch};
@@ -106,7 +106,7 @@ pub enum Step<'a> {
         /// Chunks, at most [`crate::CHUNKS_PER_STEP`].
         count: u32,
     },
-    /// Answer with [`Reply::Value`] for this port.
+    /// Answer with [`Reply::Value`] for this port, or bring it with [`Prepared::fill`] and answer with [`Reply::Filled`].
     Input(&'a Port),
     /// One instruction was executed. Answer with [`Reply::Go`].
     Ran {
@@ -133,6 +133,8 @@ pub enum Reply<'a> {
     },
     /// The value of the input port asked for.
     Value(ValueRef<'a>),
+    /// The value of the input port asked for is complete: [`Prepared::fill`] brought it.
+    Filled,
 }
 
 /// What the next reply must be, and where the request stands.
@@ -159,6 +161,8 @@ pub struct Prepared {
     arena: Buffers,
     weights: Weights,
     state: State,
+    /// Bytes of the input asked for that [`Prepared::fill`] has brought.
+    filled: u64,
     memory: MemoryReport,
 }
 
@@ -185,7 +189,7 @@ impl Prepared {
             window,
             tables: program.heap_bytes() + weights.table_bytes() + size_of::<Self>() as u64,
         };
-        Ok(Self { program, kernels, arena, weights, state: State::Idle, memory })
+        Ok(Self { program, kernels, arena, weights, state: State::Idle, filled: 0, memory })
     }
 
     /// What [`Prepared::memory`] will report for a decoded Program, without allocating it. With
@@ -212,6 +216,16 @@ impl Prepared {
         self.announce(step)
     }
 
+    /// Brings the next piece of the input asked for, little-endian, a whole number of elements: straight into the arena, so
+    /// that a value needs no second place inside.
+    pub fn fill(&mut self, bytes: &[u8]) -> Result<(), EngineError> {
+        let filled = self.try_fill(bytes);
+        if filled.is_err() {
+            self.state = State::Over;
+        }
+        filled
+    }
+
     /// The value of the output just announced; `None` at any other time.
     pub fn output(&self) -> Option<ValueRef<'_>> {
         let State::Output(index) = self.state else { return None };
@@ -224,6 +238,7 @@ impl Prepared {
         self.arena.wipe();
         self.weights.restart();
         self.state = State::Idle;
+        self.filled = 0;
     }
 
     /// The ports that will be asked for, in order.
@@ -258,6 +273,14 @@ impl Prepared {
             (State::Input(index), Reply::Value(value)) => {
                 let port = self.program.inputs.get(index).ok_or(EngineError::Bug("input port"))?;
                 self.arena.store_value(port.region, value, Place::Input(index as u32))?;
+                self.filled = 0;
+                Ok(Next::Input(index + 1))
+            }
+            (State::Input(index), Reply::Filled) => {
+                let port = self.program.inputs.get(index).ok_or(EngineError::Bug("input port"))?;
+                if core::mem::take(&mut self.filled) != region_bytes(port.region) {
+                    return Err(EngineError::Reply("the value is not complete"));
+                }
                 Ok(Next::Input(index + 1))
             }
             (State::Instruction(index), Reply::Go) => Ok(Next::Begin(index)),
@@ -268,6 +291,20 @@ impl Prepared {
                 Err(EngineError::Reply("nothing was asked for"))
             }
         }
+    }
+
+    fn try_fill(&mut self, bytes: &[u8]) -> Result<(), EngineError> {
+        let State::Input(index) = self.state else { return Err(EngineError::Reply("nothing was asked for")) };
+        let region = self.program.inputs.get(index).ok_or(EngineError::Bug("input port"))?.region;
+        let size = u64::from(region.dtype.bytes());
+        let end = self.filled + bytes.len() as u64;
+        if end > region_bytes(region) || bytes.len() as u64 % size != 0 {
+            return Err(EngineError::Reply("the piece does not fit the port"));
+        }
+        let at = u64::from(region.start) + self.filled / size;
+        self.arena.store_bytes(region.dtype, at, bytes, Place::Input(index as u32))?;
+        self.filled = end;
+        Ok(())
     }
 
     /// Passes phases that have nothing to do and stops at the first that has. Each phase leads only to later ones.
@@ -334,6 +371,10 @@ enum Made {
     Ran { instruction: u32 },
     Output(usize),
     Done,
+}
+
+fn region_bytes(region: Region) -> u64 {
+    u64::from(region.len) * u64::from(region.dtype.bytes())
 }
 
 fn take(left: &mut u64, needed: u64, what: &'static str) -> Result<(), EngineError> {

@@ -278,3 +278,34 @@ fn memory_is_counted_before_it_is_allocated() {
     let refused = Prepared::new(huge, build.weights.clone(), KernelSet::PORTABLE, WINDOW, Limits::new(1 << 30)).err();
     assert!(matches!(refused, Some(EngineError::Memory { what: "the arena", available: 0..=0x4000_0000, .. })));
 }
+
+#[test]
+fn an_input_may_come_in_pieces_and_must_be_complete() {
+    let mut b = Build::new();
+    let input = b.input(DType::F32, &[3]);
+    let out = b.f32(3);
+    b.push(Instruction::Unary { op: UnaryOp::Neg, input: arena(input), out });
+    b.output(out);
+    let bytes: Vec<u8> = [1.0f32, 2.0, 3.0].iter().flat_map(|v| v.to_le_bytes()).collect();
+    let asked = || {
+        let mut prepared = b.prepare(Residency::All).expect("valid");
+        assert!(matches!(prepared.step(Reply::Go), Ok(Step::Input(_))));
+        prepared
+    };
+    let mut prepared = asked();
+    prepared.fill(&bytes[..4]).expect("first");
+    prepared.fill(&bytes[4..]).expect("rest");
+    assert!(matches!(prepared.step(Reply::Filled), Ok(Step::Ran { .. })));
+    assert!(matches!(prepared.step(Reply::Go), Ok(Step::Output(_))));
+    assert!(matches!(prepared.output(), Some(ValueRef::F32(v)) if v == [-1.0, -2.0, -3.0]));
+    assert!(prepared.fill(&bytes).is_err(), "nothing is asked for now");
+
+    let mut prepared = asked();
+    prepared.fill(&bytes[..8]).expect("two thirds");
+    assert!(matches!(prepared.step(Reply::Filled), Err(EngineError::Reply(_))), "incomplete");
+    for hostile in [&bytes[..3], &[0; 16][..]] {
+        let mut prepared = asked();
+        assert!(prepared.fill(hostile).is_err(), "{} bytes", hostile.len());
+        assert_eq!(prepared.step(Reply::Filled).err(), Some(EngineError::NeedsReset));
+    }
+}
