@@ -145,7 +145,7 @@ pub fn complete_shapes(graph: &mut Graph, eval: &mut dyn Evaluator) -> Result<()
     let mut part = segment(graph, graph.node_ids());
     part.outputs = unknown;
     let mut found: Vec<Vec<TensorType>> = Vec::new();
-    for seed in [None, Some(0x5eed)] {
+    for seed in [None, Some(1)] {
         let mut inputs = Vec::new();
         for &id in &part.inputs {
             let value = graph.value(id);

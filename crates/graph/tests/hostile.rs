@@ -142,7 +142,7 @@ fn files_that_are_no_models_are_refused() {
 
 /// The oracle, also for fuzzing: whatever the bytes, reading ends in a graph or a named error; a graph survives every
 /// pass, and what is exported of it reads back as the same graph.
-fn check(bytes: &[u8]) -> Result<(), GraphError> {
+pub(crate) fn check(bytes: &[u8]) -> Result<(), GraphError> {
     let limits = Limits { nodes: 2000, structure_bytes: 64 << 20, tensor_bytes: 1 << 24, ..Limits::default() };
     let options = ImportOptions { limits, ..Default::default() };
     let mut graph = import_bytes(Bytes::copy_from_slice(bytes), None, &options)?;
@@ -220,7 +220,7 @@ fn mutated_models_end_in_a_graph_or_an_error() {
     let seeds = seeds();
     for seed in &seeds {
         check(seed).unwrap();
-        for _ in 0..1500 {
+        for _ in 0..4000 {
             let mut bytes = seed.clone();
             for _ in 0..1 + next() % 4 {
                 let at = next() % bytes.len();
