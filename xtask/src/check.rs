@@ -14,6 +14,7 @@ pub(crate) fn all(with_golden: bool) -> Result<(), String> {
     steps.run("clippy", || {
         each_workspace("workspaces", &["clippy", "--workspace", "--all-targets", "--locked"], &["--", "-D", "warnings"])
     });
+    steps.run("fuzz targets", fuzz_targets);
     steps.run("docs", docs);
     steps.run("cargo-deny", deny);
     steps.run("bare targets", bare_targets);
@@ -57,7 +58,7 @@ fn each_workspace(what: &str, before: &[&str], after: &[&str]) -> Result<Outcome
     let mut folders = vec![root()];
     folders.extend(tee_workspaces());
     if before[0] == "fmt" && root().join("fuzz/Cargo.toml").is_file() {
-        // Its targets need libFuzzer's runtime, so clippy and tests leave it to `cargo fuzz`.
+        // Its targets are linked against libFuzzer, so they have a step of their own and no tests.
         folders.push(root().join("fuzz"));
     }
     let mut wrong = Vec::new();
@@ -70,6 +71,12 @@ fn each_workspace(what: &str, before: &[&str], after: &[&str]) -> Result<Outcome
         }
     }
     if wrong.is_empty() { Ok(Outcome::Passed(format!("{} {what}", folders.len()))) } else { Err(wrong.join("\n")) }
+}
+
+/// The fuzz targets compile. Running them is for people: `fuzz/README.md`.
+fn fuzz_targets() -> Result<Outcome, String> {
+    run(cargo(&["clippy", "--locked", "--quiet", "--", "-D", "warnings"]).current_dir(root().join("fuzz")))?;
+    Ok(Outcome::Passed("compile; their oracles run among the tests".into()))
 }
 
 fn docs() -> Result<Outcome, String> {
