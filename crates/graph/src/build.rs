@@ -48,7 +48,7 @@ impl Builder {
 
     pub(crate) fn define_constant(&mut self, name: &str, tensor: Tensor) -> Result<ValueId, GraphError> {
         let id = self.define(name)?;
-        self.graph.set_constant(id, tensor, vec![id]);
+        self.graph.set_constant(id, tensor, None);
         Ok(id)
     }
 
@@ -169,9 +169,9 @@ impl Builder {
 
 impl Graph {
     /// Makes a value constant.
-    pub(crate) fn set_constant(&mut self, id: ValueId, tensor: Tensor, origins: Vec<ValueId>) {
+    pub(crate) fn set_constant(&mut self, id: ValueId, tensor: Tensor, from: Option<Vec<ValueId>>) {
         let value = &mut self.values[id.0 as usize];
-        value.origins = origins;
+        value.computed_from = from;
         value.ty = Some(tensor.ty());
         value.constant = Some(tensor);
     }

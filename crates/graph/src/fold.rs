@@ -4,12 +4,12 @@ use crate::build::reopen;
 use crate::cut::{Segment, segment};
 use crate::error::{GraphError, NodeSite};
 use crate::export::{ExportedModel, NamePolicy, export};
-use crate::infer::{origins, untyped};
+use crate::infer::{sources, untyped};
 use crate::model::{Attribute, ElemType, Graph, Node, NodeId, Tensor, TensorType, ValueId};
 use crate::onnx::GraphProto;
 use crate::rename;
 use bytes::Bytes;
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::HashSet;
 
 /// An engine the owner trusts, behind the interface this crate needs of it.
 pub trait Evaluator {
@@ -117,19 +117,17 @@ fn evaluate(
         return Ok(());
     }
     let results = run(graph, eval, &part, &[])?;
-    // Origins first, along the whole part: the values between are not kept.
-    let mut behind: BTreeMap<ValueId, Vec<ValueId>> = BTreeMap::new();
-    for &id in &part.nodes {
-        let node = graph.node(id);
-        let mut all: BTreeSet<ValueId> = origins(graph, node).into_iter().collect();
-        all.extend(node.uses().filter_map(|value| behind.get(&value)).flatten());
+    for &id in nodes {
+        let node = graph.node(id).clone();
         for &value in node.outputs.iter().flatten() {
-            behind.insert(value, all.iter().copied().collect());
+            // Also for values between, which are not kept: results further on name them.
+            graph.values[value.0 as usize].computed_from = Some(sources(&node));
         }
     }
     for (id, tensor) in part.outputs.into_iter().zip(results) {
         if tensor.data.len() as u64 <= cap_bytes && tensor.elem != ElemType::String {
-            graph.set_constant(id, tensor, behind.remove(&id).unwrap_or_default());
+            let from = graph.values[id.0 as usize].computed_from.take();
+            graph.set_constant(id, tensor, from);
         }
     }
     Ok(())

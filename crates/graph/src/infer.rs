@@ -8,7 +8,7 @@ use crate::import::check_size;
 use crate::limits::Limits;
 use crate::model::{Graph, Node, Tensor, TensorType, ValueId};
 use crate::view::{NodeView, ShapeError, ShapeRules};
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
 
 /// Bound on all constants folded here together: they are new memory, unlike the file's own.
 const FOLDED_BYTES: u64 = 256 << 20;
@@ -30,7 +30,7 @@ pub fn infer(graph: &mut Graph, rules: &dyn ShapeRules) -> Result<Vec<ValueId>, 
             let sizes = found.types().iter().try_for_each(|ty| check_size(ty, &limits));
             sizes.map_err(|error| error.at(site))?;
             let ids = node.outputs.clone();
-            let origins = origins(graph, node);
+            let from = sources(node);
             match found {
                 Derived::Types(types) => {
                     for (id, ty) in ids.into_iter().zip(types).filter_map(|(id, ty)| Some((id?, ty))) {
@@ -44,7 +44,7 @@ pub fn infer(graph: &mut Graph, rules: &dyn ShapeRules) -> Result<Vec<ValueId>, 
                             continue;
                         }
                         budget = budget.saturating_sub(constant::new_bytes(&tensor));
-                        graph.set_constant(id, tensor, origins.clone());
+                        graph.set_constant(id, tensor, Some(from.clone()));
                     }
                 }
             }
@@ -63,14 +63,12 @@ pub(crate) fn untyped(graph: &Graph) -> Vec<ValueId> {
     made.filter(|&id| graph.value(id).ty.is_none()).collect()
 }
 
-/// The model's own constants behind a node's result: those behind every constant it uses, except where only the shape
-/// of its input matters.
-pub(crate) fn origins(graph: &Graph, node: &Node) -> Vec<ValueId> {
-    if constant::uses_shape_only(node) {
-        return Vec::new();
+/// What a node's result is computed from: all it uses, or nothing where only the shape of its input matters.
+pub(crate) fn sources(node: &Node) -> Vec<ValueId> {
+    match constant::uses_shape_only(node) {
+        true => Vec::new(),
+        false => node.uses().collect(),
     }
-    let all: BTreeSet<ValueId> = node.uses().flat_map(|id| graph.value(id).origins.iter().copied()).collect();
-    all.into_iter().collect()
 }
 
 enum Derived {

@@ -1,7 +1,7 @@
 //! `Graph`: an ONNX model with every name resolved to an index and every value, once inferred, typed and shaped.
 
 use bytes::Bytes;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Index of a [`Value`] in [`Graph::values`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -76,14 +76,14 @@ pub struct Value {
     pub constant: Option<Tensor>,
     /// What the file says about a computed value (`value_info`), used where no rule knows better.
     pub declared: Option<TensorType>,
-    /// The model's own constants that this constant is, or was computed from: who sees it may learn of them.
-    pub origins: Vec<ValueId>,
+    /// For a folded constant: the constants it was computed from, folded ones included. See [`Graph::origins`].
+    pub computed_from: Option<Vec<ValueId>>,
 }
 
 impl Value {
     /// A value of which only the name is known.
     pub fn new(name: impl Into<String>) -> Self {
-        Self { name: name.into(), ty: None, constant: None, declared: None, origins: Vec::new() }
+        Self { name: name.into(), ty: None, constant: None, declared: None, computed_from: None }
     }
 }
 
@@ -170,6 +170,25 @@ impl Graph {
     /// Version of the operator set `domain`.
     pub fn opset_of(&self, domain: &str) -> i64 {
         self.opsets.get(domain).copied().unwrap_or(1)
+    }
+
+    /// The file's own constants behind a constant: itself, or all that folding computed it from. Who sees a folded
+    /// constant may learn of these. A constant made from shapes alone has none.
+    pub fn origins(&self, constant: ValueId) -> BTreeSet<ValueId> {
+        let mut found = BTreeSet::new();
+        let mut seen = BTreeSet::from([constant]);
+        let mut open = vec![constant];
+        while let Some(id) = open.pop() {
+            let value = self.value(id);
+            match &value.computed_from {
+                Some(from) => open.extend(from.iter().copied().filter(|&id| seen.insert(id))),
+                None if value.constant.is_some() => {
+                    found.insert(id);
+                }
+                None => {}
+            }
+        }
+        found
     }
 
     /// All node indices in topological order.

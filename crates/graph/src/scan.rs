@@ -186,7 +186,6 @@ fn take<'a>(bytes: &mut &'a [u8], length: u64) -> Result<&'a [u8], GraphError> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
     use prost::Message as _;

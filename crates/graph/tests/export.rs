@@ -40,7 +40,9 @@ fn rich() -> ModelProto {
     then.node[0].doc_string = Some("remark".into());
     then.value_info.push(info("s", 1, fixed(&[2, 3])));
     let nodes = vec![
-        node("MatMul", &["x", "w1"], &["a"]).named("secret_layer").dress(|node| node.doc_string = Some("remark".into())),
+        node("MatMul", &["x", "w1"], &["a"])
+            .named("secret_layer")
+            .dress(|node| node.doc_string = Some("remark".into())),
         node("Foreign", &["a", "w2", "small"], &["flag"])
             .domain("foreign")
             .with(ints("sizes", &[1, -2]))

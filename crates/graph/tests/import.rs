@@ -296,7 +296,12 @@ fn hostile_functions_end_in_errors() {
     };
     proto.functions = (0..40).map(twice).collect();
     proto.functions.push(function("f40", &["x"], &["y"], vec![node("Relu", &["x"], &["y"])]));
-    assert!(matches!(read(&proto), Err(GraphError::Limit(_))));
+    for limits in
+        [Limits { nodes: 5000, ..Limits::default() }, Limits { structure_bytes: 1 << 20, ..Limits::default() }]
+    {
+        let options = ImportOptions { limits, ..Default::default() };
+        assert!(matches!(read_with(&proto, &options), Err(GraphError::Limit(_))));
+    }
     proto.functions = vec![function("f0", &["x"], &["y"], vec![node("Relu", &["outside"], &["y"])])];
     assert!(message(read(&proto)).contains("`outside`"));
     proto.functions = vec![function("f0", &["x"], &["y"], vec![node("Relu", &["x"], &["x"])])];

@@ -43,7 +43,9 @@ pub(crate) fn evaluate(view: &NodeView<'_>) -> Option<Vec<Tensor>> {
         "Cast" => vec![arithmetic::cast(view)?],
         "Neg" | "Abs" | "Not" | "Floor" | "Ceil" | "Sqrt" => vec![arithmetic::unary(view)?],
         "ReduceProd" | "ReduceSum" | "ReduceMax" | "ReduceMin" => vec![arithmetic::reduce_all(view)?],
-        _ => vec![arithmetic::binary(view)?],
+        "Add" | "Sub" | "Mul" | "Div" | "Mod" | "Min" | "Max" | "And" | "Or" | "Xor" | "Equal" | "Less"
+        | "LessOrEqual" | "Greater" | "GreaterOrEqual" => vec![arithmetic::binary(view)?],
+        _ => return None,
     };
     Some(results)
 }
