@@ -1,3 +1,30 @@
-//! Placeholder.
+//! The trusted service, the same on every TEE: [`Enclave::handle`] takes a command frame and makes the reply frame.
+//!
+//! | state | what is taken | file |
+//! |---|---|---|
+//! | idle | `LoadBegin`, `Provision` | `service.rs` |
+//! | loading | exactly what was asked for last | `load.rs`, `sections.rs` |
+//! | ready | requests: every secure segment once, in order | `request.rs` |
+//!
+//! What a platform is lies behind [`Platform`]. The enclave never calls the normal world, and everything it is given is
+//! hostile. Bytes leave through `Outbound` only, whose constructor takes a `Crossing`, and crossings are made from the
+//! signed manifest only (design rule 7); the output policy stands in the same door.
 #![no_std]
 #![forbid(unsafe_code)]
+#![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::panic, clippy::expect_used))]
+
+extern crate alloc;
+
+mod crossing;
+mod load;
+mod model;
+mod platform;
+mod policy;
+mod refuse;
+mod request;
+mod sections;
+mod service;
+
+pub use model::MAX_OPEN_REQUESTS;
+pub use platform::{CounterId, Platform, PlatformError};
+pub use service::Enclave;

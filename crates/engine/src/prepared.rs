@@ -298,7 +298,7 @@ impl Prepared {
         let region = self.program.inputs.get(index).ok_or(EngineError::Bug("input port"))?.region;
         let size = u64::from(region.dtype.bytes());
         let end = self.filled + bytes.len() as u64;
-        if end > region_bytes(region) || bytes.len() as u64 % size != 0 {
+        if end > region_bytes(region) || !(bytes.len() as u64).is_multiple_of(size) {
             return Err(EngineError::Reply("the piece does not fit the port"));
         }
         let at = u64::from(region.start) + self.filled / size;

@@ -1,0 +1,99 @@
+//! The door: what may leave, and the only buffer through which it does.
+
+use alloc::vec::Vec;
+
+use cordon_engine::ValueRef;
+use cordon_package::{Manifest, OutputPolicy, Placement};
+use cordon_protocol::{Code, Form, Payload, Refusal, Reply};
+
+use crate::policy::Released;
+
+/// Permission for one value of one segment to leave. Made from a manifest of a verified package, and in no other way.
+pub(crate) struct Crossing {
+    value: u32,
+    /// Only what the output policy releases of it may leave.
+    governed: bool,
+}
+
+impl Crossing {
+    /// The crossings out of a secure segment.
+    pub(crate) fn of_segment(
+        manifest: &Manifest,
+        segment: usize,
+        policy: OutputPolicy,
+    ) -> Result<Vec<Crossing>, Refusal> {
+        let info = manifest.segments.get(segment).ok_or(Refusal::new(Code::Internal))?;
+        let governed = |value: &u32| policy != OutputPolicy::Full && manifest.outputs.contains(value);
+        // A governed value that a normal segment reads would leave as it is.
+        let read_outside = |value: &u32| {
+            manifest.segments.iter().any(|s| s.placement == Placement::Normal && s.inputs.contains(value))
+        };
+        if let Some(value) = info.outputs.iter().find(|value| governed(value) && read_outside(value)) {
+            return Err(Refusal::new(Code::PolicyImpossible).about(*value));
+        }
+        Ok(info.outputs.iter().map(|value| Crossing { value: *value, governed: governed(value) }).collect())
+    }
+
+    pub(crate) fn value(&self) -> u32 {
+        self.value
+    }
+
+    pub(crate) fn is_governed(&self) -> bool {
+        self.governed
+    }
+}
+
+/// A reply frame that carries a piece of a value out.
+pub(crate) struct Outbound<'a> {
+    crossing: &'a Crossing,
+    frame: &'a mut Vec<u8>,
+    limit: usize,
+}
+
+impl<'a> Outbound<'a> {
+    /// Opens the door for `crossing`, `limit` bytes wide.
+    pub(crate) fn new(crossing: &'a Crossing, frame: &'a mut Vec<u8>, limit: usize) -> Self {
+        Self { crossing, frame, limit }
+    }
+
+    /// Sends the piece from byte `start` on; returns where the next one starts, and how long the whole is. A governed value
+    /// cannot be sent like this.
+    pub(crate) fn send_value(self, value: ValueRef<'_>, start: u64) -> Result<(u64, u64), Refusal> {
+        if self.crossing.governed {
+            return Err(Refusal::new(Code::Internal));
+        }
+        let size: usize = match value {
+            ValueRef::F32(_) => 4,
+            ValueRef::I64(_) => 8,
+            ValueRef::Bool(_) => 1,
+        };
+        let skip = usize::try_from(start / size as u64).map_err(|_| Refusal::new(Code::Internal))?;
+        let count = (self.limit / size).min(value.len().saturating_sub(skip));
+        let total = value.len() as u64 * size as u64;
+        let frame = self.begin(Form::Tensor, start, total);
+        match value {
+            ValueRef::F32(v) => v.iter().skip(skip).take(count).for_each(|v| frame.extend_from_slice(&v.to_le_bytes())),
+            ValueRef::I64(v) => v.iter().skip(skip).take(count).for_each(|v| frame.extend_from_slice(&v.to_le_bytes())),
+            ValueRef::Bool(v) => frame.extend(v.iter().skip(skip).take(count)),
+        }
+        Ok((start + count as u64 * size as u64, total))
+    }
+
+    /// Sends a piece of what the output policy released.
+    pub(crate) fn send_released(self, released: &Released, start: u64) -> Result<(u64, u64), Refusal> {
+        let bytes = released.bytes();
+        let piece = usize::try_from(start).ok().and_then(|start| bytes.get(start..));
+        let piece = piece.ok_or(Refusal::new(Code::Internal))?;
+        let count = self.limit.min(piece.len());
+        let total = bytes.len() as u64;
+        let frame = self.begin(released.form(), start, total);
+        frame.extend_from_slice(piece.get(..count).unwrap_or(piece));
+        Ok((start + count as u64, total))
+    }
+
+    fn begin(self, form: Form, start: u64, total: u64) -> &'a mut Vec<u8> {
+        let value = self.crossing.value;
+        Reply::Output { value, form, start, total, payload: Payload::Clear }.encode(self.frame);
+        self.frame
+    }
+}

@@ -1,0 +1,357 @@
+//! Loading: header, manifest, then each secure segment's secret part, then resident weights. The stages are types, so
+//! nothing is decrypted before the signature was checked, and nothing runs before everything was.
+
+use alloc::boxed::Box;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use cordon_engine::{Program, Reply, Step, WeightTable};
+use cordon_package::limits::{MAX_GRANT_BYTES, MAX_HEADER_BYTES};
+use cordon_package::{
+    Manifest, Opened, OutputPolicy, Parsed, Placement, ProgramKind, SealedSection, Section, SectionKind, SegmentSecret,
+    Trust, Verified,
+};
+use cordon_protocol::{Code, Expiry, LoadReport, Refusal};
+
+use crate::model::{Draft, Model, Stream, version_counter};
+use crate::platform::Platform;
+use crate::refuse;
+use crate::sections::{Content, Leaves, Need, batch, for_each_chunk};
+
+/// A package being loaded.
+pub(crate) enum Loading {
+    Header(HeaderStage),
+    Manifest(Box<ManifestStage>),
+    Segments(Box<SegmentStage>),
+    Weights(Box<WeightStage>),
+}
+
+/// Where loading stands after a piece.
+pub(crate) enum Progress {
+    /// The next piece.
+    Need(Loading, Need),
+    /// Complete.
+    Ready(Box<Model>),
+}
+
+/// Header ‖ grant, coming in.
+pub(crate) struct HeaderStage {
+    bytes: Vec<u8>,
+    header_len: usize,
+    total: usize,
+}
+
+/// The manifest section of a verified header, coming in.
+pub(crate) struct ManifestStage {
+    verified: Verified,
+    grant: Vec<u8>,
+    content: Content,
+}
+
+/// Secure segments, one after the other.
+pub(crate) struct SegmentStage {
+    opened: Opened,
+    manifest: Manifest,
+    drafts: Vec<Draft>,
+    part: SegmentPart,
+    segment: u16,
+}
+
+enum SegmentPart {
+    SecretLeaves(Leaves),
+    Secret(Content, SealedSection),
+    WeightLeaves(Leaves, Draft),
+}
+
+/// Resident weights of the segments that have them.
+pub(crate) struct WeightStage {
+    model: Box<Model>,
+    at: usize,
+    /// Chunks the engine wants next: first and count; `None` before it was asked.
+    wanted: Option<(u32, u32)>,
+}
+
+impl Loading {
+    /// Starts with nothing.
+    pub(crate) fn begin(header_len: u32, grant_len: u32, platform: &impl Platform) -> Result<Progress, Refusal> {
+        let too_long = Refusal::new(Code::PackageHostile);
+        let header_len = usize::try_from(header_len).map_err(|_| too_long)?;
+        let grant_len = usize::try_from(grant_len).map_err(|_| too_long)?;
+        if header_len > MAX_HEADER_BYTES || grant_len > MAX_GRANT_BYTES || header_len == 0 {
+            return Err(too_long);
+        }
+        let total = header_len.saturating_add(grant_len);
+        let stage = HeaderStage { bytes: refuse::reserve(total, platform)?, header_len, total };
+        Loading::Header(stage).advance(platform)
+    }
+
+    /// Takes the piece that `need` asked for.
+    pub(crate) fn take(
+        mut self,
+        need: Need,
+        payload: &mut [u8],
+        platform: &impl Platform,
+    ) -> Result<Progress, Refusal> {
+        match (&mut self, need) {
+            (Loading::Header(stage), Need::Header { len, .. }) => {
+                if payload.len() as u64 != u64::from(len) {
+                    return Err(Refusal::new(Code::WrongSupply));
+                }
+                stage.bytes.extend_from_slice(payload);
+            }
+            (Loading::Manifest(stage), Need::Section { count, .. }) => {
+                let section = manifest_section(&stage.verified)?;
+                stage.content.take(section, count, payload, |_, chunk| Ok(chunk.len()))?;
+            }
+            (Loading::Segments(stage), Need::Section { count, .. }) => stage.take(count, payload)?,
+            (Loading::Weights(stage), Need::Section { first, count, .. }) => {
+                stage.take(first, count, payload, platform)?;
+            }
+            _ => return Err(Refusal::new(Code::Internal)),
+        }
+        self.advance(platform)
+    }
+
+    /// Passes complete stages. Each leads only to later ones, so the loop ends.
+    fn advance(mut self, platform: &impl Platform) -> Result<Progress, Refusal> {
+        let limit = platform.payload_limit();
+        loop {
+            let need = match &mut self {
+                Loading::Header(stage) => stage.need(limit),
+                Loading::Manifest(stage) => stage.content.need(manifest_section(&stage.verified)?, limit),
+                Loading::Segments(stage) => stage.need(limit),
+                Loading::Weights(stage) => stage.need(limit, platform)?,
+            };
+            if let Some(need) = need {
+                return Ok(Progress::Need(self, need));
+            }
+            self = match self {
+                Loading::Header(stage) => Loading::Manifest(Box::new(stage.finish(platform)?)),
+                Loading::Manifest(stage) => stage.finish(platform)?,
+                Loading::Segments(stage) => stage.finish(platform)?,
+                Loading::Weights(stage) => return Ok(Progress::Ready(stage.model)),
+            };
+        }
+    }
+}
+
+fn manifest_section(verified: &Verified) -> Result<&Section, Refusal> {
+    verified.header().section(SectionKind::Manifest, 0).ok_or(Refusal::new(Code::Internal))
+}
+
+impl HeaderStage {
+    fn need(&self, limit: usize) -> Option<Need> {
+        let have = self.bytes.len();
+        let len = self.total.saturating_sub(have).min(limit);
+        (len > 0).then_some(Need::Header { offset: have as u32, len: len as u32 })
+    }
+
+    /// Signature, owner, version, expiry: before anything else is believed.
+    fn finish(self, platform: &impl Platform) -> Result<ManifestStage, Refusal> {
+        let device = platform.device().ok_or(Refusal::new(Code::NoDeviceKey))?;
+        let (header, grant) = self.bytes.split_at_checked(self.header_len).ok_or(Refusal::new(Code::Internal))?;
+        refuse::headroom(header.len().saturating_mul(4), platform)?;
+        let parsed = Parsed::parse(header).map_err(refuse::package)?;
+        let counter = version_counter(parsed.claimed_owner().as_bytes(), parsed.claimed_name());
+        let trust = Trust {
+            owners: &device.owners,
+            now: platform.now(),
+            minimum_version: platform.counter(&counter),
+            dangerous_accept_development: platform.is_development(),
+        };
+        let verified = parsed.verify(&trust).map_err(refuse::package)?;
+        if verified.header().section(SectionKind::PublicWeights, 0).is_some() {
+            // No Program of this instruction set can name them.
+            return Err(Refusal::new(Code::PackageUnsupported));
+        }
+        let content = Content::new(0, manifest_section(&verified)?, platform)?;
+        let mut kept = refuse::reserve(grant.len(), platform)?;
+        kept.extend_from_slice(grant);
+        Ok(ManifestStage { verified, grant: kept, content })
+    }
+}
+
+impl ManifestStage {
+    fn finish(self, platform: &impl Platform) -> Result<Loading, Refusal> {
+        let device = platform.device().ok_or(Refusal::new(Code::NoDeviceKey))?;
+        let stored = self.content.finish();
+        refuse::headroom(stored.len().saturating_mul(8), platform)?;
+        let mut manifest = self.verified.manifest(&stored).map_err(refuse::package)?;
+        // For people on the host; no use inside.
+        manifest.plan_text = String::new();
+        let opened = if self.grant.is_empty() {
+            self.verified.open(&device.key)
+        } else {
+            self.verified.open_with_grant(&self.grant, &device.key)
+        };
+        let opened = opened.map_err(refuse::package)?;
+        if opened.is_development() && !platform.is_development() {
+            return Err(Refusal::new(Code::Development));
+        }
+        next_segment(opened, manifest, Vec::new(), 0, platform)
+    }
+}
+
+/// Goes to the first secure segment from `from` on, or to the weights when there is none.
+fn next_segment(
+    opened: Opened,
+    manifest: Manifest,
+    drafts: Vec<Draft>,
+    from: u16,
+    platform: &impl Platform,
+) -> Result<Loading, Refusal> {
+    let mut rest = (from..).zip(manifest.segments.iter().skip(from.into()));
+    let Some((segment, _)) = rest.find(|(_, info)| info.placement == Placement::Secure) else {
+        return finish_segments(opened, &manifest, drafts, platform);
+    };
+    let leaves = Leaves::new(opened.verified(), SectionKind::SegmentSecret, segment, platform)?;
+    Ok(Loading::Segments(Box::new(SegmentStage {
+        opened,
+        manifest,
+        drafts,
+        part: SegmentPart::SecretLeaves(leaves),
+        segment,
+    })))
+}
+
+fn finish_segments(
+    opened: Opened,
+    manifest: &Manifest,
+    drafts: Vec<Draft>,
+    platform: &impl Platform,
+) -> Result<Loading, Refusal> {
+    let header = opened.header();
+    let expiry = match (header.not_after, opened.verified().is_expiry_checked()) {
+        (None, _) => Expiry::None,
+        (Some(_), true) => Expiry::Checked,
+        (Some(_), false) => Expiry::NotChecked,
+    };
+    let report = LoadReport {
+        version: header.version,
+        expiry,
+        requests_left: None,
+        segments: 0,
+        resident: 0,
+        compute: 0,
+        memory: platform.memory(),
+    };
+    let model = Model::new(header, manifest, drafts, report, platform)?;
+    Ok(Loading::Weights(Box::new(WeightStage { model: Box::new(model), at: 0, wanted: None })))
+}
+
+impl SegmentStage {
+    fn need(&self, limit: usize) -> Option<Need> {
+        match &self.part {
+            SegmentPart::SecretLeaves(leaves) | SegmentPart::WeightLeaves(leaves, _) => leaves.need(limit),
+            SegmentPart::Secret(content, reader) => content.need(reader.section(), limit),
+        }
+    }
+
+    fn take(&mut self, count: u32, payload: &mut [u8]) -> Result<(), Refusal> {
+        match &mut self.part {
+            SegmentPart::SecretLeaves(leaves) | SegmentPart::WeightLeaves(leaves, _) => leaves.take(count, payload),
+            SegmentPart::Secret(content, reader) => content.take(reader.section(), count, payload, |index, chunk| {
+                reader.decrypt_chunk(index, chunk).map(|plain| plain.len()).map_err(refuse::package)
+            }),
+        }
+    }
+
+    fn finish(mut self, platform: &impl Platform) -> Result<Loading, Refusal> {
+        match self.part {
+            SegmentPart::SecretLeaves(leaves) => {
+                let (section, reader) = leaves.finish(&self.opened)?;
+                let content = Content::new(section, reader.section(), platform)?;
+                self.part = SegmentPart::Secret(content, reader);
+                Ok(Loading::Segments(Box::new(self)))
+            }
+            SegmentPart::Secret(content, _) => {
+                let keep_labels = self.opened.header().output_policy != OutputPolicy::Full;
+                let draft = decode(&content.finish(), self.segment.into(), keep_labels, platform)?;
+                let verified = self.opened.verified();
+                if verified.header().section(SectionKind::Weights, self.segment).is_some() {
+                    let leaves = Leaves::new(verified, SectionKind::Weights, self.segment, platform)?;
+                    self.part = SegmentPart::WeightLeaves(leaves, draft);
+                    return Ok(Loading::Segments(Box::new(self)));
+                }
+                if draft.table.stream_bytes() > 0 {
+                    return Err(Refusal::new(Code::ProgramInvalid).in_segment(draft.index));
+                }
+                self.drafts.push(draft);
+                next_segment(self.opened, self.manifest, self.drafts, self.segment.saturating_add(1), platform)
+            }
+            SegmentPart::WeightLeaves(leaves, mut draft) => {
+                let (section, reader) = leaves.finish(&self.opened)?;
+                if reader.section().plain_len() != draft.table.stream_bytes() {
+                    return Err(Refusal::new(Code::ProgramInvalid).in_segment(draft.index));
+                }
+                draft.stream = Some(Stream { section, reader });
+                self.drafts.push(draft);
+                next_segment(self.opened, self.manifest, self.drafts, self.segment.saturating_add(1), platform)
+            }
+        }
+    }
+}
+
+/// Decodes a segment's secret part. Of several Programs the first for inference is taken.
+fn decode(plain: &[u8], index: u32, keep_labels: bool, platform: &impl Platform) -> Result<Draft, Refusal> {
+    // Decoded lists are larger than their encoding: a bound that instructions, ports and names keep.
+    refuse::headroom(plain.len().saturating_mul(6), platform)?;
+    let secret = SegmentSecret::decode(plain).map_err(refuse::package)?;
+    let program = secret.programs.iter().find(|program| program.kind == ProgramKind::Inference);
+    let program = program.ok_or(Refusal::new(Code::PackageUnsupported).in_segment(index))?;
+    let failed = |e| refuse::engine(e, index, platform.memory().available());
+    let labels =
+        if keep_labels { secret.labels.iter().map(|label| String::from(*label)).collect() } else { Vec::new() };
+    Ok(Draft {
+        index,
+        program: Program::decode(program.bytes).map_err(failed)?,
+        table: WeightTable::decode(secret.weight_table).map_err(failed)?,
+        labels,
+        stream: None,
+    })
+}
+
+impl WeightStage {
+    /// Asks each segment's engine what it wants resident. A segment that streams wants nothing yet.
+    fn need(&mut self, limit: usize, platform: &impl Platform) -> Result<Option<Need>, Refusal> {
+        while let Some(segment) = self.model.segments.get_mut(self.at) {
+            if self.wanted.is_none() {
+                let failed = |e| refuse::engine(e, segment.index, platform.memory().available());
+                if let Step::NeedChunks { first, count } = segment.prepared.step(Reply::Go).map_err(failed)? {
+                    self.wanted = Some((first, count));
+                }
+            }
+            if let (Some((first, count)), Some(stream)) = (self.wanted, &segment.stream) {
+                let count = batch(stream.reader.section(), first, count, limit);
+                let part = cordon_protocol::Part::Chunks;
+                return Ok(Some(Need::Section { section: stream.section, part, first, count }));
+            }
+            segment.prepared.reset();
+            self.at += 1;
+        }
+        Ok(None)
+    }
+
+    fn take(&mut self, first: u32, count: u32, payload: &mut [u8], platform: &impl Platform) -> Result<(), Refusal> {
+        let internal = Refusal::new(Code::Internal);
+        let segment = self.model.segments.get_mut(self.at).ok_or(internal)?;
+        let Stream { reader, .. } = segment.stream.as_ref().ok_or(internal)?;
+        let wanted = &mut self.wanted;
+        let mut over = false;
+        for_each_chunk(reader.section(), first, count, payload, |index, chunk| {
+            let plain = reader.decrypt_chunk(index, chunk).map_err(refuse::package)?;
+            let step = segment.prepared.step(Reply::Chunk { index, plain });
+            *wanted = match step.map_err(|e| refuse::engine(e, segment.index, platform.memory().available()))? {
+                Step::NeedChunks { first, count } => Some((first, count)),
+                _ => None,
+            };
+            over |= wanted.is_none();
+            Ok(())
+        })?;
+        if over {
+            segment.prepared.reset();
+            self.at += 1;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,421 @@
+//! Requests: an id issued inside, every secure segment once and in order, values kept between them, and nothing after a
+//! mistake. One segment runs at a time; it brings in exactly what its Program asks for.
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+
+use cordon_engine::program::{DType, Via};
+use cordon_engine::{Prepared, Reply as Answer, Step, ValueRef};
+use cordon_protocol::{Code, Payload, Refusal, Reply, Supply};
+use zeroize::Zeroizing;
+
+use crate::crossing::Outbound;
+use crate::model::{MAX_OPEN_REQUESTS, Model, Segment};
+use crate::platform::Platform;
+use crate::policy::{Policy, Released};
+use crate::refuse;
+use crate::sections::{batch, for_each_chunk};
+
+/// A loaded model and its open requests.
+pub(crate) struct Ready {
+    pub(crate) model: Box<Model>,
+    requests: Vec<Request>,
+    active: Option<Active>,
+}
+
+struct Request {
+    id: u64,
+    /// Secure segments started so far.
+    next: usize,
+    retained: Vec<Retained>,
+}
+
+/// A value kept inside for a later segment; wiped when the request is closed.
+struct Retained {
+    value: u32,
+    held: Held,
+}
+
+enum Held {
+    F32(Zeroizing<Vec<f32>>),
+    I64(Zeroizing<Vec<i64>>),
+    Bool(Zeroizing<Vec<u8>>),
+}
+
+/// The segment that runs.
+struct Active {
+    request: u64,
+    /// Index into the model's secure segments.
+    at: usize,
+    wait: Wait,
+}
+
+/// What the next `Step` must bring.
+enum Wait {
+    Nothing,
+    Chunks {
+        first: u32,
+        count: u32,
+    },
+    Value {
+        value: u32,
+        dtype: DType,
+        start: u64,
+        len: u32,
+        total: u64,
+    },
+    /// Nothing; the next piece of an output follows, or the engine when all is out.
+    Output {
+        crossing: usize,
+        released: Option<Released>,
+        start: u64,
+        total: u64,
+    },
+}
+
+/// A step of the engine without its borrow.
+#[derive(Clone, Copy)]
+enum Event {
+    Chunks { first: u32, count: u32 },
+    Input(PortFacts),
+    Ran,
+    Output(PortFacts),
+    Done,
+}
+
+#[derive(Clone, Copy)]
+struct PortFacts {
+    value: u32,
+    via: Via,
+    dtype: DType,
+    bytes: u64,
+}
+
+impl Ready {
+    pub(crate) fn new(model: Box<Model>) -> Self {
+        Self { model, requests: Vec::new(), active: None }
+    }
+
+    /// Opens a request, if the package allows another.
+    pub(crate) fn begin(&mut self, platform: &mut impl Platform) -> Result<u64, Refusal> {
+        if self.requests.len() >= MAX_OPEN_REQUESTS {
+            return Err(Refusal::new(Code::Busy));
+        }
+        let mut id = [0; 8];
+        platform.random(&mut id).map_err(refuse::platform)?;
+        let id = u64::from_le_bytes(id);
+        if self.requests.iter().any(|request| request.id == id) {
+            return Err(Refusal::new(Code::Platform));
+        }
+        let request = Request { id, next: 0, retained: Vec::new() };
+        self.requests.try_reserve(1).map_err(|_| Refusal::new(Code::OutOfMemory))?;
+        if let Some(max) = self.model.max_requests {
+            let used = platform.counter(&self.model.request_counter);
+            if used >= max {
+                return Err(Refusal::new(Code::RequestLimit).amounts(used.saturating_add(1), max));
+            }
+            platform.raise(&self.model.request_counter, used.saturating_add(1)).map_err(refuse::platform)?;
+        }
+        self.requests.push(request);
+        Ok(id)
+    }
+
+    /// Starts the request's next segment.
+    pub(crate) fn run(
+        &mut self,
+        id: u64,
+        segment: u32,
+        platform: &impl Platform,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Refusal> {
+        let request = self.requests.iter_mut().find(|request| request.id == id);
+        let request = request.ok_or(Refusal::new(Code::UnknownRequest))?;
+        let at = request.next;
+        let next = self.model.segments.get(at).filter(|next| next.index == segment && self.active.is_none());
+        let next = next.ok_or(Refusal::new(Code::OutOfOrder).in_segment(segment))?;
+        for port in next.prepared.outputs().iter().filter(|port| port.via == Via::Retain) {
+            let len = port.region.len as usize;
+            let held = match port.region.dtype {
+                DType::F32 => Held::F32(Zeroizing::new(refuse::reserve(len, platform)?)),
+                DType::I64 => Held::I64(Zeroizing::new(refuse::reserve(len, platform)?)),
+                DType::Bool => Held::Bool(Zeroizing::new(refuse::reserve(len, platform)?)),
+            };
+            request.retained.try_reserve(1).map_err(|_| Refusal::new(Code::OutOfMemory))?;
+            request.retained.push(Retained { value: port.value, held });
+        }
+        request.next += 1;
+        self.active = Some(Active { request: id, at, wait: Wait::Nothing });
+        self.step(id, Supply::Nothing, &mut [], platform, out)
+    }
+
+    /// Takes what the running segment asked for and goes on until it needs the normal world again.
+    pub(crate) fn step(
+        &mut self,
+        id: u64,
+        supply: Supply,
+        payload: &mut [u8],
+        platform: &impl Platform,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Refusal> {
+        let request = self.requests.iter_mut().find(|request| request.id == id);
+        let request = request.ok_or(Refusal::new(Code::UnknownRequest))?;
+        let active = self.active.as_mut().filter(|active| active.request == id);
+        let active = active.ok_or(Refusal::new(Code::OutOfOrder))?;
+        let Model { segments, policy, .. } = &mut *self.model;
+        let segment = segments.get_mut(active.at).ok_or(Refusal::new(Code::Internal))?;
+        let mut run = Run { segment, policy: policy.as_ref(), retained: &mut request.retained, platform };
+        let wait = core::mem::replace(&mut active.wait, Wait::Nothing);
+        let next = match run.answer(wait, supply, payload)? {
+            Answered::Event(event) => run.proceed(event, out)?,
+            Answered::Waiting(wait) => run.announce(wait, out)?,
+        };
+        match next {
+            Some(wait) => active.wait = wait,
+            None => {
+                segment.prepared.reset();
+                self.active = None;
+            }
+        }
+        Ok(())
+    }
+
+    /// Closes a request all of whose segments ran.
+    pub(crate) fn end(&mut self, id: u64) -> Result<(), Refusal> {
+        let request = self.requests.iter().find(|request| request.id == id);
+        let request = request.ok_or(Refusal::new(Code::UnknownRequest))?;
+        let running = self.active.as_ref().is_some_and(|active| active.request == id);
+        if running || request.next < self.model.segments.len() {
+            return Err(Refusal::new(Code::OutOfOrder));
+        }
+        self.close(id);
+        Ok(())
+    }
+
+    /// Drops a request in any state; false when there is none of this id.
+    pub(crate) fn close(&mut self, id: u64) -> bool {
+        if let Some(active) = self.active.take_if(|active| active.request == id)
+            && let Some(segment) = self.model.segments.get_mut(active.at)
+        {
+            segment.prepared.reset();
+        }
+        let before = self.requests.len();
+        self.requests.retain(|request| request.id != id);
+        self.requests.len() < before
+    }
+}
+
+/// What an answer led to.
+enum Answered {
+    /// The engine went on.
+    Event(Event),
+    /// More is needed before it can.
+    Waiting(Wait),
+}
+
+/// One segment in motion.
+struct Run<'a, P> {
+    segment: &'a mut Segment,
+    policy: Option<&'a Policy>,
+    retained: &'a mut Vec<Retained>,
+    platform: &'a P,
+}
+
+impl<P: Platform> Run<'_, P> {
+    /// Checks that `supply` is what was waited for, and hands it to the engine.
+    fn answer(&mut self, wait: Wait, supply: Supply, payload: &mut [u8]) -> Result<Answered, Refusal> {
+        let wrong = Refusal::new(Code::WrongSupply).in_segment(self.segment.index);
+        match (wait, supply) {
+            (Wait::Nothing, Supply::Nothing) => self.engine(Answer::Go).map(Answered::Event),
+            (Wait::Output { start, total, .. }, Supply::Nothing) if start >= total => {
+                self.engine(Answer::Go).map(Answered::Event)
+            }
+            (wait @ Wait::Output { .. }, Supply::Nothing) => Ok(Answered::Waiting(wait)),
+            (Wait::Chunks { first, count }, Supply::Chunks { first: f, count: c }) if (f, c) == (first, count) => {
+                self.chunks(first, count, payload).map(Answered::Event)
+            }
+            (_, Supply::Value { payload: Payload::Sealed, .. }) => Err(Refusal::new(Code::SealedPayload)),
+            (
+                Wait::Value { value, dtype, start, len, total },
+                Supply::Value { value: v, start: s, payload: Payload::Clear },
+            ) if (v, s, payload.len() as u64) == (value, start, u64::from(len)) => {
+                if dtype == DType::F32 && holds_nan(payload) {
+                    return Err(Refusal::new(Code::BadValue).in_segment(self.segment.index).about(value));
+                }
+                self.segment.prepared.fill(payload).map_err(|e| self.refusal(e))?;
+                let start = start.saturating_add(len.into());
+                if start >= total {
+                    return self.engine(Answer::Filled).map(Answered::Event);
+                }
+                Ok(Answered::Waiting(self.wait_for(PortFacts { value, via: Via::Cross, dtype, bytes: total }, start)))
+            }
+            _ => Err(wrong),
+        }
+    }
+
+    /// Runs on from `event` until the normal world is needed; `None` when the segment is complete.
+    fn proceed(&mut self, mut event: Event, out: &mut Vec<u8>) -> Result<Option<Wait>, Refusal> {
+        let mut left = self.platform.burst();
+        loop {
+            event = match event {
+                Event::Done => {
+                    Reply::SegmentDone.encode(out);
+                    return Ok(None);
+                }
+                Event::Chunks { first, count } => {
+                    let stream = self.segment.stream.as_ref().ok_or(Refusal::new(Code::Internal))?;
+                    let count = batch(stream.reader.section(), first, count, self.platform.payload_limit());
+                    return self.announce(Wait::Chunks { first, count }, out);
+                }
+                Event::Input(PortFacts { value, via: Via::Retain, .. }) => {
+                    let kept = self.retained.iter().find(|kept| kept.value == value);
+                    let view = kept.ok_or(Refusal::new(Code::Internal))?.held.view();
+                    engine(&mut self.segment.prepared, Answer::Value(view), self.segment.index, self.platform)?
+                }
+                Event::Input(port) => return self.announce(self.wait_for(port, 0), out),
+                Event::Ran if left == 0 => {
+                    Reply::Working.encode(out);
+                    return Ok(Some(Wait::Nothing));
+                }
+                Event::Ran => {
+                    left -= 1;
+                    self.engine(Answer::Go)?
+                }
+                Event::Output(PortFacts { value, via: Via::Retain, .. }) => {
+                    let view = self.segment.prepared.output().ok_or(Refusal::new(Code::Internal))?;
+                    let kept = self.retained.iter_mut().find(|kept| kept.value == value);
+                    kept.ok_or(Refusal::new(Code::Internal))?.held.set(view)?;
+                    self.engine(Answer::Go)?
+                }
+                Event::Output(port) => {
+                    let wait = self.open_door(port.value)?;
+                    return self.announce(wait, out);
+                }
+            };
+        }
+    }
+
+    /// Tells the normal world what is waited for; of an output, sends the next piece.
+    fn announce(&self, wait: Wait, out: &mut Vec<u8>) -> Result<Option<Wait>, Refusal> {
+        let internal = Refusal::new(Code::Internal);
+        Ok(Some(match wait {
+            Wait::Nothing => return Err(internal),
+            Wait::Chunks { first, count } => {
+                let section = self.segment.stream.as_ref().ok_or(internal)?.section;
+                Reply::NeedChunks { section, first, count }.encode(out);
+                wait
+            }
+            Wait::Value { value, start, len, .. } => {
+                Reply::NeedValue { value, start, len }.encode(out);
+                wait
+            }
+            Wait::Output { crossing, released, start, .. } => {
+                let permission = self.segment.crossings.get(crossing).ok_or(internal)?;
+                let door = Outbound::new(permission, out, whole(self.platform.payload_limit()));
+                let (start, total) = match &released {
+                    Some(released) => door.send_released(released, start)?,
+                    None => door.send_value(self.segment.prepared.output().ok_or(internal)?, start)?,
+                };
+                Wait::Output { crossing, released, start, total }
+            }
+        }))
+    }
+
+    /// The crossing of an output, with what the policy releases if it governs the value.
+    fn open_door(&self, value: u32) -> Result<Wait, Refusal> {
+        let internal = Refusal::new(Code::Internal);
+        let crossing = self.segment.crossings.iter().position(|c| c.value() == value).ok_or(internal)?;
+        let governed = self.segment.crossings.get(crossing).is_some_and(|c| c.is_governed());
+        let released = match (governed, self.policy, self.segment.prepared.output()) {
+            (false, _, Some(_)) => None,
+            (true, Some(policy), Some(ValueRef::F32(output))) => Some(policy.apply(output, self.platform)?),
+            _ => return Err(internal),
+        };
+        Ok(Wait::Output { crossing, released, start: 0, total: u64::MAX })
+    }
+
+    fn wait_for(&self, port: PortFacts, start: u64) -> Wait {
+        let limit = whole(self.platform.payload_limit()) as u64;
+        let len = port.bytes.saturating_sub(start).min(limit) as u32;
+        Wait::Value { value: port.value, dtype: port.dtype, start, len, total: port.bytes }
+    }
+
+    /// Decrypts chunks where they were received and hands them to the engine one by one.
+    fn chunks(&mut self, first: u32, count: u32, payload: &mut [u8]) -> Result<Event, Refusal> {
+        let Segment { index: of, prepared, stream, .. } = &mut *self.segment;
+        let reader = &stream.as_ref().ok_or(Refusal::new(Code::Internal))?.reader;
+        let mut event = None;
+        for_each_chunk(reader.section(), first, count, payload, |index, chunk| {
+            let plain = reader.decrypt_chunk(index, chunk).map_err(refuse::package)?;
+            event = Some(engine(prepared, Answer::Chunk { index, plain }, *of, self.platform)?);
+            Ok(())
+        })?;
+        event.ok_or(Refusal::new(Code::WrongSupply).in_segment(*of))
+    }
+
+    fn engine(&mut self, answer: Answer<'_>) -> Result<Event, Refusal> {
+        engine(&mut self.segment.prepared, answer, self.segment.index, self.platform)
+    }
+
+    fn refusal(&self, error: cordon_engine::EngineError) -> Refusal {
+        refuse::engine(error, self.segment.index, self.platform.memory().available())
+    }
+}
+
+fn engine(
+    prepared: &mut Prepared,
+    answer: Answer<'_>,
+    segment: u32,
+    platform: &impl Platform,
+) -> Result<Event, Refusal> {
+    let facts = |port: &cordon_engine::program::Port| PortFacts {
+        value: port.value,
+        via: port.via,
+        dtype: port.region.dtype,
+        bytes: u64::from(port.region.len) * u64::from(port.region.dtype.bytes()),
+    };
+    match prepared.step(answer) {
+        Ok(Step::NeedChunks { first, count }) => Ok(Event::Chunks { first, count }),
+        Ok(Step::Input(port)) => Ok(Event::Input(facts(port))),
+        Ok(Step::Ran { .. }) => Ok(Event::Ran),
+        Ok(Step::Output(port)) => Ok(Event::Output(facts(port))),
+        Ok(Step::Done) => Ok(Event::Done),
+        Err(error) => Err(refuse::engine(error, segment, platform.memory().available())),
+    }
+}
+
+/// Payload bytes that hold whole elements of any type.
+fn whole(limit: usize) -> usize {
+    limit & !7
+}
+
+fn holds_nan(bytes: &[u8]) -> bool {
+    bytes.as_chunks::<4>().0.iter().any(|bytes| f32::from_le_bytes(*bytes).is_nan())
+}
+
+impl Held {
+    fn view(&self) -> ValueRef<'_> {
+        match self {
+            Self::F32(v) => ValueRef::F32(v),
+            Self::I64(v) => ValueRef::I64(v),
+            Self::Bool(v) => ValueRef::Bool(v),
+        }
+    }
+
+    /// Fills the room reserved for the value; a longer one would mean that validation failed.
+    fn set(&mut self, value: ValueRef<'_>) -> Result<(), Refusal> {
+        fn fill<T: Copy>(to: &mut Vec<T>, from: &[T]) -> Result<(), Refusal> {
+            if from.len() > to.capacity() {
+                return Err(Refusal::new(Code::Internal));
+            }
+            to.clear();
+            to.extend_from_slice(from);
+            Ok(())
+        }
+        match (self, value) {
+            (Self::F32(to), ValueRef::F32(from)) => fill(to, from),
+            (Self::I64(to), ValueRef::I64(from)) => fill(to, from),
+            (Self::Bool(to), ValueRef::Bool(from)) => fill(to, from),
+            _ => Err(Refusal::new(Code::Internal)),
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! Sections on their way in: leaf hashes first, then chunks, in pieces of one frame.
+
+use alloc::vec::Vec;
+
+use cordon_package::limits::HASH_BYTES;
+use cordon_package::{LeafTableBuilder, Verified};
+use cordon_package::{Opened, SealedSection, Section, SectionKind};
+use cordon_protocol::{Code, Part, Refusal};
+use zeroize::Zeroizing;
+
+use crate::platform::Platform;
+use crate::refuse;
+
+/// What the normal world was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Need {
+    /// Bytes of header ‖ grant.
+    Header { offset: u32, len: u32 },
+    /// Leaves or chunks of a section.
+    Section { section: u32, part: Part, first: u32, count: u32 },
+}
+
+/// The chunks from `first` on that fit one frame, at most `most`.
+pub(crate) fn batch(section: &Section, first: u32, most: u32, limit: usize) -> u32 {
+    let mut left = limit;
+    let fits = |index: &u32| match section.chunk(*index).and_then(|(_, len)| left.checked_sub(len)) {
+        Some(rest) => {
+            left = rest;
+            true
+        }
+        None => false,
+    };
+    (first..first.saturating_add(most)).take_while(fits).count() as u32
+}
+
+/// Cuts the payload into the chunks that were asked for and hands each to `each`; no byte may be left over.
+pub(crate) fn for_each_chunk(
+    section: &Section,
+    first: u32,
+    count: u32,
+    mut payload: &mut [u8],
+    mut each: impl FnMut(u32, &mut [u8]) -> Result<(), Refusal>,
+) -> Result<(), Refusal> {
+    let wrong = Refusal::new(Code::WrongSupply);
+    for index in first..first.saturating_add(count) {
+        let (_, len) = section.chunk(index).ok_or(wrong)?;
+        let (chunk, rest) = payload.split_at_mut_checked(len).ok_or(wrong.about(index))?;
+        each(index, chunk)?;
+        payload = rest;
+    }
+    if payload.is_empty() { Ok(()) } else { Err(wrong) }
+}
+
+/// Index of a section in the header's table.
+pub(crate) fn index_of(verified: &Verified, kind: SectionKind, segment: u16) -> Option<u32> {
+    let found = verified.header().sections.iter().position(|s| s.kind() == kind && s.segment() == segment)?;
+    u32::try_from(found).ok()
+}
+
+/// The leaf hashes of a sealed section, coming in.
+pub(crate) struct Leaves {
+    section: u32,
+    have: u32,
+    of: u32,
+    builder: LeafTableBuilder,
+}
+
+impl Leaves {
+    pub(crate) fn new(
+        verified: &Verified,
+        kind: SectionKind,
+        segment: u16,
+        platform: &impl Platform,
+    ) -> Result<Self, Refusal> {
+        let internal = Refusal::new(Code::Internal);
+        let section = index_of(verified, kind, segment).ok_or(internal)?;
+        let of = verified.header().section(kind, segment).ok_or(internal)?.chunks();
+        // The builder's list grows by doubling and is copied as it grows.
+        refuse::headroom((of as usize).saturating_mul(3 * HASH_BYTES), platform)?;
+        let builder = verified.leaf_table(kind, segment).map_err(refuse::package)?;
+        Ok(Self { section, have: 0, of, builder })
+    }
+
+    pub(crate) fn need(&self, limit: usize) -> Option<Need> {
+        let count = u32::try_from(limit / HASH_BYTES).unwrap_or(u32::MAX).min(self.of - self.have);
+        (count > 0).then_some(Need::Section { section: self.section, part: Part::Leaves, first: self.have, count })
+    }
+
+    pub(crate) fn take(&mut self, count: u32, payload: &[u8]) -> Result<(), Refusal> {
+        if payload.len() as u64 != u64::from(count) * HASH_BYTES as u64 {
+            return Err(Refusal::new(Code::WrongSupply));
+        }
+        self.builder.push(payload).map_err(refuse::package)?;
+        self.have = self.have.saturating_add(count).min(self.of);
+        Ok(())
+    }
+
+    pub(crate) fn finish(self, opened: &Opened) -> Result<(u32, SealedSection), Refusal> {
+        let leaves = self.builder.finish().map_err(refuse::package)?;
+        Ok((self.section, opened.section(leaves).map_err(refuse::package)?))
+    }
+}
+
+/// The content of a small section, coming in as chunks that `open` turns into plaintext.
+pub(crate) struct Content {
+    section: u32,
+    have: u32,
+    plain: Zeroizing<Vec<u8>>,
+}
+
+impl Content {
+    pub(crate) fn new(section: u32, of: &Section, platform: &impl Platform) -> Result<Self, Refusal> {
+        let len = usize::try_from(of.plain_len()).map_err(|_| Refusal::new(Code::PackageUnsupported))?;
+        Ok(Self { section, have: 0, plain: Zeroizing::new(refuse::reserve(len, platform)?) })
+    }
+
+    pub(crate) fn need(&self, of: &Section, limit: usize) -> Option<Need> {
+        let count = batch(of, self.have, of.chunks() - self.have.min(of.chunks()), limit);
+        (count > 0).then_some(Need::Section { section: self.section, part: Part::Chunks, first: self.have, count })
+    }
+
+    pub(crate) fn take<'p>(
+        &mut self,
+        of: &Section,
+        count: u32,
+        payload: &'p mut [u8],
+        open: impl Fn(u32, &mut [u8]) -> Result<usize, Refusal>,
+    ) -> Result<(), Refusal> {
+        let plain = &mut self.plain;
+        for_each_chunk(of, self.have, count, payload, |index, chunk| {
+            let len = open(index, chunk)?;
+            plain.extend_from_slice(chunk.get(..len).unwrap_or(chunk));
+            Ok(())
+        })?;
+        self.have = self.have.saturating_add(count);
+        Ok(())
+    }
+
+    pub(crate) fn finish(self) -> Zeroizing<Vec<u8>> {
+        self.plain
+    }
+}
