@@ -1,0 +1,114 @@
+//! Cordon's enclave as a Linux process: development isolation.
+//!
+//! The host starts these very bytes from a sealed memory file with an empty environment and two descriptors, whose
+//! numbers are the two arguments: the shared ring and the device's key file. The order of what follows is the point:
+//!
+//! 1. the ring is mapped and the budget read (`ring.rs`);
+//! 2. one region of secret memory is taken, for stack and heap; nothing is mapped later (`region.rs`);
+//! 3. the sandbox closes: no new privileges, no core file, not dumpable, no files, no network (`sandbox.rs`);
+//! 4. the service starts on a stack inside the region, and the system-call filter closes behind it;
+//! 5. only now the key is read, from its descriptor, into the region (`platform.rs`);
+//! 6. commands are served until the host is gone.
+//!
+//! Each protection is recorded as it was found and reported in `Hello`; a missing one does not stop the start, because
+//! this platform protects against no one who is root anyway. What it cannot do without ends the process with an exit code
+//! of [`Stage`].
+
+mod heap;
+mod platform;
+mod region;
+mod ring;
+mod sandbox;
+
+use cordon_enclave::Enclave;
+use cordon_protocol::Protection;
+
+use crate::heap::Heap;
+use crate::platform::ProcessPlatform;
+use crate::region::Region;
+use crate::ring::SharedRing;
+
+#[global_allocator]
+static HEAP: Heap = Heap::new();
+
+/// The part of the start that failed; its number is the exit code and, with the error number, in the ring's header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// The two arguments are not descriptor numbers.
+    Arguments = 10,
+    /// The shared memory does not have the layout this build knows.
+    Ring = 11,
+    /// The region could not be mapped, or the budget is smaller than the stack.
+    Region = 12,
+    /// The thread on the region's stack could not be started.
+    Thread = 13,
+    /// The system-call filter could not be loaded.
+    Filter = 14,
+    /// The key file could not be read, or is no device file.
+    Key = 15,
+    /// The host's process is gone.
+    HostGone = 16,
+}
+
+/// Ends the process; the ring, where there is one, says why.
+pub(crate) fn stop(stage: Stage, ring: Option<&SharedRing>) -> ! {
+    let errno = std::io::Error::last_os_error().raw_os_error().unwrap_or(0);
+    let stage = stage as i32;
+    if let Some(ring) = ring {
+        ring.set_stage(stage, errno);
+    }
+    std::process::exit(stage)
+}
+
+/// What the service thread needs; made on the main thread, before the filter closes.
+struct Start {
+    ring: SharedRing,
+    region: Region,
+    key: i32,
+    protections: Vec<Protection>,
+}
+
+fn main() {
+    // A panic's text could name anything; it is never printed. `panic = "abort"` ends the process.
+    std::panic::set_hook(Box::new(|_| {}));
+    let mut arguments = std::env::args().skip(1).map(|text| text.parse::<i32>().ok());
+    let (Some(Some(ring_fd)), Some(Some(key)), None) = (arguments.next(), arguments.next(), arguments.next()) else {
+        stop(Stage::Arguments, None)
+    };
+    let Some(ring) = SharedRing::map(ring_fd) else { stop(Stage::Ring, None) };
+    let mut protections = sandbox::before_memory(ring_fd, key);
+    let Some(region) = Region::take(ring.budget(), &mut protections) else { stop(Stage::Region, Some(&ring)) };
+    HEAP.use_region(region.heap());
+    sandbox::close(&mut protections);
+    let (stack, stack_len) = region.stack();
+    let start = Box::new(Start { ring, region, key, protections });
+    if !sandbox::run_on_stack(stack, stack_len, serve, start) {
+        std::process::exit(Stage::Thread as i32)
+    }
+}
+
+/// The service thread: closes the filter, reads the key, serves.
+fn serve(start: Box<Start>) {
+    let Start { ring, region, key, mut protections } = *start;
+    if !sandbox::filter(key, &mut protections) {
+        stop(Stage::Filter, Some(&ring))
+    }
+    let platform = match ProcessPlatform::new(key, region, ring.payload_limit(), protections) {
+        Some(platform) => platform,
+        None => stop(Stage::Key, Some(&ring)),
+    };
+    let mut enclave = Enclave::new(platform);
+    ring.ready();
+    let (mut request, mut reply) = (Vec::new(), Vec::new());
+    loop {
+        let Some(number) = ring.wait() else { stop(Stage::HostGone, None) };
+        // Both buffers were refused once if memory is out; the host is told through the ring's header, then by silence.
+        if ring.take_request(&mut request).is_err() {
+            stop(Stage::Ring, Some(&ring))
+        }
+        enclave.handle(&mut request, &mut reply);
+        if ring.post_reply(number, &reply).is_none() {
+            stop(Stage::Ring, Some(&ring))
+        }
+    }
+}

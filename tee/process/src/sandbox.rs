@@ -1,0 +1,174 @@
+//! What the process gives up before it reads the key, and the thread it serves on.
+
+use core::ffi::c_void;
+use core::ptr::{NonNull, null_mut};
+use std::collections::BTreeMap;
+
+use cordon_protocol::{Guard, Protection, Reason};
+use landlock::{
+    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, RestrictionStatus, Ruleset, RulesetAttr, RulesetError,
+    Scope,
+};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+};
+
+/// What can be said before anything is mapped.
+pub(crate) fn before_memory(ring: i32, key: i32) -> Vec<Protection> {
+    let clean = std::env::vars_os().next().is_none() && only_descriptors(ring, key);
+    let clean = match clean {
+        true => Protection::in_force(Guard::EmptyEnvironment, 0),
+        false => Protection::missing(Guard::EmptyEnvironment, Reason::NotFound, 0),
+    };
+    let image = match is_sealed_image() {
+        true => Protection::in_force(Guard::SealedImage, 0),
+        false => Protection::missing(Guard::SealedImage, Reason::NotFound, 0),
+    };
+    vec![
+        Protection::missing(Guard::Hardware, Reason::Platform, 0),
+        image,
+        clean,
+        Protection::missing(Guard::Rollback, Reason::HostControlled, 0),
+        Protection::missing(Guard::TrustedClock, Reason::HostControlled, 0),
+        // The wait for requests checks every second that the parent is still the same process.
+        Protection::in_force(Guard::DiesWithHost, 1),
+    ]
+}
+
+/// No descriptor is open but the standard three, the ring and the key file.
+fn only_descriptors(ring: i32, key: i32) -> bool {
+    (3..1024).filter(|fd| *fd != ring && *fd != key).all(|fd| {
+        // SAFETY: asks about a number, changes nothing.
+        unsafe { libc::fcntl(fd, libc::F_GETFD) < 0 }
+    })
+}
+
+/// The running image is a memory file whose seals forbid every change.
+fn is_sealed_image() -> bool {
+    use std::os::fd::AsRawFd;
+    let Ok(image) = std::fs::File::open("/proc/self/exe") else { return false };
+    // SAFETY: asks about a descriptor of our own.
+    let seals = unsafe { libc::fcntl(image.as_raw_fd(), libc::F_GET_SEALS) };
+    let wanted = libc::F_SEAL_WRITE | libc::F_SEAL_GROW | libc::F_SEAL_SHRINK | libc::F_SEAL_SEAL;
+    seals >= 0 && seals & wanted == wanted
+}
+
+/// Gives up privileges, core files, inspection, files and network.
+pub(crate) fn close(protections: &mut Vec<Protection>) {
+    let mut record = |guard, held: bool| {
+        let errno = std::io::Error::last_os_error().raw_os_error().unwrap_or(0);
+        protections.push(match held {
+            true => Protection::in_force(guard, 0),
+            false => Protection::missing(guard, Reason::Denied, errno.unsigned_abs().into()),
+        });
+    };
+    // SAFETY: each call takes plain numbers and one struct that it reads.
+    unsafe {
+        record(Guard::NoNewPrivileges, libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
+        let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        record(Guard::NoCoreFile, libc::setrlimit(libc::RLIMIT_CORE, &none) == 0);
+        record(Guard::NotDumpable, libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) == 0);
+    }
+    // Every right of each interface version this crate knows; what the kernel lacks is told by its version.
+    let abi = match landlock_abi() {
+        Ok(abi) => abi,
+        Err(errno) => {
+            let reason = if errno == libc::ENOSYS { Reason::Kernel } else { Reason::Denied };
+            for guard in [Guard::NoFiles, Guard::NoNetwork] {
+                protections.push(Protection::missing(guard, reason, errno.unsigned_abs().into()));
+            }
+            return;
+        }
+    };
+    let restricted = deny_everything().is_ok();
+    for (guard, since) in [(Guard::NoFiles, 1), (Guard::NoNetwork, 4)] {
+        protections.push(match (restricted, abi >= since) {
+            (true, true) => Protection::in_force(guard, abi),
+            (true, false) => Protection::missing(guard, Reason::Kernel, abi),
+            (false, _) => Protection::missing(guard, Reason::Denied, abi),
+        });
+    }
+}
+
+/// The kernel's landlock interface version.
+fn landlock_abi() -> Result<u64, i32> {
+    const VERSION: u32 = 1;
+    // SAFETY: with the version flag the call takes no memory.
+    let abi = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, null_mut::<c_void>(), 0usize, VERSION) };
+    u64::try_from(abi)
+        .ok()
+        .filter(|abi| *abi > 0)
+        .ok_or_else(|| std::io::Error::last_os_error().raw_os_error().unwrap_or(0))
+}
+
+/// A ruleset that handles every right and allows nothing.
+fn deny_everything() -> Result<RestrictionStatus, RulesetError> {
+    const NEWEST: ABI = ABI::V6;
+    Ruleset::default()
+        .set_compatibility(CompatLevel::BestEffort)
+        .handle_access(AccessFs::from_all(NEWEST))?
+        .handle_access(AccessNet::from_all(NEWEST))?
+        .scope(Scope::from_all(NEWEST))?
+        .create()?
+        .restrict_self()
+}
+
+/// Allows what serving needs, for every thread, and ends the process on anything else.
+pub(crate) fn filter(key: i32, protections: &mut Vec<Protection>) -> bool {
+    let Some((program, calls)) = build_filter(key) else { return false };
+    if seccompiler::apply_filter_all_threads(&program).is_err() {
+        return false;
+    }
+    protections.push(Protection::in_force(Guard::SystemCallFilter, calls));
+    true
+}
+
+/// The filter and the number of calls it allows.
+fn build_filter(key: i32) -> Option<(BpfProgram, u64)> {
+    // Waiting and waking; the end; random ids and keys; the clock of `not_after`; who the parent is.
+    let free = [
+        libc::SYS_futex,
+        libc::SYS_exit,
+        libc::SYS_exit_group,
+        libc::SYS_getrandom,
+        libc::SYS_clock_gettime,
+        libc::SYS_getppid,
+        libc::SYS_rt_sigreturn,
+    ];
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = free.into_iter().map(|call| (call, Vec::new())).collect();
+    // Reading and, on a new device, writing the key file; no other descriptor.
+    for call in [libc::SYS_pread64, libc::SYS_pwrite64, libc::SYS_fsync] {
+        let key = u64::try_from(key).ok()?;
+        let only_key = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, key).ok()?;
+        rules.insert(call, vec![SeccompRule::new(vec![only_key]).ok()?]);
+    }
+    let calls = rules.len() as u64;
+    let arch = std::env::consts::ARCH.try_into().ok()?;
+    let filter = SeccompFilter::new(rules, SeccompAction::KillProcess, SeccompAction::Allow, arch).ok()?;
+    Some((filter.try_into().ok()?, calls))
+}
+
+/// Runs `job` on a new thread whose stack is the given memory, and waits for it. `false` if it could not start.
+pub(crate) fn run_on_stack<T: Send>(stack: NonNull<u8>, len: usize, job: fn(Box<T>), argument: Box<T>) -> bool {
+    struct Call<T> {
+        job: fn(Box<T>),
+        argument: Box<T>,
+    }
+    extern "C" fn enter<T>(call: *mut c_void) -> *mut c_void {
+        // SAFETY: the pointer comes from `Box::into_raw` below and is taken back once.
+        let call = unsafe { Box::from_raw(call.cast::<Call<T>>()) };
+        (call.job)(call.argument);
+        null_mut()
+    }
+    let call = Box::into_raw(Box::new(Call { job, argument })).cast::<c_void>();
+    // SAFETY: the attributes are initialised before use; the stack is page-aligned memory of this length that nothing else
+    // uses; `enter` takes `call` over.
+    unsafe {
+        let mut attributes: libc::pthread_attr_t = core::mem::zeroed();
+        let mut thread: libc::pthread_t = core::mem::zeroed();
+        libc::pthread_attr_init(&mut attributes) == 0
+            && libc::pthread_attr_setstack(&mut attributes, stack.as_ptr().cast(), len) == 0
+            && libc::pthread_create(&mut thread, &attributes, enter::<T>, call) == 0
+            && libc::pthread_join(thread, null_mut()) == 0
+    }
+}
