@@ -1,4 +1,4 @@
-"""Unpacks the members of a wheel under one prefix into a folder, without the prefix.
+"""Unpacks the members of a wheel whose paths start with a prefix, without the folders of that prefix.
 
 Usage: unpack.py WHEEL PREFIX FOLDER
 """
@@ -13,7 +13,7 @@ with zipfile.ZipFile(wheel) as archive:
     if not members:
         raise SystemExit(f"{wheel} holds nothing under {prefix}")
     for name in members:
-        target = folder / name[len(prefix):]
+        target = folder / name[prefix.rfind("/") + 1:]
         if not target.resolve().is_relative_to(folder.resolve()):
             raise SystemExit(f"{wheel}: {name} points outside the folder")
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -5,10 +5,11 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::commands::{capture, relative, root, run};
+use crate::commands::{capture, relative, root, run, succeeds};
 
 const ONNX: &str = "1.22.0";
 const ONNXRUNTIME: &str = "1.31.1";
+const CRYPTOGRAPHY: &str = "48.0.0";
 /// Raised whenever `models.py` exports something else.
 const MODELS: &str = "1";
 
@@ -95,6 +96,32 @@ fn exporter() -> Result<PathBuf, String> {
     run(Command::new(&interpreter).args(["-c", "import torch, torchvision, onnxscript"]))?;
     std::fs::write(python.join("ready"), "").map_err(|e| e.to_string())?;
     Ok(interpreter)
+}
+
+/// A Python that has the package `cryptography`: the usual one, else a virtual environment.
+pub(crate) fn with_cryptography() -> Result<Command, String> {
+    if succeeds(python().args(["-c", "import cryptography"])) {
+        return Ok(python());
+    }
+    let environment = folder()?.join(format!("python-cryptography-{CRYPTOGRAPHY}"));
+    let interpreter = environment.join("bin/python");
+    if !environment.join("ready").is_file() {
+        println!("fetching the Python package cryptography, 5 MB");
+        fresh(&environment)?;
+        run(python().args(["-m", "venv"]).arg(&environment))?;
+        let requirement = format!("cryptography=={CRYPTOGRAPHY}");
+        run(Command::new(&interpreter).args([
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--only-binary",
+            ":all:",
+            &requirement,
+        ]))?;
+        std::fs::write(environment.join("ready"), "").map_err(|e| e.to_string())?;
+    }
+    Ok(Command::new(interpreter))
 }
 
 fn fresh(folder: &Path) -> Result<PathBuf, String> {

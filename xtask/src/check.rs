@@ -125,11 +125,7 @@ fn second_reader() -> Result<Outcome, String> {
     if !reader.is_file() {
         return Err("scripts/read_package.py is missing".into());
     }
-    let python = std::env::var_os("CORDON_PYTHON").unwrap_or_else(|| "python3".into());
-    if !succeeds(Command::new(&python).args(["-c", "import cryptography"])) {
-        return Ok(Outcome::Skipped("Python has no package `cryptography` (`pip install cryptography`)".into()));
-    }
-    run(Command::new(python).arg(reader).args(["--vectors", "vectors"]).current_dir(root()))?;
+    run(cache::with_cryptography()?.arg(reader).args(["--vectors", "vectors"]).current_dir(root()))?;
     Ok(Outcome::Passed("every vector".into()))
 }
 
