@@ -1,0 +1,171 @@
+//! The process backend: starts the embedded enclave from sealed memory and talks to it through a shared ring.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::os::unix::process::ExitStatusExt;
+use std::process::Child;
+use std::time::{Duration, Instant};
+
+use cordon_mapped::{SealedImage, SharedMemory};
+use cordon_protocol::PAYLOAD_LIMIT;
+use cordon_protocol::ring::{HEADER_BYTES, LAYOUT, Ring, total_bytes, word};
+
+use crate::error::RuntimeError;
+use crate::transport::{Backend, Death, Transport};
+
+/// The enclave's program, built by `build.rs`.
+static PROGRAM: &[u8] = include_bytes!(env!("CORDON_ENCLAVE"));
+
+/// Budget of an enclave that makes a key and loads nothing.
+const KEY_BUDGET: u64 = 8 << 20;
+
+/// How often a wait for the enclave looks whether it still lives.
+const LIVENESS: Duration = Duration::from_millis(50);
+
+/// The longest a start may take; memory is taken from the kernel page by page only when it is touched.
+const START_LIMIT: Duration = Duration::from_secs(30);
+
+/// The process platform for one device: development isolation, no hardware protection.
+pub struct ProcessBackend {
+    key: File,
+    budget: u64,
+}
+
+impl ProcessBackend {
+    /// A backend for the device whose key file this is; the file is handed to the enclave, never read here. `budget` is
+    /// its secure memory in bytes.
+    pub fn new(key: File, budget: Option<u64>) -> Self {
+        Self { key, budget: budget.unwrap_or(KEY_BUDGET) }
+    }
+}
+
+impl Backend for ProcessBackend {
+    fn name(&self) -> &'static str {
+        "process"
+    }
+
+    fn start(&self) -> Result<Box<dyn Transport>, RuntimeError> {
+        let failed = |stage| move |source| RuntimeError::Start { stage, source };
+        let memory = SharedMemory::new(total_bytes(PAYLOAD_LIMIT)).map_err(failed("shared memory"))?;
+        let image = SealedImage::new(PROGRAM).map_err(failed("sealing the program"))?;
+        let payload = u32::try_from(PAYLOAD_LIMIT).map_err(|_| RuntimeError::Protocol("payload limit"))?;
+        let ring = ring(&memory)?;
+        ring.set_word(word::LAYOUT, LAYOUT);
+        ring.set_word(word::PAYLOAD, payload);
+        ring.set_wide(word::BUDGET_LOW, self.budget);
+        let child = image.start("cordon-enclave", &[memory.as_fd(), self.key.as_fd()]).map_err(failed("exec"))?;
+        let mut process = ProcessTransport { memory, child };
+        process.wait_until_ready()?;
+        Ok(Box::new(process))
+    }
+}
+
+fn ring(memory: &SharedMemory) -> Result<Ring<'_>, RuntimeError> {
+    Ring::new(memory.words(HEADER_BYTES / 4), memory.wide_words(HEADER_BYTES), PAYLOAD_LIMIT)
+        .ok_or(RuntimeError::Protocol("the shared memory is too small"))
+}
+
+/// A running enclave process.
+struct ProcessTransport {
+    memory: SharedMemory,
+    child: Child,
+}
+
+impl ProcessTransport {
+    fn wait_until_ready(&mut self) -> Result<(), RuntimeError> {
+        let started = Instant::now();
+        loop {
+            let stage = ring(&self.memory)?.word(word::STAGE);
+            if stage >> 16 == 1 {
+                return Ok(());
+            }
+            if let Some(status) =
+                self.child.try_wait().map_err(|source| RuntimeError::Start { stage: "wait", source })?
+            {
+                // The stage may have been written after it was read above.
+                let stage = ring(&self.memory)?.word(word::STAGE);
+                let number = if stage != 0 { stage >> 16 } else { status.code().map_or(0, i32::unsigned_abs) };
+                return Err(self.start_error(number, stage & 0xffff));
+            }
+            if started.elapsed() > START_LIMIT {
+                let source = std::io::ErrorKind::TimedOut.into();
+                return Err(RuntimeError::Start { stage: "waiting for it to be ready", source });
+            }
+            if let Some(futex) = ring(&self.memory)?.futex(word::STAGE) {
+                cordon_mapped::wait(futex, stage, LIVENESS);
+            }
+        }
+    }
+
+    /// The stages are `Stage` of the enclave's `main.rs`.
+    fn start_error(&self, stage: u32, errno: u32) -> RuntimeError {
+        let name = match stage {
+            10 => "its arguments",
+            11 => "mapping the ring",
+            12 => "taking secure memory: the budget is too small, or the kernel refused it",
+            13 => "starting its service",
+            14 => "loading the system-call filter",
+            15 => "reading the device key: the file is damaged",
+            _ => "before its first step",
+        };
+        let source = match i32::try_from(errno) {
+            Ok(errno) if errno > 0 => std::io::Error::from_raw_os_error(errno),
+            _ => std::io::Error::other("no system error"),
+        };
+        RuntimeError::Start { stage: name, source }
+    }
+
+    fn death(&mut self) -> Death {
+        let status = self.child.try_wait().ok().flatten();
+        let refused = ring(&self.memory).ok().map(|ring| (ring.wide(word::REFUSED), ring.wide(word::REFUSED + 2)));
+        Death {
+            signal: status.and_then(|status| status.signal()),
+            exit: status.and_then(|status| status.code()),
+            refused_allocation: refused.filter(|(needed, _)| *needed > 0),
+        }
+    }
+}
+
+impl Transport for ProcessTransport {
+    fn call(&mut self, frame: &mut Vec<u8>) -> Result<(), Death> {
+        let posted = ring(&self.memory).ok().and_then(|ring| {
+            let number = ring.post_request(frame)?;
+            cordon_mapped::wake(ring.futex(word::REQUEST)?);
+            Some(number)
+        });
+        let Some(number) = posted else { return Err(self.death()) };
+        loop {
+            let Ok(ring) = ring(&self.memory) else { return Err(Death::default()) };
+            let answered = ring.word(word::REPLY);
+            if answered == number {
+                return ring.take_reply(frame).map_err(|_| Death::default());
+            }
+            if let Some(futex) = ring.futex(word::REPLY) {
+                cordon_mapped::wait(futex, answered, LIVENESS);
+            }
+            // A reply may have been posted just before the end.
+            let ended = !matches!(self.child.try_wait(), Ok(None));
+            if ended
+                && self
+                    .memory
+                    .words(HEADER_BYTES / 4)
+                    .get(word::REPLY)
+                    .is_none_or(|word| word.load(std::sync::atomic::Ordering::Acquire) != number)
+            {
+                return Err(self.death());
+            }
+        }
+    }
+
+    fn cpu_time(&self) -> Option<Duration> {
+        cordon_mapped::cpu_time(&self.child)
+    }
+}
+
+impl Drop for ProcessTransport {
+    fn drop(&mut self) {
+        // It holds nothing that must be stored; its memory goes with it.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
