@@ -33,7 +33,7 @@ pub fn conv_nd(
         } else {
             view.collect(image, channel, plane);
         }
-        plane.iter_mut().for_each(|x| *x = act.clamp([*x; 16])[0]);
+        act.clamp(plane);
         act.finish(set, plane);
     }
 }

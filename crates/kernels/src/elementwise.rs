@@ -149,9 +149,7 @@ impl Kernel for BinaryF32<'_> {
         use BinaryOp::*;
         let (walk, operands, out) = (&self.walk, self.operands, self.out);
         let end = |row: &mut [f32]| {
-            for x in row.iter_mut() {
-                *x = self.act.clamp([*x; 16])[0];
-            }
+            self.act.clamp(row);
             self.act.finish(self.set, row);
         };
         match self.op {

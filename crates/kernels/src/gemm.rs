@@ -3,7 +3,7 @@
 use crate::arch::{Kernel, KernelSet, Simd};
 use crate::geometry::{Dense, MatMul, UnaryOp};
 use crate::strided::Walk;
-use crate::tile::{Lanes, Residual, Tiling, ZERO, accumulate, store, with_rows};
+use crate::tile::{Finish, Lanes, Residual, Tiling, ZERO, accumulate, with_rows};
 use crate::unary::Activation;
 
 /// `input` holds [`Dense::input_len`] elements, `weight` [`Dense::weight_len`], `bias` [`Dense::bias_len`], `out` and the
@@ -25,7 +25,8 @@ pub fn dense(
     assert_eq!(Some(out.len() as u64), g.output_len(), "validated: dense's output length");
     let (m, k, n) = (g.m as usize, g.k as usize, g.n as usize);
     let act = Activation::new(act);
-    set.dispatch(Product { set, m, k, n, input, weight: weight.as_chunks().0, bias, residual, act, out });
+    let operands = Operands { k, n, input, weight: weight.as_chunks().0, bias };
+    set.dispatch(Product { set, m, operands, residual, act, out });
 }
 
 /// A batched product: `out[b, i, j] = sum over l of a[b, i, l] * b[b, l, j]` with strides for every axis of the operands.
@@ -51,14 +52,19 @@ pub fn matmul(set: KernelSet, geometry: &MatMul, a: &[f32], b: &[f32], out: &mut
 /// Rows whose input is kept in the second-level cache while all columns pass.
 const PANEL: usize = 96;
 
-struct Product<'a> {
-    set: KernelSet,
-    m: usize,
+/// What the tiles of a product read.
+struct Operands<'a> {
     k: usize,
     n: usize,
     input: &'a [f32],
     weight: &'a [Lanes],
     bias: Option<&'a [f32]>,
+}
+
+struct Product<'a> {
+    set: KernelSet,
+    m: usize,
+    operands: Operands<'a>,
     residual: Residual<'a>,
     act: Activation,
     out: &'a mut [f32],
@@ -68,8 +74,9 @@ impl Kernel for Product<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(mut self, s: S) {
-        let blocks = self.n.div_ceil(16);
+    fn run<S: Simd>(self, s: S) {
+        let n = self.operands.n;
+        let blocks = n.div_ceil(16);
         let tiling = Tiling::new(self.m, S::ROWS);
         // Few rows leave registers for several columns; a single pair would wait for its own sums.
         let wide = match self.m {
@@ -85,55 +92,72 @@ impl Kernel for Product<'_> {
                 let count = if block + wide <= blocks { wide } else { 1 };
                 for tile in first..last {
                     let (start, end) = (tiling.start(tile), tiling.start(tile + 1));
+                    let (p, to) = (&self.operands, start * n..end * n);
+                    let (residual, in_place) = match self.residual {
+                        Residual::Other(values) => (Some(&values[to.clone()]), false),
+                        Residual::InPlace => (None, true),
+                        Residual::None => (None, false),
+                    };
+                    let finish = Finish { residual, in_place, act: &self.act, to: &mut self.out[to] };
                     match (end - start, count) {
-                        (1, 4) => rows::<S, 1, 4>(s, &mut self, start, block),
-                        (1, 2) => rows::<S, 1, 2>(s, &mut self, start, block),
-                        (2, 2) => rows::<S, 2, 2>(s, &mut self, start, block),
-                        (3, 2) if S::ROWS >= 3 => rows::<S, 3, 2>(s, &mut self, start, block),
-                        (rows, _) => with_rows!(S, rows, column(s, &mut self, start, block)),
+                        (1, 4) => s.call(Rows::<1, 4> { p, row: start, block, finish }),
+                        (1, 2) => s.call(Rows::<1, 2> { p, row: start, block, finish }),
+                        (2, 2) => s.call(Rows::<2, 2> { p, row: start, block, finish }),
+                        (3, 2) if S::ROWS >= 3 => s.call(Rows::<3, 2> { p, row: start, block, finish }),
+                        (rows, _) => with_rows!(S, rows, R => s.call(Rows::<R, 1> { p, row: start, block, finish })),
                     }
                 }
                 block += count;
             }
-            self.act.finish(self.set, &mut self.out[tiling.start(first) * self.n..tiling.start(last) * self.n]);
+            self.act.finish(self.set, &mut self.out[tiling.start(first) * n..tiling.start(last) * n]);
             first = last;
         }
     }
 }
 
-#[inline(always)]
-fn column<S: Simd, const R: usize>(s: S, p: &mut Product<'_>, row: usize, block: usize) {
-    rows::<S, R, 1>(s, p, row, block);
+/// Rows `row .. row + R` of column blocks `block .. block + B`.
+struct Rows<'a, 'b, const R: usize, const B: usize> {
+    p: &'a Operands<'a>,
+    row: usize,
+    block: usize,
+    finish: Finish<'a, 'b>,
 }
 
-/// Rows `row .. row + R` of column blocks `block .. block + B`.
-#[inline(always)]
-fn rows<S: Simd, const R: usize, const B: usize>(s: S, p: &mut Product<'_>, row: usize, block: usize) {
-    let k = p.k;
-    let weight: [&[Lanes]; B] = core::array::from_fn(|b| &p.weight[(block + b) * k..(block + b + 1) * k]);
-    let rows: [(&[Lanes], &[f32]); R] =
-        core::array::from_fn(|r| p.input[(row + r) * k..(row + r + 1) * k].as_chunks::<16>());
-    let bias = |b: usize| p.bias.and_then(|bias| bias[(block + b) * 16..].first_chunk::<16>()).unwrap_or(&ZERO);
-    let mut acc: [[S::V; R]; B] = core::array::from_fn(|b| [s.load(bias(b)); R]);
-    for chunk in 0..k / 16 {
-        let x = rows.map(|(whole, _)| &whole[chunk]);
-        accumulate(s, &mut acc, x, weight.map(|w| &w[chunk * 16..]), 1, 16);
-    }
-    let rest = k % 16;
-    if rest > 0 {
-        let x: [Lanes; R] = rows.map(|(_, tail)| padded(tail));
-        accumulate(s, &mut acc, x.each_ref(), weight.map(|w| &w[k - rest..]), 1, rest);
-    }
-    for b in 0..B {
-        let columns = (block + b) * 16..((block + b + 1) * 16).min(p.n);
+impl<const R: usize, const B: usize> Kernel for Rows<'_, '_, R, B> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Rows { p, row, block, mut finish } = self;
+        let k = p.k;
+        let mut weight: [&[Lanes]; B] = [&[]; B];
+        let mut acc = [[s.splat(0.0); R]; B];
+        for b in 0..B {
+            weight[b] = &p.weight[(block + b) * k..(block + b + 1) * k];
+            let bias = p.bias.and_then(|bias| bias[(block + b) * 16..].first_chunk::<16>()).unwrap_or(&ZERO);
+            acc[b] = [s.load(bias); R];
+        }
+        let mut rows: [(&[Lanes], &[f32]); R] = [(&[], &[]); R];
         for r in 0..R {
-            let at = (row + r) * p.n + columns.start..(row + r) * p.n + columns.end;
-            let (residual, in_place) = match p.residual {
-                Residual::Other(values) => (Some(&values[at.clone()]), false),
-                Residual::InPlace => (None, true),
-                Residual::None => (None, false),
-            };
-            store(s.to_array(acc[b][r]), residual, in_place, &p.act, &mut p.out[at]);
+            rows[r] = p.input[(row + r) * k..(row + r + 1) * k].as_chunks::<16>();
+        }
+        for chunk in 0..k / 16 {
+            let mut x = [&ZERO; R];
+            for r in 0..R {
+                x[r] = &rows[r].0[chunk];
+            }
+            accumulate(s, &mut acc, x, weight.map(|w| &w[chunk * 16..]), 1, 16);
+        }
+        let rest = k % 16;
+        if rest > 0 {
+            let x: [Lanes; R] = rows.map(|(_, tail)| padded(tail));
+            accumulate(s, &mut acc, x.each_ref(), weight.map(|w| &w[k - rest..]), 1, rest);
+        }
+        for b in 0..B {
+            let column = (block + b) * 16;
+            for r in 0..R {
+                finish.store(s, acc[b][r], r * p.n + column, (p.n - column).min(16));
+            }
         }
     }
 }
@@ -188,7 +212,7 @@ impl Kernel for Strided<'_> {
                     let (start, end) = (tiling.start(tile), tiling.start(tile + 1));
                     let to = &mut out[start * n..end * n];
                     let (panel, at) = (&panel[..depth], Position { row: start, first, column, columns });
-                    with_rows!(S, end - start, strided(s, g, a, panel, at, to));
+                    with_rows!(S, end - start, R => s.call(StridedRows::<R> { g, a, panel, at, to }));
                 }
             }
         }
@@ -206,34 +230,61 @@ struct Position {
 }
 
 /// Extends the sums of `R` rows, which lie in `to` between panels.
-#[inline(always)]
-fn strided<S: Simd, const R: usize>(s: S, g: &MatMul, a: &[f32], panel: &[Lanes], at: Position, to: &mut [f32]) {
-    let [a_row, a_column] = g.a.map(|step| step as usize);
-    let n = g.n as usize;
-    let mut acc = [[s.splat(0.0); R]];
-    if at.first > 0 {
-        acc = [core::array::from_fn(|r| s.load(&padded(&to[r * n + at.column..][..at.columns])))];
-    }
-    for (index, panel) in panel.chunks(16).enumerate() {
-        let first = at.first + index * 16;
-        let from: [&[f32]; R] = core::array::from_fn(|r| &a[(at.row + r) * a_row + first * a_column..]);
-        if a_column == 1 && from.iter().all(|row| row.len() >= 16) {
-            let x = from.map(|row| row.first_chunk::<16>().unwrap_or(&ZERO));
-            accumulate(s, &mut acc, x, [panel], 1, panel.len());
-        } else {
-            let x: [Lanes; R] = from.map(|row| {
-                let mut lanes = ZERO;
-                for (l, lane) in lanes[..panel.len()].iter_mut().enumerate() {
-                    *lane = row[l * a_column];
-                }
-                lanes
-            });
-            accumulate(s, &mut acc, x.each_ref(), [panel], 1, panel.len());
+struct StridedRows<'a, const R: usize> {
+    g: &'a MatMul,
+    a: &'a [f32],
+    panel: &'a [Lanes],
+    at: Position,
+    to: &'a mut [f32],
+}
+
+impl<const R: usize> Kernel for StridedRows<'_, R> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let StridedRows { g, a, panel, at, to } = self;
+        let [a_row, a_column] = g.a.map(|step| step as usize);
+        let n = g.n as usize;
+        let mut acc = [[s.splat(0.0); R]];
+        if at.first > 0 {
+            for r in 0..R {
+                let sums = &to[r * n + at.column..][..at.columns];
+                acc[0][r] = match sums.first_chunk() {
+                    Some(sums) => s.load(sums),
+                    None => s.load(&padded(sums)),
+                };
+            }
         }
-    }
-    let [acc] = acc;
-    for r in 0..R {
-        to[r * n + at.column..][..at.columns].copy_from_slice(&s.to_array(acc[r])[..at.columns]);
+        for (index, panel) in panel.chunks(16).enumerate() {
+            let first = at.first + index * 16;
+            let from: [&[f32]; R] = core::array::from_fn(|r| &a[(at.row + r) * a_row + first * a_column..]);
+            if a_column == 1 && from.iter().all(|row| row.len() >= 16) {
+                let x = from.map(|row| row.first_chunk::<16>().unwrap_or(&ZERO));
+                accumulate(s, &mut acc, x, [panel], 1, panel.len());
+            } else {
+                let x: [Lanes; R] = from.map(|row| {
+                    let mut lanes = ZERO;
+                    for (l, lane) in lanes[..panel.len()].iter_mut().enumerate() {
+                        *lane = row[l * a_column];
+                    }
+                    lanes
+                });
+                accumulate(s, &mut acc, x.each_ref(), [panel], 1, panel.len());
+            }
+        }
+        let [acc] = acc;
+        for r in 0..R {
+            let sums = &mut to[r * n + at.column..][..at.columns];
+            match sums.first_chunk_mut() {
+                Some(sums) => s.store(acc[r], sums),
+                None => {
+                    let mut lanes = ZERO;
+                    s.store(acc[r], &mut lanes);
+                    sums.copy_from_slice(&lanes[..at.columns]);
+                }
+            }
+        }
     }
 }
 

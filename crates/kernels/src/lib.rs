@@ -17,6 +17,7 @@ mod arch;
 pub mod cast;
 pub mod conv;
 pub mod conv_nd;
+mod conv_tile;
 pub mod elementwise;
 pub mod gemm;
 pub mod geometry;

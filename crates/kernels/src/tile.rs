@@ -13,22 +13,42 @@ pub(crate) type Lanes = [f32; 16];
 /// What a padding position reads.
 pub(crate) const ZERO: Lanes = [0.0; 16];
 
-/// Calls `$f::<S, …, R>($args)` with the constant `R` equal to `$rows`, which is at most `S::ROWS`.
+/// Evaluates `$body` with the constant `$R` equal to `$rows`, which is at most `S::ROWS`.
 macro_rules! with_rows {
-    ($S:ident, $rows:expr, $f:ident $args:tt) => {
+    ($S:ident, $rows:expr, $R:ident => $body:expr) => {
         match $rows {
-            1 => $f::<$S, 1> $args,
-            2 if $S::ROWS >= 2 => $f::<$S, 2> $args,
-            3 if $S::ROWS >= 3 => $f::<$S, 3> $args,
-            4 if $S::ROWS >= 4 => $f::<$S, 4> $args,
-            5 if $S::ROWS >= 5 => $f::<$S, 5> $args,
-            6 if $S::ROWS >= 6 => $f::<$S, 6> $args,
-            7 if $S::ROWS >= 7 => $f::<$S, 7> $args,
-            8 if $S::ROWS >= 8 => $f::<$S, 8> $args,
-            9 if $S::ROWS >= 9 => $f::<$S, 9> $args,
-            10 if $S::ROWS >= 10 => $f::<$S, 10> $args,
-            11 if $S::ROWS >= 11 => $f::<$S, 11> $args,
-            12 if $S::ROWS >= 12 => $f::<$S, 12> $args,
+            1 => {
+                const $R: usize = 1;
+                $body
+            }
+            2 if $S::ROWS >= 2 => {
+                const $R: usize = 2;
+                $body
+            }
+            3 if $S::ROWS >= 3 => {
+                const $R: usize = 3;
+                $body
+            }
+            4 if $S::ROWS >= 4 => {
+                const $R: usize = 4;
+                $body
+            }
+            5 if $S::ROWS >= 5 => {
+                const $R: usize = 5;
+                $body
+            }
+            6 if $S::ROWS >= 6 => {
+                const $R: usize = 6;
+                $body
+            }
+            7 if $S::ROWS >= 7 => {
+                const $R: usize = 7;
+                $body
+            }
+            8 if $S::ROWS >= 8 => {
+                const $R: usize = 8;
+                $body
+            }
             _ => unreachable!("a tile has between 1 and ROWS rows"),
         }
     };
@@ -96,25 +116,42 @@ pub enum Residual<'a> {
     InPlace,
 }
 
-/// Adds the residual, applies the clamp of the activation and stores `to.len()` lanes.
-#[inline(always)]
-pub(crate) fn store(sums: Lanes, residual: Option<&[f32]>, in_place: bool, act: &Activation, to: &mut [f32]) {
-    let mut lanes = sums;
-    match to.first_chunk_mut::<16>() {
-        Some(to) => {
-            if in_place {
-                lanes = core::array::from_fn(|i| lanes[i] + to[i]);
-            } else if let Some(residual) = residual.and_then(|r| r.first_chunk::<16>()) {
-                lanes = core::array::from_fn(|i| lanes[i] + residual[i]);
+/// Where finished sums go, and what happens to them on the way.
+pub(crate) struct Finish<'a, 'b> {
+    /// Added, element by element of `to`.
+    pub(crate) residual: Option<&'a [f32]>,
+    /// Whether what `to` holds is added.
+    pub(crate) in_place: bool,
+    /// Its clamp is applied.
+    pub(crate) act: &'a Activation,
+    /// Rows of the output.
+    pub(crate) to: &'b mut [f32],
+}
+
+impl Finish<'_, '_> {
+    /// Stores row `r`'s sums at `at` of the output: sixteen, or the fewer that `to` has left up to `columns`.
+    #[inline(always)]
+    pub(crate) fn store<S: Simd>(&mut self, s: S, mut sums: S::V, at: usize, columns: usize) {
+        let to = &mut self.to[at..at + columns];
+        let residual = self.residual.map(|residual| &residual[at..at + columns]);
+        match to.first_chunk_mut::<16>() {
+            Some(to) => {
+                if self.in_place {
+                    sums = s.add(sums, s.load(to));
+                } else if let Some(residual) = residual.and_then(|r| r.first_chunk::<16>()) {
+                    sums = s.add(sums, s.load(residual));
+                }
+                s.store(self.act.clamp_lanes(s, sums), to);
             }
-            *to = act.clamp(lanes);
-        }
-        None => {
-            for (i, (lane, to)) in lanes.iter_mut().zip(to.iter()).enumerate() {
-                *lane += if in_place { *to } else { residual.map_or(0.0, |r| r[i]) };
+            None => {
+                let mut lanes = ZERO;
+                s.store(sums, &mut lanes);
+                for (i, (lane, to)) in lanes.iter_mut().zip(to.iter()).enumerate() {
+                    *lane += if self.in_place { *to } else { residual.map_or(0.0, |r| r[i]) };
+                }
+                self.act.clamp(&mut lanes);
+                to.copy_from_slice(&lanes[..columns]);
             }
-            let count = to.len();
-            to.copy_from_slice(&act.clamp(lanes)[..count]);
         }
     }
 }

@@ -41,10 +41,16 @@ impl Activation {
         Activation { lo, hi, rest }
     }
 
+    /// The clamp, of sixteen values.
+    #[inline(always)]
+    pub(crate) fn clamp_lanes<S: Simd>(&self, s: S, v: S::V) -> S::V {
+        s.clamp(v, s.splat(self.lo), s.splat(self.hi))
+    }
+
     /// The clamp.
     #[inline(always)]
-    pub(crate) fn clamp(&self, lanes: [f32; 16]) -> [f32; 16] {
-        core::array::from_fn(|i| math::clamp(lanes[i], self.lo, self.hi))
+    pub(crate) fn clamp(&self, values: &mut [f32]) {
+        map(values, |x| math::clamp(x, self.lo, self.hi));
     }
 
     /// The rest, over values that went through [`Activation::clamp`].

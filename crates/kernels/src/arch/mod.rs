@@ -24,9 +24,16 @@ pub(crate) trait Simd: Copy {
     /// Lanes in order.
     fn load(self, lanes: &[f32; 16]) -> Self::V;
     /// Lanes in order.
-    fn to_array(self, v: Self::V) -> [f32; 16];
+    fn store(self, v: Self::V, lanes: &mut [f32; 16]);
+    /// `a + b`.
+    fn add(self, a: Self::V, b: Self::V) -> Self::V;
     /// `a * b + c`, fused where the set has it.
     fn mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// [`crate::math::clamp`] of every lane.
+    fn clamp(self, v: Self::V, lo: Self::V, hi: Self::V) -> Self::V;
+    /// Runs `kernel` as a function of its own, with the features of this set. Register tiles need that: inlined among
+    /// others, their accumulators were seen to be spilled inside the innermost loop.
+    fn call<K: Kernel>(self, kernel: K) -> K::Output;
 }
 
 /// Safe code to be compiled once per instruction set. `run` and all it calls must be `#[inline(always)]`, or the call
@@ -57,13 +64,28 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    fn to_array(self, v: [f32; 16]) -> [f32; 16] {
-        v
+    fn store(self, v: [f32; 16], lanes: &mut [f32; 16]) {
+        *lanes = v;
+    }
+
+    #[inline(always)]
+    fn add(self, a: [f32; 16], b: [f32; 16]) -> [f32; 16] {
+        core::array::from_fn(|i| a[i] + b[i])
     }
 
     #[inline(always)]
     fn mul_add(self, a: [f32; 16], b: [f32; 16], c: [f32; 16]) -> [f32; 16] {
         core::array::from_fn(|i| a[i] * b[i] + c[i])
+    }
+
+    #[inline(always)]
+    fn clamp(self, v: [f32; 16], lo: [f32; 16], hi: [f32; 16]) -> [f32; 16] {
+        core::array::from_fn(|i| crate::math::clamp(v[i], lo[i], hi[i]))
+    }
+
+    #[inline(never)]
+    fn call<K: Kernel>(self, kernel: K) -> K::Output {
+        kernel.run(self)
     }
 }
 
@@ -119,21 +141,15 @@ impl KernelSet {
     #[inline]
     pub(crate) fn dispatch<K: Kernel>(self, kernel: K) -> K::Output {
         match self.0 {
-            Set::Portable => run_portable(kernel),
+            Set::Portable => Portable.call(kernel),
             #[cfg(target_arch = "x86_64")]
-            Set::Avx2(set) => set.run(kernel),
+            Set::Avx2(set) => set.call(kernel),
             #[cfg(target_arch = "x86_64")]
-            Set::Avx512(set) => set.run(kernel),
+            Set::Avx512(set) => set.call(kernel),
             #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
-            Set::Neon(set) => kernel.run(set),
+            Set::Neon(set) => set.call(kernel),
         }
     }
-}
-
-/// Kept out of line like its siblings: callers stay small.
-#[inline(never)]
-fn run_portable<K: Kernel>(kernel: K) -> K::Output {
-    kernel.run(Portable)
 }
 
 /// Square root, correctly rounded; negative gives NaN. `core` has none.

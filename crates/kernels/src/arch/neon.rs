@@ -1,7 +1,7 @@
 //! NEON, which every 64-bit Arm CPU has: the target's baseline, so nothing has to be detected.
 #![allow(unsafe_code, reason = "vector loads and stores take pointers")]
 
-use super::Simd;
+use super::{Kernel, Simd};
 use core::arch::aarch64::*;
 
 /// The baseline of the target.
@@ -29,24 +29,54 @@ impl Simd for Neon {
 
     #[inline(always)]
     fn load(self, lanes: &[f32; 16]) -> [float32x4_t; 4] {
-        // SAFETY: NEON as above; the four loads lie within the sixteen lanes.
-        core::array::from_fn(|i| unsafe { vld1q_f32(lanes.as_ptr().add(4 * i)) })
+        let mut v = self.splat(0.0);
+        for (i, part) in v.iter_mut().enumerate() {
+            // SAFETY: NEON as above; the four loads lie within the sixteen lanes.
+            *part = unsafe { vld1q_f32(lanes.as_ptr().add(4 * i)) };
+        }
+        v
     }
 
     #[inline(always)]
-    fn to_array(self, v: [float32x4_t; 4]) -> [f32; 16] {
-        let mut lanes = [0.0; 16];
+    fn store(self, v: [float32x4_t; 4], lanes: &mut [f32; 16]) {
         for (i, &part) in v.iter().enumerate() {
             // SAFETY: NEON as above; the four stores lie within the sixteen lanes.
             unsafe { vst1q_f32(lanes.as_mut_ptr().add(4 * i), part) };
         }
-        lanes
+    }
+
+    #[inline(always)]
+    fn add(self, a: [float32x4_t; 4], b: [float32x4_t; 4]) -> [float32x4_t; 4] {
+        let mut sum = a;
+        for i in 0..4 {
+            // SAFETY: NEON as above.
+            sum[i] = unsafe { vaddq_f32(a[i], b[i]) };
+        }
+        sum
+    }
+
+    #[inline(always)]
+    fn clamp(self, v: [float32x4_t; 4], lo: [float32x4_t; 4], hi: [float32x4_t; 4]) -> [float32x4_t; 4] {
+        let mut out = v;
+        for i in 0..4 {
+            // Comparisons with NaN are false: the value stays.
+            // SAFETY: NEON as above.
+            unsafe {
+                let above = vbslq_f32(vcltq_f32(v[i], lo[i]), lo[i], v[i]);
+                out[i] = vbslq_f32(vcgtq_f32(above, hi[i]), hi[i], above);
+            }
+        }
+        out
     }
 
     #[inline(always)]
     fn mul_add(self, a: [float32x4_t; 4], b: [float32x4_t; 4], c: [float32x4_t; 4]) -> [float32x4_t; 4] {
-        // SAFETY: NEON as above.
-        core::array::from_fn(|i| unsafe { vfmaq_f32(c[i], a[i], b[i]) })
+        let mut sum = c;
+        for i in 0..4 {
+            // SAFETY: NEON as above.
+            sum[i] = unsafe { vfmaq_f32(c[i], a[i], b[i]) };
+        }
+        sum
     }
 }
 

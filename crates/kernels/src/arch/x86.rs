@@ -28,13 +28,6 @@ impl Avx2 {
         let avx2 = has(__cpuid_count(7, 0).ebx, 5);
         (avx2 && xcr0() & XCR0_SSE_AVX == XCR0_SSE_AVX).then_some(Avx2(()))
     }
-
-    /// Runs a kernel compiled for AVX2 and FMA.
-    #[inline]
-    pub(crate) fn run<K: Kernel>(self, kernel: K) -> K::Output {
-        // SAFETY: `self` exists only where the CPU has AVX2 and FMA.
-        unsafe { run_avx2(self, kernel) }
-    }
 }
 
 impl Avx512 {
@@ -43,13 +36,6 @@ impl Avx512 {
         Avx2::detect()?;
         let avx512f = __cpuid_count(7, 0).ebx & (1 << 16) != 0;
         (avx512f && xcr0() & XCR0_AVX512 == XCR0_AVX512).then_some(Avx512(()))
-    }
-
-    /// Runs a kernel compiled for AVX-512F.
-    #[inline]
-    pub(crate) fn run<K: Kernel>(self, kernel: K) -> K::Output {
-        // SAFETY: `self` exists only where the CPU has AVX-512F, AVX2 and FMA.
-        unsafe { run_avx512(self, kernel) }
     }
 }
 
@@ -64,11 +50,13 @@ fn xcr0() -> u64 {
     unsafe { read() }
 }
 
+#[inline(never)]
 #[target_feature(enable = "avx2,fma")]
 fn run_avx2<K: Kernel>(set: Avx2, kernel: K) -> K::Output {
     kernel.run(set)
 }
 
+#[inline(never)]
 #[target_feature(enable = "avx512f,avx2,fma")]
 fn run_avx512<K: Kernel>(set: Avx512, kernel: K) -> K::Output {
     kernel.run(set)
@@ -93,14 +81,25 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn to_array(self, v: [__m256; 2]) -> [f32; 16] {
-        let mut lanes = [0.0; 16];
+    fn store(self, v: [__m256; 2], lanes: &mut [f32; 16]) {
         // SAFETY: `self` proves AVX; both stores lie within the sixteen lanes and need no alignment.
         unsafe {
             _mm256_storeu_ps(lanes.as_mut_ptr(), v[0]);
             _mm256_storeu_ps(lanes.as_mut_ptr().add(8), v[1]);
         }
-        lanes
+    }
+
+    #[inline(always)]
+    fn add(self, a: [__m256; 2], b: [__m256; 2]) -> [__m256; 2] {
+        // SAFETY: `self` proves AVX.
+        unsafe { [_mm256_add_ps(a[0], b[0]), _mm256_add_ps(a[1], b[1])] }
+    }
+
+    #[inline(always)]
+    fn clamp(self, v: [__m256; 2], lo: [__m256; 2], hi: [__m256; 2]) -> [__m256; 2] {
+        // The second operand of MAXPS and MINPS is the result when one is NaN or both are zero: the value stays.
+        // SAFETY: `self` proves AVX.
+        unsafe { [_mm256_min_ps(hi[0], _mm256_max_ps(lo[0], v[0])), _mm256_min_ps(hi[1], _mm256_max_ps(lo[1], v[1]))] }
     }
 
     #[inline(always)]
@@ -108,12 +107,18 @@ impl Simd for Avx2 {
         // SAFETY: `self` proves FMA.
         unsafe { [_mm256_fmadd_ps(a[0], b[0], c[0]), _mm256_fmadd_ps(a[1], b[1], c[1])] }
     }
+
+    #[inline(always)]
+    fn call<K: Kernel>(self, kernel: K) -> K::Output {
+        // SAFETY: `self` exists only where the CPU has AVX2 and FMA.
+        unsafe { run_avx2(self, kernel) }
+    }
 }
 
 impl Simd for Avx512 {
     type V = __m512;
-    // More rows than the eight chains that hide the latency of two FMA units; inputs are broadcast from memory.
-    const ROWS: usize = 12;
+    // The eight chains that hide the latency of two FMA units; inputs are broadcast from memory.
+    const ROWS: usize = 8;
 
     #[inline(always)]
     fn splat(self, x: f32) -> __m512 {
@@ -128,11 +133,28 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    fn to_array(self, v: __m512) -> [f32; 16] {
-        let mut lanes = [0.0; 16];
+    fn store(self, v: __m512, lanes: &mut [f32; 16]) {
         // SAFETY: `self` proves AVX-512F; the store is the sixteen lanes and needs no alignment.
         unsafe { _mm512_storeu_ps(lanes.as_mut_ptr(), v) };
-        lanes
+    }
+
+    #[inline(always)]
+    fn add(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: `self` proves AVX-512F.
+        unsafe { _mm512_add_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn clamp(self, v: __m512, lo: __m512, hi: __m512) -> __m512 {
+        // The second operand is the result when one is NaN or both are zero: the value stays.
+        // SAFETY: `self` proves AVX-512F.
+        unsafe { _mm512_min_ps(hi, _mm512_max_ps(lo, v)) }
+    }
+
+    #[inline(always)]
+    fn call<K: Kernel>(self, kernel: K) -> K::Output {
+        // SAFETY: `self` exists only where the CPU has AVX-512F, AVX2 and FMA.
+        unsafe { run_avx512(self, kernel) }
     }
 
     #[inline(always)]
