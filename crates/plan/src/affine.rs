@@ -38,10 +38,13 @@ fn is_affine(graph: &Graph, id: NodeId) -> bool {
     let varying = node.inputs.iter().flatten().filter(|&&input| graph.value(input).constant.is_none()).count();
     match node.op_type.as_str() {
         "Conv" | "ConvTranspose" | "Gemm" | "MatMul" | "Mul" => varying <= 1,
-        "Div" => varying <= 1 && node.inputs.first().copied().flatten().is_none_or(|a| graph.value(a).constant.is_none()),
+        "Div" => {
+            varying <= 1 && node.inputs.first().copied().flatten().is_none_or(|a| graph.value(a).constant.is_none())
+        }
         "Add" | "Sub" | "Sum" | "Mean" | "Neg" | "Identity" | "Dropout" | "BatchNormalization" | "AveragePool"
         | "GlobalAveragePool" | "ReduceMean" | "ReduceSum" | "Concat" | "Split" | "Slice" | "Transpose" | "Reshape"
-        | "Flatten" | "Squeeze" | "Unsqueeze" | "Expand" | "Tile" | "Pad" | "Resize" | "DepthToSpace" | "SpaceToDepth" => true,
+        | "Flatten" | "Squeeze" | "Unsqueeze" | "Expand" | "Tile" | "Pad" | "Resize" | "DepthToSpace"
+        | "SpaceToDepth" => true,
         "Gather" => varying <= 1,
         _ => false,
     }

@@ -1,8 +1,8 @@
 //! Why there is no plan.
 
-use core::fmt;
 use cordon_graph::GraphError;
 use cordon_lower::LowerError;
+use core::fmt;
 
 /// Error of this crate.
 #[derive(Debug)]
@@ -38,10 +38,9 @@ impl fmt::Display for PlanError {
             Self::Lower(error) => error.fmt(f),
             Self::Misuse(what) | Self::Mismatch(what) => f.write_str(what),
             Self::Malformed(what) => write!(f, "malformed plan: {what}"),
-            Self::SecureMemory { needed, available, segment, advice } => write!(
-                f,
-                "segment {segment} needs {needed} bytes of secure memory, {available} are allowed; {advice}"
-            ),
+            Self::SecureMemory { needed, available, segment, advice } => {
+                write!(f, "segment {segment} needs {needed} bytes of secure memory, {available} are allowed; {advice}")
+            }
         }
     }
 }

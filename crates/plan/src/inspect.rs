@@ -160,9 +160,35 @@ fn alive_at_nodes(graph: &Graph) -> Vec<u64> {
 fn works_in_place(op_type: &str) -> bool {
     matches!(
         op_type,
-        "Relu" | "LeakyRelu" | "PRelu" | "Clip" | "Sigmoid" | "Tanh" | "HardSigmoid" | "HardSwish" | "Elu" | "Gelu" | "Mish"
-            | "Softmax" | "LogSoftmax" | "BatchNormalization" | "Add" | "Sub" | "Mul" | "Div" | "Identity" | "Dropout"
-            | "Flatten" | "Reshape" | "Squeeze" | "Unsqueeze" | "LayerNormalization" | "Erf" | "Softplus" | "Sqrt" | "Exp"
+        "Relu"
+            | "LeakyRelu"
+            | "PRelu"
+            | "Clip"
+            | "Sigmoid"
+            | "Tanh"
+            | "HardSigmoid"
+            | "HardSwish"
+            | "Elu"
+            | "Gelu"
+            | "Mish"
+            | "Softmax"
+            | "LogSoftmax"
+            | "BatchNormalization"
+            | "Add"
+            | "Sub"
+            | "Mul"
+            | "Div"
+            | "Identity"
+            | "Dropout"
+            | "Flatten"
+            | "Reshape"
+            | "Squeeze"
+            | "Unsqueeze"
+            | "LayerNormalization"
+            | "Erf"
+            | "Softplus"
+            | "Sqrt"
+            | "Exp"
     )
 }
 

@@ -3,10 +3,10 @@
 use crate::memory::SegmentCost;
 use crate::plan::{Placement, Plan};
 use crate::{Model, PlanError};
-use core::ops::Range;
 use cordon_engine::program::Via;
 use cordon_graph::{Graph, NodeId, Segment, ValueId, segment};
 use cordon_lower::{LowerOptions, Lowered, lower};
+use core::ops::Range;
 use std::collections::HashMap;
 
 /// Every segment of a plan, ready to be sealed.
@@ -53,7 +53,9 @@ pub fn lower_plan(model: &Model, plan: &Plan) -> Result<LoweredPlan, PlanError> 
         )));
     }
     if plan.model.shapes != model.shapes {
-        return Err(PlanError::Mismatch("the plan was made with other --shape values than the model was read with".into()));
+        return Err(PlanError::Mismatch(
+            "the plan was made with other --shape values than the model was read with".into(),
+        ));
     }
     let mut ranges = Vec::new();
     let mut at = 0;
@@ -102,7 +104,7 @@ pub(crate) fn lower_ranges(graph: &Graph, ranges: &[(Placement, Range<usize>)]) 
         };
         if placement == Placement::Secure {
             let program = lower_secure(graph, &out, &flow)?;
-            out.cost = SegmentCost::of(&program);
+            out.cost = SegmentCost::of(&program)?;
             out.lowered = Some(program);
         }
         lowered.push(out);
@@ -150,10 +152,8 @@ fn flow(graph: &Graph, segments: &[(Placement, Segment)], index: usize) -> Flow 
     let needed_outside =
         |id: ValueId| graph.outputs.contains(&id) || segments.iter().any(|any| !secure(any) && reads(any, id));
     let (retained_in, inputs): (Vec<_>, Vec<_>) = segment.inputs.iter().partition(|&&id| found_inside(id));
-    let passed_on = inputs
-        .iter()
-        .copied()
-        .filter(|&id| graph.inputs.contains(&id) && needed_later(id) && !needed_outside(id));
+    let passed_on =
+        inputs.iter().copied().filter(|&id| graph.inputs.contains(&id) && needed_later(id) && !needed_outside(id));
     let retained_out =
         segment.outputs.iter().copied().filter(|&id| needed_later(id)).chain(passed_on).collect::<Vec<_>>();
     let outputs = segment.outputs.iter().copied().filter(|&id| needed_outside(id)).collect();

@@ -1,14 +1,15 @@
 //! Secure memory, predicted on the owner's machine. The promise is one-sided: what `run` measures is at most this.
 
-use cordon_engine::program::{DType, Instruction, Tile, WeightInfo};
+use crate::PlanError;
+use cordon_engine::program::{DType, Via};
+use cordon_engine::{CHUNK, Prepared, Residency};
 use cordon_lower::Lowered;
-use std::collections::BTreeSet;
 
 /// What the process enclave needs whatever the model: stacks, ring staging, chunk buffers, keys, allocator slack.
 pub const FIXED_BYTES: u64 = 4 << 20;
 
-/// Heap per weight tile: a stretch of the stream and its place.
-const TILE_BYTES: u64 = 64;
+/// A leaf hash per chunk of weights stays inside.
+const LEAF_BYTES: u64 = 32;
 
 /// Secure memory of one segment, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -19,7 +20,7 @@ pub struct SegmentCost {
     pub weights: u64,
     /// Weights of the most demanding instruction, when streamed.
     pub window: u64,
-    /// The Program and its tables, while they are decoded.
+    /// The Program and its tables, while they are decoded, and leaf hashes.
     pub tables: u64,
     /// Values kept between segments.
     pub retained: u64,
@@ -27,36 +28,30 @@ pub struct SegmentCost {
 
 impl SegmentCost {
     /// The cost of a lowered segment.
-    pub fn of(lowered: &Lowered) -> Self {
+    pub fn of(lowered: &Lowered) -> Result<Self, PlanError> {
         let program = &lowered.program;
-        let instructions = program.instructions.len() as u64;
-        let mut used = BTreeSet::new();
-        let mut window = 0;
-        let mut tile_count = 0u64;
-        for instruction in &program.instructions {
-            let tiles: Vec<Tile> = instruction.tiles().collect();
-            tile_count += tiles.len() as u64;
-            window = window.max(tiles.iter().map(|tile| tile_bytes(tile, &lowered.weights.0)).sum());
-            used.extend(tiles.iter().map(|tile| tile.tensor));
-        }
-        let weights = used
-            .iter()
-            .filter_map(|&tensor| lowered.weights.0.get(tensor as usize))
-            .map(|info| u64::from(info.len) * width(info.dtype))
-            .sum();
-        // The encoded Program, the decoded one and the growth of its lists live side by side for a moment.
-        let encoded = program.encode().len() as u64;
-        let tables = 2 * encoded
-            + 2 * instructions * size_of::<Instruction>() as u64
-            + tile_count * TILE_BYTES
-            + 4 * lowered.weights.0.len() as u64 * size_of::<WeightInfo>() as u64;
+        let report = |residency| {
+            Prepared::predict(program, &lowered.weights, residency)
+                .map_err(|error| PlanError::Lower(cordon_lower::LowerError::Engine(error.to_string())))
+        };
+        let resident = report(Residency::All)?;
+        let streamed = report(Residency::Stream { window_bytes: u64::MAX })?;
+        // The encoded Program and the decoded one, whose lists may have grown past their need, live side by side.
+        let encoded = (program.encode().len() + lowered.weights.encode().len()) as u64;
+        let leaves = lowered.weight_bytes().div_ceil(CHUNK as u64) * LEAF_BYTES;
         let retained = program
             .outputs
             .iter()
-            .filter(|port| port.via == cordon_engine::program::Via::Retain)
+            .filter(|port| port.via == Via::Retain)
             .map(|port| u64::from(port.region.len) * width(port.region.dtype))
             .sum();
-        Self { arena: program.arena.bytes(), weights, window, tables, retained }
+        Ok(Self {
+            arena: resident.arena,
+            weights: resident.weights,
+            window: streamed.window,
+            tables: 2 * encoded + 2 * resident.tables.max(streamed.tables) + 2 * leaves,
+            retained,
+        })
     }
 
     /// With all weights inside.
@@ -90,8 +85,4 @@ fn width(dtype: DType) -> u64 {
         DType::I64 => 8,
         DType::Bool => 1,
     }
-}
-
-fn tile_bytes(tile: &Tile, weights: &[WeightInfo]) -> u64 {
-    weights.get(tile.tensor as usize).map_or(0, |info| u64::from(tile.len) * width(info.dtype))
 }

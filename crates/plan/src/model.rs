@@ -1,7 +1,7 @@
 //! Reading a model for planning: import, shapes, folding, shapes again.
 
 use crate::PlanError;
-use cordon_graph::{Evaluator, Graph, ImportOptions, ValueId, complete_shapes, digest, fold, import, infer};
+use cordon_graph::{Evaluator, Graph, ImportOptions, complete_shapes, digest, fold, import, infer};
 use cordon_lower::OperatorTable;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -20,8 +20,6 @@ pub struct Model {
     pub file: String,
     /// Shapes that were bound by the caller.
     pub shapes: BTreeMap<String, Vec<usize>>,
-    /// For each constant that folding made: names of the initializers it was computed from.
-    origins: BTreeMap<ValueId, BTreeSet<String>>,
 }
 
 /// Reads a model. `evaluator` runs constant subgraphs and, where no shape rule knows better, the model itself once, on the
@@ -34,7 +32,6 @@ pub fn prepare(
     let options = ImportOptions { shapes: shapes.clone(), ..ImportOptions::default() };
     let mut graph = import(path, &options)?;
     let mut unknown = infer(&mut graph, &OperatorTable)?;
-    let origins = origins(&graph);
     fold(&mut graph, evaluator, FOLD_CAP)?;
     if !unknown.is_empty() {
         unknown = infer(&mut graph, &OperatorTable)?;
@@ -45,15 +42,14 @@ pub fn prepare(
     }
     let sha256 = digest(path).map_err(PlanError::from)?.iter().map(|byte| format!("{byte:02x}")).collect();
     let file = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    Ok(Model { graph, sha256, file, shapes: shapes.clone(), origins })
+    Ok(Model { graph, sha256, file, shapes: shapes.clone() })
 }
 
 impl Model {
     /// A model that was read by other means; its shapes are inferred here, nothing is folded.
     pub fn new(mut graph: Graph, file: &str, sha256: &str) -> Result<Self, PlanError> {
         infer(&mut graph, &OperatorTable)?;
-        let origins = origins(&graph);
-        Ok(Self { graph, sha256: sha256.into(), file: file.into(), shapes: BTreeMap::new(), origins })
+        Ok(Self { graph, sha256: sha256.into(), file: file.into(), shapes: BTreeMap::new() })
     }
 
     /// Elements of all constants that some node uses.
@@ -61,37 +57,4 @@ impl Model {
         let used: BTreeSet<_> = self.graph.nodes.iter().flat_map(|node| node.uses()).collect();
         used.into_iter().filter_map(|id| self.graph.value(id).constant.as_ref()).map(|tensor| tensor.elements()).sum()
     }
-
-    /// Names of the initializers behind a constant: itself, or what folding computed it from.
-    pub fn initializers_behind(&self, constant: ValueId) -> BTreeSet<String> {
-        match self.origins.get(&constant) {
-            Some(names) => names.clone(),
-            None => BTreeSet::from([self.graph.value(constant).name.clone()]),
-        }
-    }
-}
-
-/// What each value that depends on constants only depends on. Value ids outlive folding; nodes do not.
-fn origins(graph: &Graph) -> BTreeMap<ValueId, BTreeSet<String>> {
-    let mut origins: BTreeMap<ValueId, BTreeSet<String>> = BTreeMap::new();
-    for node in &graph.nodes {
-        let mut names = BTreeSet::new();
-        let constant = node.uses().all(|value| match (&graph.value(value).constant, origins.get(&value)) {
-            (_, Some(behind)) => {
-                names.extend(behind.iter().cloned());
-                true
-            }
-            (Some(_), None) => {
-                names.insert(graph.value(value).name.clone());
-                true
-            }
-            (None, None) => false,
-        });
-        if constant {
-            node.outputs.iter().flatten().for_each(|&output| {
-                origins.insert(output, names.clone());
-            });
-        }
-    }
-    origins
 }

@@ -2,9 +2,9 @@
 
 use crate::plan::Placement;
 use crate::{PlanError, Preprocessing};
+use cordon_graph::{Graph, NodeId};
 use core::fmt;
 use core::ops::Range;
-use cordon_graph::{Graph, NodeId};
 use serde::{Deserialize, Serialize};
 
 /// What a plan is to protect.

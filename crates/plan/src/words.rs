@@ -5,8 +5,8 @@ use crate::affine::{Affine, classify};
 use crate::lowered::LoweredPlan;
 use crate::placement::Protect;
 use crate::plan::{Placement, Plan, World};
-use core::fmt::Write as _;
 use cordon_graph::Graph;
+use core::fmt::Write as _;
 
 /// Fills `words`, `public_words` and `warnings`.
 pub(crate) fn explain(plan: &mut Plan, graph: &Graph, lowered: &LoweredPlan) {
@@ -171,7 +171,8 @@ fn warnings(plan: &Plan, graph: &Graph, lowered: &LoweredPlan) -> Vec<String> {
         out.push("no segment is secure.".into());
     }
     for (index, segment) in lowered.segments.iter().enumerate() {
-        let (Placement::Secure, true) = (segment.placement, segment.retained_in.is_empty() && segment.retained_out.is_empty())
+        let (Placement::Secure, true) =
+            (segment.placement, segment.retained_in.is_empty() && segment.retained_out.is_empty())
         else {
             continue;
         };

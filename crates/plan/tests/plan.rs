@@ -1,7 +1,9 @@
 //! Plans of the digits network and of small graphs built by hand.
 
 use cordon_graph::{Evaluator, ExportedModel, Graph, Node, Tensor, TensorType, Value, ValueId};
-use cordon_plan::{Bound, Constraints, Model, Placement, Plan, PlanError, Protect, World, inspect, lower_plan, make, prepare};
+use cordon_plan::{
+    Bound, Constraints, Model, Placement, Plan, PlanError, Protect, World, inspect, lower_plan, make, prepare,
+};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -62,7 +64,8 @@ fn a_ternary_plan_lists_its_crossings_and_says_what_it_does_not_promise() {
     ];
     assert_eq!(kinds, expected);
     assert_eq!(plan.crossings[1].bytes, 32 * 8 * 8 * 4);
-    for promise in ["not protected by `cordon run`", "Availability never", "No correct result", "development isolation"] {
+    for promise in ["not protected by `cordon run`", "Availability never", "No correct result", "development isolation"]
+    {
         assert!(plan.words.contains(promise), "{promise}");
     }
     assert!(!plan.public_words.contains("block1"), "the package's words name no node");
@@ -98,7 +101,10 @@ fn nodes_name_cuts_from_both_sides() {
         back: Some(Bound::parse("hidden")),
         ..Constraints::new(Protect::Both)
     };
-    assert_eq!(make(&digits(), &named).expect("supported").goal, make(&digits(), &ternary(8, 17)).expect("supported").goal);
+    assert_eq!(
+        make(&digits(), &named).expect("supported").goal,
+        make(&digits(), &ternary(8, 17)).expect("supported").goal
+    );
 }
 
 #[test]
@@ -107,8 +113,12 @@ fn constraints_that_cannot_be_met_are_refused_with_a_next_step() {
     let refused = |constraints: Constraints| make(&model, &constraints).expect_err("refused").to_string();
     assert!(refused(ternary(20, 21)).contains("1 to 19"));
     assert!(refused(ternary(12, 4)).contains("smaller"));
-    assert!(refused(Constraints { front: Some(Bound::Cut(3)), ..Constraints::new(Protect::Weights) }).contains("--back"));
-    assert!(refused(Constraints { front: Some(Bound::Cut(3)), ..Constraints::new(Protect::All) }).contains("drop them"));
+    assert!(
+        refused(Constraints { front: Some(Bound::Cut(3)), ..Constraints::new(Protect::Weights) }).contains("--back")
+    );
+    assert!(
+        refused(Constraints { front: Some(Bound::Cut(3)), ..Constraints::new(Protect::All) }).contains("drop them")
+    );
     assert!(refused(Constraints { front: Some(Bound::parse("no such")), ..ternary(1, 2) }).contains("no such"));
     assert!(refused(Constraints { labels: vec!["a".into(); 3], ..ternary(8, 17) }).contains("3 labels"));
     let small = Constraints { secure_memory: Some(1000), ..ternary(8, 17) };

@@ -1,2 +1,25 @@
-//! Placeholder.
+//! Plan → package, and proof that the package computes what the model computes.
+//!
+//! | step | function | what |
+//! |---|---|---|
+//! | bridge | [`OwnerEvaluator`] | lets `graph` fold constants and complete shapes in an executor |
+//! | contents | [`Contents::new`] | manifest, Programs, weights, normal models; refuses a secret that is also public |
+//! | write | [`write()`] | streams the sections into a file, encrypted and signed |
+//! | check | [`golden`] | runs the sections in an enclave and compares every crossing and output with the plain model |
+//! | all | [`seal`] | the three above; the file appears only if the check passed |
 #![forbid(unsafe_code)]
+
+mod contents;
+mod error;
+mod evaluator;
+mod golden;
+mod probes;
+mod secrets;
+mod write;
+
+pub use contents::Contents;
+pub use error::SealError;
+pub use evaluator::{OwnerEvaluator, source};
+pub use golden::{Compared, Golden, TOLERANCE, golden};
+pub use probes::{Probe, seeded};
+pub use write::{Identity, Sealed, seal, write};

@@ -1,0 +1,220 @@
+//! `cordon plan`: placement, written as a file a person reviews.
+
+use crate::failure::{Failure, Outcome};
+use crate::model::{ExecutorArgs, ModelArgs};
+use crate::ui::{self, Ui};
+use crate::{files, model};
+use cordon_plan::{Bound, Constraints, Plan, Preprocessing, Protect, World};
+use serde_json::json;
+use std::path::{Path, PathBuf};
+
+/// Arguments.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    executor: ExecutorArgs,
+
+    /// What to protect
+    #[arg(long, value_enum)]
+    protect: Goal,
+
+    /// End of the FrontNet: a number of the cut table, or a node, which is included
+    #[arg(long, value_name = "N|NODE")]
+    front: Option<String>,
+
+    /// Start of the BackNet: a number of the cut table, or a node, which is included
+    #[arg(long, value_name = "N|NODE")]
+    back: Option<String>,
+
+    /// Most secure memory the enclave may use, for example 14MiB
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    secure_memory: Option<u64>,
+
+    /// How an image becomes an input, for example data:size=224,crop=center,rgb,mean=0.485,0.456,0.406,std=0.229,0.224,0.225
+    #[arg(long, value_name = "NAME:OPTIONS", value_parser = Preprocessing::parse)]
+    image: Option<Preprocessing>,
+
+    /// Class labels, one per line; encrypted in the package
+    #[arg(long, value_name = "FILE")]
+    labels: Option<PathBuf>,
+
+    /// The plan file
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+}
+
+/// What to protect.
+#[derive(Clone, Copy, clap::ValueEnum)]
+pub(crate) enum Goal {
+    /// The network's parameters: all nodes inside, or those after --back
+    Weights,
+    /// What users send: the first nodes inside
+    Inputs,
+    /// Both: first and last nodes inside
+    Both,
+    /// Everything inside
+    All,
+    /// Nothing, for comparison
+    None,
+}
+
+impl From<Goal> for Protect {
+    fn from(goal: Goal) -> Self {
+        match goal {
+            Goal::Weights => Self::Weights,
+            Goal::Inputs => Self::Inputs,
+            Goal::Both => Self::Both,
+            Goal::All => Self::All,
+            Goal::None => Self::None,
+        }
+    }
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &Args, ui: Ui) -> Outcome {
+    let constraints = Constraints {
+        protect: args.protect.into(),
+        front: args.front.as_deref().map(Bound::parse),
+        back: args.back.as_deref().map(Bound::parse),
+        secure_memory: args.secure_memory,
+        preprocessing: args.image.clone(),
+        labels: args.labels.as_deref().map(read_labels).transpose()?.unwrap_or_default(),
+    };
+    let model = model::read(&args.model, &args.model.shapes()?, &args.executor, ui)?;
+    let bar = ui.progress(0, "lowering secure segments");
+    let plan = cordon_plan::make(&model, &constraints);
+    bar.finish_and_clear();
+    let plan = plan?;
+    files::write(&args.output, plan.to_toml()?.as_bytes())?;
+    show(&plan, ui);
+    ui.line(format!(
+        "Written to {}. It names nodes of the model: keep it as private as the model.",
+        args.output.display()
+    ));
+    ui.json(&as_json(&plan, &args.output));
+    Ok(())
+}
+
+/// Prints the plan for a person.
+pub(crate) fn show(plan: &Plan, ui: Ui) {
+    ui.heading("Segments");
+    let rows: Vec<Vec<String>> = plan
+        .segments
+        .iter()
+        .map(|segment| {
+            vec![
+                segment.role.clone(),
+                match segment.placement {
+                    cordon_plan::Placement::Secure => "secure".into(),
+                    cordon_plan::Placement::Normal => "normal".into(),
+                },
+                segment.nodes.len().to_string(),
+                segment.nodes.first().cloned().unwrap_or_default(),
+                segment.nodes.last().cloned().unwrap_or_default(),
+                ui::bytes(segment.weight_bytes),
+                segment.secure_memory.map_or("-".into(), ui::bytes),
+            ]
+        })
+        .collect();
+    let header = ["segment", "world", "nodes", "first", "last", "weights", "secure memory"];
+    ui.table(&header, &[false, false, true, false, false, true, true], &rows);
+    if !plan.crossings.is_empty() {
+        ui.heading("Crossings per request");
+        let rows: Vec<Vec<String>> = plan
+            .crossings
+            .iter()
+            .map(|crossing| {
+                let direction = match crossing.to {
+                    World::Secure => "enters",
+                    World::Normal => "leaves",
+                };
+                let role = plan.segments.get(crossing.segment).map_or("?", |segment| &segment.role);
+                vec![
+                    crossing.value.clone(),
+                    crossing.kind.clone(),
+                    format!("{direction} {role}"),
+                    ui::shape(&crossing.shape),
+                    ui::bytes(crossing.bytes),
+                ]
+            })
+            .collect();
+        ui.table(&["value", "kind", "direction", "shape", "size"], &[false, false, false, false, true], &rows);
+    }
+    ui.line(format!("\nSecure memory predicted: {} (measured is never more)", ui::bytes(plan.memory.predicted)));
+    ui.heading("In words");
+    for paragraph in plan.words.trim().split("\n\n") {
+        let painted = if paragraph.starts_with("Warning:") { ui.warn(paragraph) } else { paragraph.to_owned() };
+        ui.line(painted);
+    }
+}
+
+fn as_json(plan: &Plan, path: &Path) -> serde_json::Value {
+    json!({
+        "plan": path.display().to_string(),
+        "model_sha256": plan.model.sha256,
+        "protect": plan.goal.protect.to_string(),
+        "assessed": plan.goal.assessed,
+        "segments": plan.segments.iter().map(|segment| json!({
+            "role": segment.role,
+            "placement": segment.placement,
+            "from_cut": segment.from_cut,
+            "to_cut": segment.to_cut,
+            "nodes": segment.nodes.len(),
+            "weight_bytes": segment.weight_bytes,
+            "secure_memory": segment.secure_memory,
+        })).collect::<Vec<_>>(),
+        "crossings": plan.crossings,
+        "crossing_bytes": plan.crossing_bytes(),
+        "secure_memory_predicted": plan.memory.predicted,
+        "words": plan.words,
+        "warnings": plan.warnings,
+    })
+}
+
+fn read_labels(path: &Path) -> Outcome<Vec<String>> {
+    let text = files::read_text(path, "labels file")?;
+    let labels: Vec<String> = text.lines().map(|line| line.trim().to_owned()).collect();
+    if labels.is_empty() || labels.iter().any(String::is_empty) {
+        return Err(Failure::new(
+            format!("labels file {} is empty or has an empty line", path.display()),
+            "write one label per line, one line per class",
+        ));
+    }
+    Ok(labels)
+}
+
+/// Reads `14MiB`, `64MB`, `1GiB` or a number of bytes.
+pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
+    let usage = || "write a size such as 14MiB, 64MB, 1GiB or a number of bytes".to_owned();
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number.parse().map_err(|_| usage())?;
+    let factor = match unit.trim() {
+        "" | "B" => 1,
+        "KiB" | "K" => 1 << 10,
+        "MiB" | "M" => 1 << 20,
+        "GiB" | "G" => 1 << 30,
+        "kB" => 1_000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        _ => return Err(usage()),
+    };
+    number.checked_mul(factor).filter(|&size| size > 0).ok_or_else(usage)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read_with_their_unit() {
+        assert_eq!(parse_size("14MiB"), Ok(14 << 20));
+        assert_eq!(parse_size("64MB"), Ok(64_000_000));
+        assert_eq!(parse_size("4096"), Ok(4096));
+        for bad in ["", "MiB", "12XiB", "0", "99999999999GiB", "-1"] {
+            assert!(parse_size(bad).is_err(), "{bad}");
+        }
+    }
+}

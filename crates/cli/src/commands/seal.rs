@@ -1,0 +1,215 @@
+//! `cordon seal`: plan + model + keys → a checked package.
+
+use crate::failure::{Failure, Outcome};
+use crate::inputs::Interface;
+use crate::model::{ExecutorArgs, ModelArgs};
+use crate::package::parse_date;
+use crate::ui::{self, Ui};
+use crate::{files, keys, model};
+use cordon_package::OutputPolicy;
+use cordon_plan::{Model, Plan};
+use cordon_seal::{Contents, Identity, Probe, Sealed, TOLERANCE};
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// Arguments.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    executor: ExecutorArgs,
+
+    /// The plan that `cordon plan` made for this very model
+    #[arg(long, value_name = "FILE")]
+    plan: PathBuf,
+
+    /// The owner's secret key
+    #[arg(long, value_name = "FILE")]
+    owner: PathBuf,
+
+    /// Who may open it: `cordon1…`, or a file that holds it; may be repeated. The owner always may
+    #[arg(long = "recipient", value_name = "R")]
+    recipients: Vec<String>,
+
+    /// Name that versions are counted of; the model's file name by default
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+
+    /// Version; devices refuse older ones afterwards
+    #[arg(long = "version", value_name = "V", default_value_t = 1)]
+    number: u64,
+
+    /// Last day of validity, YYYY-MM-DD (UTC)
+    #[arg(long, value_name = "DATE", value_parser = parse_date)]
+    not_after: Option<u64>,
+
+    /// Most requests one device may serve
+    #[arg(long, value_name = "N")]
+    max_requests: Option<u64>,
+
+    /// What leaves the enclave: full, rounded:D, top:K, top:K:D or label
+    #[arg(long, value_name = "POLICY", default_value = "full", value_parser = parse_policy)]
+    output_policy: OutputPolicy,
+
+    /// An input for the check instead of the three seeded ones: [NAME=]FILE or a folder; may be repeated
+    #[arg(long = "probe", value_name = "FILE")]
+    probes: Vec<String>,
+
+    /// The package
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &Args, ui: Ui) -> Outcome {
+    let owner = keys::owner_key(&args.owner)?;
+    let recipients = args.recipients.iter().map(|text| keys::recipient(text)).collect::<Outcome<Vec<_>>>()?;
+    let plan = read_plan(&args.plan)?;
+    let model = read_model(&args.model, &plan, &args.executor, ui)?;
+    let probes = probes(&args.probes, &model, &plan)?;
+    let name = args.name.clone().unwrap_or_else(|| default_name(&args.model.model));
+    let identity = Identity {
+        owner: &owner,
+        recipients: &recipients,
+        name: &name,
+        version: args.number,
+        not_after: args.not_after,
+        max_requests: args.max_requests,
+        policy: args.output_policy,
+    };
+    let bar = ui.progress(0, "sealing");
+    let sealed = cordon_seal::seal(
+        &model,
+        &plan,
+        &identity,
+        (&args.executor.executor, &args.executor.options()),
+        &probes,
+        &args.output,
+        &mut |stage| bar.set_message(stage.to_owned()),
+    );
+    bar.finish_and_clear();
+    let sealed = sealed?;
+    show(&sealed, &identity, &plan, ui);
+    ui.json(&as_json(&sealed, &identity, &plan));
+    Ok(())
+}
+
+/// Reads a plan file.
+pub(crate) fn read_plan(path: &Path) -> Outcome<Plan> {
+    let text = files::read_text(path, "plan")?;
+    Plan::from_toml(&text).map_err(|error| Failure::from(error).within(path.display()))
+}
+
+/// Reads the model a plan was made for. Shapes come from the plan; `--shape` may only repeat them.
+pub(crate) fn read_model(args: &ModelArgs, plan: &Plan, executor: &ExecutorArgs, ui: Ui) -> Outcome<Model> {
+    let given = args.shapes()?;
+    if let Some((name, _)) = given.iter().find(|(name, dims)| plan.model.shapes.get(*name) != Some(dims)) {
+        return Err(Failure::new(
+            format!("--shape {name}=… is not what the plan was made with"),
+            "drop --shape here, or make the plan again with it",
+        ));
+    }
+    model::read(args, &plan.model.shapes, executor, ui)
+}
+
+/// The probes named, or three seeded ones.
+fn probes(arguments: &[String], model: &Model, plan: &Plan) -> Outcome<Vec<Probe>> {
+    if arguments.is_empty() {
+        return Ok(cordon_seal::seeded(model, 3)?);
+    }
+    // The manifest knows inputs and preprocessing in the form that reading files needs.
+    let interface = Interface::of(&Contents::new(model, plan)?.manifest);
+    let mut probes = Vec::new();
+    for argument in arguments {
+        let requests = interface.requests(core::slice::from_ref(argument))?;
+        probes.extend(requests.into_iter().map(|request| Probe { label: request.label, inputs: request.inputs }));
+    }
+    Ok(probes)
+}
+
+fn default_name(path: &Path) -> String {
+    path.file_stem().map_or_else(|| "model".into(), |stem| stem.to_string_lossy().into_owned())
+}
+
+fn parse_policy(text: &str) -> Result<OutputPolicy, String> {
+    text.parse().map_err(|error: cordon_package::PackageError| error.to_string())
+}
+
+/// Prints what was sealed and what the check found.
+pub(crate) fn show(sealed: &Sealed, identity: &Identity<'_>, plan: &Plan, ui: Ui) {
+    let golden = &sealed.golden;
+    ui.line(format!(
+        "{}  {} version {}, {}",
+        sealed.path.display(),
+        identity.name,
+        identity.version,
+        ui::bytes(sealed.bytes)
+    ));
+    ui.line(format!("signed by   {}", identity.owner.public()));
+    ui.line(format!("opens for   the owner and {} recipient(s)", identity.recipients.len()));
+    match identity.policy {
+        OutputPolicy::Full => ui.line(ui.warn(
+            "output      full: every score leaves the enclave, which helps copying the model; --output-policy label gives least",
+        )),
+        policy => ui.line(format!("output      {policy}, applied inside")),
+    }
+    if identity.recipients.iter().any(|recipient| recipient.platform().is_development()) {
+        ui.line(ui.warn("development a recipient has no hardware protection: real platforms refuse this package"));
+    }
+    ui.heading("Check against the plain model");
+    let mut worst: BTreeMap<(bool, &str), (f64, usize)> = BTreeMap::new();
+    for compared in &golden.compared {
+        let entry = worst.entry((compared.output, &compared.value)).or_default();
+        *entry = (entry.0.max(compared.error), entry.1 + 1);
+    }
+    let rows: Vec<Vec<String>> = worst
+        .iter()
+        .map(|((output, value), (error, probes))| {
+            let kind = if *output { "output" } else { "crossing" };
+            vec![(*value).to_owned(), kind.into(), probes.to_string(), format!("{error:.1e}")]
+        })
+        .collect();
+    ui.table(&["value", "kind", "probes", "largest error"], &[false, false, true, true], &rows);
+    ui.line(format!(
+        "{} within {TOLERANCE:.0e} of the largest magnitude{}",
+        ui.good("equal"),
+        if golden.twin {
+            "; outputs compared before the policy, on the same sections sealed with policy full"
+        } else {
+            ""
+        }
+    ));
+    if plan.is_protected() {
+        ui.line(format!(
+            "secure memory: predicted {}, measured {}",
+            ui::bytes(plan.memory.predicted),
+            ui::bytes(golden.secure_memory)
+        ));
+        if golden.secure_memory > plan.memory.predicted {
+            ui.line(ui.warn("The prediction was too low. Please report it with the model."));
+        }
+    }
+}
+
+fn as_json(sealed: &Sealed, identity: &Identity<'_>, plan: &Plan) -> serde_json::Value {
+    json!({
+        "package": sealed.path.display().to_string(),
+        "bytes": sealed.bytes,
+        "name": identity.name,
+        "version": identity.version,
+        "owner": identity.owner.public().to_string(),
+        "recipients": identity.recipients.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "output_policy": identity.policy.to_string(),
+        "check": sealed.golden.compared.iter().map(|compared| json!({
+            "probe": compared.probe,
+            "value": compared.value,
+            "kind": if compared.output { "output" } else { "crossing" },
+            "error": compared.error,
+        })).collect::<Vec<_>>(),
+        "tolerance": TOLERANCE,
+        "secure_memory_predicted": plan.memory.predicted,
+        "secure_memory_measured": sealed.golden.secure_memory,
+    })
+}

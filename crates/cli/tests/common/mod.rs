@@ -1,0 +1,83 @@
+//! A folder with the bundled example and the binary under test.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// A temporary folder that commands run in.
+pub struct World {
+    folder: tempfile::TempDir,
+}
+
+/// What a command left behind.
+pub struct Ran {
+    pub status: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl World {
+    /// The digits network, its labels and its images.
+    pub fn new() -> Self {
+        let world = Self { folder: tempfile::tempdir().expect("a temporary folder") };
+        let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/digits");
+        for name in ["digits.onnx", "labels.txt"] {
+            std::fs::copy(example.join(name), world.path(name)).expect("the example is there");
+        }
+        std::fs::create_dir(world.path("images")).expect("writable");
+        for class in 0..10 {
+            let name = format!("images/{class}.png");
+            std::fs::copy(example.join(&name), world.path(&name)).expect("the example is there");
+        }
+        world
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub fn write(&self, name: &str, content: impl AsRef<[u8]>) {
+        std::fs::write(self.path(name), content).expect("writable");
+    }
+
+    /// Names of all files and folders.
+    pub fn listing(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(self.folder.path()).expect("readable");
+        let mut names: Vec<String> =
+            entries.map(|entry| entry.expect("readable").file_name().to_string_lossy().into_owned()).collect();
+        names.sort();
+        names
+    }
+
+    /// The command, not started.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_cordon"));
+        command.args(args).current_dir(self.folder.path());
+        command.env("XDG_DATA_HOME", self.path("data")).env_remove("NO_COLOR");
+        command
+    }
+
+    /// Runs to the end.
+    pub fn run(&self, args: &[&str]) -> Ran {
+        let Output { status, stdout, stderr } = self.command(args).output().expect("the binary starts");
+        Ran {
+            status: status.code().unwrap_or(-1),
+            stdout: String::from_utf8(stdout).expect("UTF-8"),
+            stderr: String::from_utf8(stderr).expect("UTF-8"),
+        }
+    }
+
+    /// Runs and demands success.
+    pub fn ok(&self, args: &[&str]) -> String {
+        let ran = self.run(args);
+        assert_eq!(ran.status, 0, "cordon {}\n{}{}", args.join(" "), ran.stdout, ran.stderr);
+        ran.stdout
+    }
+
+    /// Runs and demands failure with status 1 and a next step; returns stderr.
+    pub fn fails(&self, args: &[&str]) -> String {
+        let ran = self.run(args);
+        assert_eq!(ran.status, 1, "cordon {}\n{}{}", args.join(" "), ran.stdout, ran.stderr);
+        assert!(ran.stderr.starts_with("error: ") && ran.stderr.contains("\n  next: "), "{}", ran.stderr);
+        ran.stderr
+    }
+}

@@ -1,0 +1,285 @@
+//! The golden check: the very file that is handed out, run in an enclave, against the plain model.
+//!
+//! 1. A device that exists only for this check is made, and the owner grants it the package by a side file, so the file
+//!    itself is run as it is. Every value that crosses is compared with the same value of the plain model.
+//! 2. An output policy other than `full` hides what has to be compared. The same sections are then sealed once more, with
+//!    policy `full` and for the check's device only, to compare outputs before the policy. The first file's sections were
+//!    read back byte for byte before, so both hold the same Programs and weights.
+
+use crate::write::{Identity, random, write};
+use crate::{Contents, Probe, SealError, source};
+use cordon_executor::{Tensor, elem};
+use cordon_graph::{NamePolicy, ValueId, export, segment};
+use cordon_package::{OutputPolicy, Parsed, Recipient, Trust, write_grant};
+use cordon_plan::{Model, Plan};
+use cordon_runtime::{Deployment, Device, Output, Run};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// Largest difference allowed, relative to the largest magnitude of the reference value.
+pub const TOLERANCE: f64 = 1e-4;
+
+/// What the check found.
+#[derive(Clone, Debug)]
+pub struct Golden {
+    /// One for each probe and value.
+    pub compared: Vec<Compared>,
+    /// Whether a second file with policy `full` was needed for the outputs.
+    pub twin: bool,
+    /// High-water mark of secure memory over all runs; 0 without secure segments.
+    pub secure_memory: u64,
+    /// What the enclave said about its protections and kernels; `None` without secure segments.
+    pub greeting: Option<cordon_runtime::Greeting>,
+}
+
+/// One value of one probe.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Compared {
+    /// Which probe.
+    pub probe: String,
+    /// Which value.
+    pub value: String,
+    /// Whether it is an output of the model; else it passes between segments.
+    pub output: bool,
+    /// Largest difference, relative to the largest magnitude of the reference.
+    pub error: f64,
+}
+
+/// Runs the package at `path` on every probe and compares.
+#[expect(clippy::too_many_arguments, reason = "each is a separate thing the check must not make up itself")]
+pub fn golden(
+    model: &Model,
+    plan: &Plan,
+    contents: &Contents,
+    identity: &Identity<'_>,
+    path: &Path,
+    executor: (&str, &cordon_executor::Options),
+    probes: &[Probe],
+    stage: &mut dyn FnMut(&str),
+) -> Result<Golden, SealError> {
+    if probes.is_empty() {
+        return Err(SealError::Misuse("the golden check needs at least one probe".into()));
+    }
+    stage("running the plain model");
+    let references = references(model, contents, executor, probes)?;
+    let scratch = tempfile::tempdir().map_err(|error| SealError::Io { path: std::env::temp_dir(), error })?;
+    stage("preparing a device for the check");
+    let (_, device) = Device::init(scratch.path().join("device"), &[identity.owner.public()])?;
+    let grant = scratch.path().join("check.grant");
+    write_file(&grant, &grant_for(identity, path, &device)?)?;
+    let open = |package: &Path, grant: Option<&PathBuf>| {
+        let mut options =
+            Deployment::options().device(scratch.path().join("device")).executor(executor.0, executor.1.clone());
+        if let Some(limit) = plan.memory.limit {
+            options = options.secure_memory(limit);
+        }
+        if let Some(grant) = grant {
+            options = options.grant(grant);
+        }
+        options.open(package)
+    };
+    let mut found =
+        Golden { compared: Vec::new(), twin: identity.policy != OutputPolicy::Full, secure_memory: 0, greeting: None };
+    let mut check = Check { model, contents, references: &references, found: &mut found };
+    let mut deployment = open(path, Some(&grant))?;
+    for (index, probe) in probes.iter().enumerate() {
+        stage(&format!("running the package in the enclave, {}", probe.label));
+        let run = deployment.run(&inputs(probe))?;
+        check.compare(index, probe, &run, !check.found.twin)?;
+    }
+    check.found.greeting = deployment.greeting().cloned();
+    drop(deployment);
+    if check.found.twin {
+        let twin = scratch.path().join("twin.cordon");
+        let full = Identity { recipients: &[device], policy: OutputPolicy::Full, max_requests: None, ..*identity };
+        let mut file = std::fs::File::options()
+            .create_new(true)
+            .read(true)
+            .write(true)
+            .open(&twin)
+            .map_err(|error| SealError::Io { path: twin.clone(), error })?;
+        write(contents, &full, &mut file)?;
+        let mut deployment = open(&twin, None)?;
+        for (index, probe) in probes.iter().enumerate() {
+            stage(&format!("comparing outputs before the policy, {}", probe.label));
+            let run = deployment.run(&inputs(probe))?;
+            check.compare(index, probe, &run, true)?;
+        }
+    }
+    outputs_differ(model, &references, probes)?;
+    Ok(found)
+}
+
+/// Values of the plain model by graph value, one map per probe.
+type References = Vec<BTreeMap<ValueId, Tensor>>;
+
+/// Runs the plain model with every value that crosses as an output.
+fn references(
+    model: &Model,
+    contents: &Contents,
+    executor: (&str, &cordon_executor::Options),
+    probes: &[Probe],
+) -> Result<References, SealError> {
+    let graph = &model.graph;
+    let mut whole = segment(graph, graph.node_ids());
+    whole.inputs = graph.inputs.clone();
+    let segments = contents.lowered.segments.iter();
+    let mut wanted: Vec<ValueId> =
+        segments.flat_map(|segment| segment.outputs.iter()).map(|&id| contents.lowered.values[id as usize]).collect();
+    wanted.sort_unstable();
+    wanted.dedup();
+    whole.outputs = wanted;
+    let exported = export(graph, &whole, &NamePolicy::Original)?;
+    let engine = cordon_executor::open(executor.0, executor.1)?;
+    let mut session = engine.load(&source(&exported))?;
+    let names: Vec<&str> = exported.outputs.iter().map(|(_, name)| name.as_str()).collect();
+    probes
+        .iter()
+        .map(|probe| {
+            let values = session.run(&inputs(probe), &names)?;
+            Ok(exported.outputs.iter().map(|(id, _)| *id).zip(values).collect())
+        })
+        .collect()
+}
+
+fn inputs(probe: &Probe) -> Vec<(&str, &Tensor)> {
+    probe.inputs.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect()
+}
+
+/// A side file that lets the check's device open the package.
+fn grant_for(identity: &Identity<'_>, path: &Path, device: &Recipient) -> Result<Vec<u8>, SealError> {
+    let io = |error| SealError::Io { path: path.to_path_buf(), error };
+    let bytes = std::fs::File::open(path).and_then(|file| cordon_mapped::file(&file)).map_err(io)?;
+    let owners = [identity.owner.public()];
+    let trust = Trust { dangerous_accept_development: true, ..Trust::pinned(&owners) };
+    let opened = Parsed::parse_file(&bytes)?.verify(&trust)?.open(identity.owner.device_key())?;
+    Ok(write_grant(&opened, identity.owner, core::slice::from_ref(device), &mut random)?)
+}
+
+fn write_file(path: &Path, bytes: &[u8]) -> Result<(), SealError> {
+    std::fs::write(path, bytes).map_err(|error| SealError::Io { path: path.to_path_buf(), error })
+}
+
+struct Check<'a> {
+    model: &'a Model,
+    contents: &'a Contents,
+    references: &'a References,
+    found: &'a mut Golden,
+}
+
+impl Check<'_> {
+    /// Compares what crossed in one run; outputs only if no policy changed them.
+    fn compare(&mut self, index: usize, probe: &Probe, run: &Run, outputs: bool) -> Result<(), SealError> {
+        self.found.secure_memory = self.found.secure_memory.max(run.memory.peak);
+        let lowered = &self.contents.lowered;
+        let mut seen = Vec::new();
+        for (&id, tensor) in &run.exposed {
+            let Some(&value) = lowered.values.get(id as usize).filter(|_| !lowered.inputs.contains(&id)) else {
+                continue;
+            };
+            let output = lowered.outputs.contains(&id);
+            if output && !outputs {
+                continue;
+            }
+            seen.push((output, value, tensor));
+        }
+        // Outputs that a policy ranked are not tensors; with `outputs` there must be none of these.
+        if outputs && run.outputs.iter().any(|(_, output)| !matches!(output, Output::Tensor(_))) {
+            return Err(SealError::Golden("an output came back ranked although the policy is `full`".into()));
+        }
+        seen.sort_by_key(|&(output, value, _)| (output, value));
+        let twin_rerun =
+            self.found.compared.iter().any(|c| c.probe == probe.label && !c.output) && self.found.twin && outputs;
+        for (output, value, tensor) in seen {
+            let name = &self.model.graph.value(value).name;
+            let reference = self.references[index].get(&value).ok_or_else(|| {
+                SealError::Golden(format!("value `{name}` crossed although the plan has no such crossing"))
+            })?;
+            let error = difference(reference, tensor)
+                .map_err(|why| SealError::Golden(format!("probe {}, value `{name}`: {why}", probe.label)))?;
+            if error > TOLERANCE {
+                return Err(SealError::Golden(format!(
+                    "probe {}, value `{name}`: differs by {error:.2e} of its largest magnitude, {TOLERANCE:.0e} is allowed",
+                    probe.label
+                )));
+            }
+            if output || !twin_rerun {
+                self.found.compared.push(Compared { probe: probe.label.clone(), value: name.clone(), output, error });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Largest absolute difference over the largest magnitude of the reference; 0 or infinity for integers and masks.
+fn difference(reference: &Tensor, tensor: &Tensor) -> Result<f64, String> {
+    if (reference.elem, &reference.dims) != (tensor.elem, &tensor.dims) {
+        return Err(format!(
+            "the plain model gives {} {:?}, the package {} {:?}",
+            elem::name(reference.elem),
+            reference.dims,
+            elem::name(tensor.elem),
+            tensor.dims
+        ));
+    }
+    let (a, b) = (reference.to_f64_lossy(), tensor.to_f64_lossy());
+    if !matches!(reference.elem, elem::FLOAT | elem::DOUBLE | elem::FLOAT16 | elem::BFLOAT16) {
+        return Ok(if a == b { 0.0 } else { f64::INFINITY });
+    }
+    let mut worst = 0f64;
+    for (x, y) in a.iter().zip(&b) {
+        if x.is_nan() != y.is_nan() || (x.is_infinite() || y.is_infinite()) && x != y {
+            return Err(format!("the plain model gives {x}, the package {y}"));
+        }
+        if x.is_finite() {
+            worst = worst.max((x - y).abs());
+        }
+    }
+    let scale = a.iter().filter(|x| x.is_finite()).fold(0f64, |max, x| max.max(x.abs()));
+    Ok(if worst == 0.0 { 0.0 } else { worst / scale.max(f64::MIN_POSITIVE) })
+}
+
+/// A model that answers every probe alike would pass with any input ignored.
+fn outputs_differ(model: &Model, references: &References, probes: &[Probe]) -> Result<(), SealError> {
+    for (i, first) in references.iter().enumerate() {
+        for (j, second) in references.iter().enumerate().skip(i + 1) {
+            if probes[i].inputs == probes[j].inputs {
+                return Err(SealError::Misuse(format!(
+                    "probes {} and {} are the same input",
+                    probes[i].label, probes[j].label
+                )));
+            }
+            if model.graph.outputs.iter().all(|id| first.get(id) == second.get(id)) {
+                return Err(SealError::Golden(format!(
+                    "the plain model gives the same output for probes {} and {}, so the check proves little; give other \
+                     inputs with --probe",
+                    probes[i].label, probes[j].label
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn float(values: &[f32]) -> Tensor {
+        Tensor::from_f32(vec![values.len()], values).expect("fits")
+    }
+
+    #[test]
+    fn differences_are_relative_to_the_largest_reference_value() {
+        assert_eq!(difference(&float(&[1.0, -10.0]), &float(&[1.0, -10.0])), Ok(0.0));
+        let error = difference(&float(&[1.0, -10.0]), &float(&[1.01, -10.0])).expect("comparable");
+        assert!((error - 0.001).abs() < 1e-6, "{error}");
+        assert!(difference(&float(&[1.0]), &float(&[f32::NAN])).is_err());
+        assert!(difference(&float(&[f32::INFINITY]), &float(&[1.0])).is_err());
+        assert!(difference(&float(&[1.0]), &float(&[1.0, 2.0])).is_err());
+        assert!(difference(&float(&[0.0]), &float(&[0.1])).expect("comparable") > TOLERANCE);
+        let int = |v: i64| Tensor::from_i64(vec![1], &[v]).expect("fits");
+        assert_eq!(difference(&int(3), &int(3)), Ok(0.0));
+        assert_eq!(difference(&int(3), &int(4)), Ok(f64::INFINITY));
+    }
+}
