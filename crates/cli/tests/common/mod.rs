@@ -1,23 +1,24 @@
 //! A folder with the bundled example and the binary under test.
+#![allow(dead_code, reason = "each test file uses a part of it")]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 /// A temporary folder that commands run in.
-pub struct World {
+pub(crate) struct World {
     folder: tempfile::TempDir,
 }
 
 /// What a command left behind.
-pub struct Ran {
-    pub status: i32,
-    pub stdout: String,
-    pub stderr: String,
+pub(crate) struct Ran {
+    pub(crate) status: i32,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
 }
 
 impl World {
     /// The digits network, its labels and its images.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let world = Self { folder: tempfile::tempdir().expect("a temporary folder") };
         let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/digits");
         for name in ["digits.onnx", "labels.txt"] {
@@ -31,16 +32,16 @@ impl World {
         world
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    pub fn write(&self, name: &str, content: impl AsRef<[u8]>) {
+    pub(crate) fn write(&self, name: &str, content: impl AsRef<[u8]>) {
         std::fs::write(self.path(name), content).expect("writable");
     }
 
     /// Names of all files and folders.
-    pub fn listing(&self) -> Vec<String> {
+    pub(crate) fn listing(&self) -> Vec<String> {
         let entries = std::fs::read_dir(self.folder.path()).expect("readable");
         let mut names: Vec<String> =
             entries.map(|entry| entry.expect("readable").file_name().to_string_lossy().into_owned()).collect();
@@ -49,7 +50,7 @@ impl World {
     }
 
     /// The command, not started.
-    pub fn command(&self, args: &[&str]) -> Command {
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_cordon"));
         command.args(args).current_dir(self.folder.path());
         command.env("XDG_DATA_HOME", self.path("data")).env_remove("NO_COLOR");
@@ -57,7 +58,7 @@ impl World {
     }
 
     /// Runs to the end.
-    pub fn run(&self, args: &[&str]) -> Ran {
+    pub(crate) fn run(&self, args: &[&str]) -> Ran {
         let Output { status, stdout, stderr } = self.command(args).output().expect("the binary starts");
         Ran {
             status: status.code().unwrap_or(-1),
@@ -67,14 +68,14 @@ impl World {
     }
 
     /// Runs and demands success.
-    pub fn ok(&self, args: &[&str]) -> String {
+    pub(crate) fn ok(&self, args: &[&str]) -> String {
         let ran = self.run(args);
         assert_eq!(ran.status, 0, "cordon {}\n{}{}", args.join(" "), ran.stdout, ran.stderr);
         ran.stdout
     }
 
     /// Runs and demands failure with status 1 and a next step; returns stderr.
-    pub fn fails(&self, args: &[&str]) -> String {
+    pub(crate) fn fails(&self, args: &[&str]) -> String {
         let ran = self.run(args);
         assert_eq!(ran.status, 1, "cordon {}\n{}{}", args.join(" "), ran.stdout, ran.stderr);
         assert!(ran.stderr.starts_with("error: ") && ran.stderr.contains("\n  next: "), "{}", ran.stderr);
