@@ -14,7 +14,11 @@ pub(crate) fn all(with_golden: bool) -> Result<(), String> {
     steps.run("format", || each_workspace("formatted", &["fmt", "--all"], &["--", "--check"]));
     source_steps(&mut steps);
     steps.run("clippy", || {
-        each_workspace("workspaces", &["clippy", "--workspace", "--all-targets", "--locked"], &["--", "-D", "warnings"])
+        each_workspace(
+            "workspaces",
+            &["clippy", "--workspace", "--all-targets", "--locked", "--keep-going"],
+            &["--", "-D", "warnings"],
+        )
     });
     steps.run("fuzz targets", fuzz_targets);
     steps.run("docs", docs);
