@@ -143,7 +143,8 @@ wire_enum!(BinaryOp {
     17 => Xor,
 });
 
-wire_enum!(Instruction {
+// In memory an instruction is far larger than its tag, so a count is held to the shortest one: `Fill`, 18 bytes.
+wire_enum!(Instruction, min 18, {
     0 => Conv2d { geometry, input, weight, bias, residual, activation, out },
     1 => ConvNd { geometry, input, weight, bias, activation, out },
     2 => Pool { geometry, input, out },

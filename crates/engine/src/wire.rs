@@ -126,11 +126,15 @@ macro_rules! wire_struct {
     };
 }
 
-/// A one-byte tag, then the variant's fields in the order listed. Tags are part of the format: never reuse one.
+/// A one-byte tag, then the variant's fields in the order listed. Tags are part of the format: never reuse one. `min` is
+/// the length of the shortest variant; without it the tag alone is counted on.
 macro_rules! wire_enum {
-    ($type:ident { $($tag:literal => $variant:ident $({ $($field:ident),* $(,)? })?),* $(,)? }) => {
+    ($type:ident { $($variants:tt)* }) => {
+        $crate::wire::wire_enum!($type, min 1, { $($variants)* });
+    };
+    ($type:ident, min $min:literal, { $($tag:literal => $variant:ident $({ $($field:ident),* $(,)? })?),* $(,)? }) => {
         impl $crate::wire::Wire for $type {
-            const MIN: usize = 1;
+            const MIN: usize = $min;
 
             fn write(&self, w: &mut cordon_codec::Writer) {
                 match self {

@@ -2,6 +2,7 @@
 
 mod support;
 
+use cordon_codec::DecodeError;
 use cordon_engine::program::{
     Along, BinaryOp, Conv2d, ConvNd, DType, Instruction, Layout, MatMul, Operand, Pool, Program, Region, Strided1,
     Strided2, StridedCopy, Tile, UnaryOp, WeightTable,
@@ -254,4 +255,19 @@ fn messages_name_the_place_and_the_next_step() {
     let error = Prepared::new(build.program, build.weights, KernelSet::PORTABLE, Residency::All, limits).err();
     let message = error.map(|error| error.to_string()).unwrap_or_default();
     assert!(message.starts_with("instruction 0 (Dense): out: has another length"), "{message}");
+}
+
+#[test]
+fn a_count_of_instructions_costs_nothing_the_bytes_do_not_back() {
+    let mut build = Build::new();
+    let out = build.f32(1);
+    build.output(out);
+    let mut bytes = build.program.encode();
+    let count = bytes.len() - 4;
+    bytes[count..].copy_from_slice(&1000u32.to_le_bytes());
+    bytes.resize(bytes.len() + 1000 * 17, 0);
+    assert_eq!(Program::decode(&bytes), Err(EngineError::Malformed(DecodeError::Truncated("instructions"))));
+    // The bound is the shortest instruction's own length: nothing but those still decodes.
+    build.program.instructions = vec![Instruction::Fill { value: 1, out }; 3];
+    assert_eq!(Program::decode(&build.program.encode()).as_ref(), Ok(&build.program));
 }
