@@ -85,7 +85,7 @@ impl ProcessTransport {
                 // The stage may have been written after it was read above.
                 let stage = ring(&self.memory)?.word(word::STAGE);
                 let number = if stage != 0 { stage >> 16 } else { status.code().map_or(0, i32::unsigned_abs) };
-                return Err(self.start_error(number, stage & 0xffff));
+                return Err(start_error(number, stage & 0xffff, self.death()));
             }
             if started.elapsed() > START_LIMIT {
                 let source = std::io::ErrorKind::TimedOut.into();
@@ -97,24 +97,6 @@ impl ProcessTransport {
         }
     }
 
-    /// The stages are `Stage` of the enclave's `main.rs`.
-    fn start_error(&self, stage: u32, errno: u32) -> RuntimeError {
-        let name = match stage {
-            10 => "its arguments",
-            11 => "mapping the ring",
-            12 => "taking secure memory: the budget is too small, or the kernel refused it",
-            13 => "starting its service",
-            14 => "loading the system-call filter",
-            15 => "reading the device key: the file is damaged",
-            _ => "before its first step",
-        };
-        let source = match i32::try_from(errno) {
-            Ok(errno) if errno > 0 => std::io::Error::from_raw_os_error(errno),
-            _ => std::io::Error::other("no system error"),
-        };
-        RuntimeError::Start { stage: name, source }
-    }
-
     fn death(&mut self) -> Death {
         let status = self.child.try_wait().ok().flatten();
         let refused = ring(&self.memory).ok().map(|ring| (ring.wide(word::REFUSED), ring.wide(word::REFUSED + 2)));
@@ -124,6 +106,24 @@ impl ProcessTransport {
             refused_allocation: refused.filter(|(needed, _)| *needed > 0),
         }
     }
+}
+
+/// The stages are `Stage` of the enclave's `main.rs`.
+fn start_error(stage: u32, errno: u32, death: Death) -> RuntimeError {
+    let name = match stage {
+        10 => "its arguments",
+        11 => "mapping the ring",
+        12 => "taking secure memory: the budget is too small, or the kernel refused it",
+        13 => "starting its service",
+        14 => "loading the system-call filter",
+        15 => "reading the device key: the file is damaged",
+        _ => "before its first step",
+    };
+    let source = match i32::try_from(errno) {
+        Ok(errno) if errno > 0 => std::io::Error::from_raw_os_error(errno),
+        _ => std::io::Error::other(death.to_string()),
+    };
+    RuntimeError::Start { stage: name, source }
 }
 
 impl Transport for ProcessTransport {

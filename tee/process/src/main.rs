@@ -82,13 +82,12 @@ fn main() {
     sandbox::close(&mut protections);
     let (stack, stack_len) = region.stack();
     let start = Box::new(Start { ring, region, key, protections });
-    if !sandbox::run_on_stack(stack, stack_len, serve, start) {
-        std::process::exit(Stage::Thread as i32)
-    }
+    sandbox::run_on_stack(stack, stack_len, serve, start);
+    std::process::exit(Stage::Thread as i32)
 }
 
 /// The service thread: closes the filter, reads the key, serves.
-fn serve(start: Box<Start>) {
+fn serve(start: Box<Start>) -> ! {
     let Start { ring, region, key, mut protections } = *start;
     if !sandbox::filter(key, &mut protections) {
         stop(Stage::Filter, Some(&ring))

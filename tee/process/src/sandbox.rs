@@ -2,6 +2,7 @@
 
 use core::ffi::c_void;
 use core::ptr::{NonNull, null_mut};
+use core::sync::atomic::{AtomicU32, Ordering};
 use std::collections::BTreeMap;
 
 use cordon_protocol::{Guard, Protection, Reason};
@@ -116,6 +117,7 @@ fn deny_everything() -> Result<RestrictionStatus, RulesetError> {
 /// Allows what serving needs, for every thread, and ends the process on anything else.
 pub(crate) fn filter(key: i32, protections: &mut Vec<Protection>) -> bool {
     let Some((program, calls)) = build_filter(key) else { return false };
+    wait_for_main_thread();
     if seccompiler::apply_filter_all_threads(&program).is_err() {
         return false;
     }
@@ -148,27 +150,47 @@ fn build_filter(key: i32) -> Option<(BpfProgram, u64)> {
     Some((filter.try_into().ok()?, calls))
 }
 
-/// Runs `job` on a new thread whose stack is the given memory, and waits for it. `false` if it could not start.
-pub(crate) fn run_on_stack<T: Send>(stack: NonNull<u8>, len: usize, job: fn(Box<T>), argument: Box<T>) -> bool {
+/// Runs `job`, which never returns, on a new thread whose stack is the given memory. Returns only if it could not start.
+pub(crate) fn run_on_stack<T: Send>(stack: NonNull<u8>, len: usize, job: fn(Box<T>) -> !, argument: Box<T>) {
     struct Call<T> {
-        job: fn(Box<T>),
+        job: fn(Box<T>) -> !,
         argument: Box<T>,
     }
     extern "C" fn enter<T>(call: *mut c_void) -> *mut c_void {
         // SAFETY: the pointer comes from `Box::into_raw` below and is taken back once.
         let call = unsafe { Box::from_raw(call.cast::<Call<T>>()) };
-        (call.job)(call.argument);
-        null_mut()
+        (call.job)(call.argument)
     }
     let call = Box::into_raw(Box::new(Call { job, argument })).cast::<c_void>();
     // SAFETY: the attributes are initialised before use; the stack is page-aligned memory of this length that nothing else
     // uses; `enter` takes `call` over.
-    unsafe {
+    let started = unsafe {
         let mut attributes: libc::pthread_attr_t = core::mem::zeroed();
         let mut thread: libc::pthread_t = core::mem::zeroed();
         libc::pthread_attr_init(&mut attributes) == 0
             && libc::pthread_attr_setstack(&mut attributes, stack.as_ptr().cast(), len) == 0
             && libc::pthread_create(&mut thread, &attributes, enter::<T>, call) == 0
-            && libc::pthread_join(thread, null_mut()) == 0
+    };
+    // Joining would wait on a word of the thread's own memory, which the kernel refuses for secret memory (EFAULT, on which
+    // the C library aborts). The service ends the process itself, so this thread only has to sleep.
+    PARKED.store(1, Ordering::Release);
+    while started {
+        // SAFETY: a static word.
+        unsafe {
+            libc::syscall(libc::SYS_futex, PARKED.as_ptr(), libc::FUTEX_WAKE, 1);
+            libc::syscall(libc::SYS_futex, PARKED.as_ptr(), libc::FUTEX_WAIT, 1, null_mut::<c_void>());
+        }
+    }
+}
+
+/// 1 once the main thread does nothing but sleep.
+static PARKED: AtomicU32 = AtomicU32::new(0);
+
+/// Waits until the main thread sleeps: what the C library still does after it started the service thread is not on the
+/// filter's list.
+fn wait_for_main_thread() {
+    while PARKED.load(Ordering::Acquire) == 0 {
+        // SAFETY: a static word.
+        unsafe { libc::syscall(libc::SYS_futex, PARKED.as_ptr(), libc::FUTEX_WAIT, 0, null_mut::<c_void>()) };
     }
 }

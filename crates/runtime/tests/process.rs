@@ -1,0 +1,87 @@
+//! The process backend as a device sees it: the sandbox is really closed, and a dead enclave is a clear error.
+
+use cordon_package::{OwnerKey, PackageError};
+use cordon_protocol::{Guard, State};
+use cordon_runtime::{Backend, Device, Enclave, ProcessBackend, RuntimeError};
+
+fn owner() -> OwnerKey {
+    let mut next = 0u8;
+    let mut count = |out: &mut [u8]| {
+        out.fill_with(|| {
+            next = next.wrapping_add(1);
+            next
+        });
+        Ok::<(), PackageError>(())
+    };
+    OwnerKey::generate(&mut count).expect("the source never fails")
+}
+
+fn open_key(device: &Device) -> std::fs::File {
+    std::fs::File::open(device.dir().join("device.key")).expect("the key file exists")
+}
+
+#[test]
+fn a_device_is_made_once_and_its_key_file_is_private() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().expect("temporary folder");
+    let path = dir.path().join("device");
+    let (device, recipient) = Device::init(&path, &[owner().public()]).expect("initialises");
+    assert_eq!(device.recipient().expect("stored"), recipient);
+    let mode = std::fs::metadata(path.join("device.key")).expect("exists").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let before = std::fs::read(path.join("device.key")).expect("readable by its owner");
+    let again = Device::init(&path, &[owner().public()]);
+    assert!(matches!(again, Err(RuntimeError::Device { .. })), "a second key would orphan every package");
+    assert_eq!(std::fs::read(path.join("device.key")).expect("still there"), before);
+}
+
+#[test]
+fn every_protection_is_reported_and_the_ones_this_kernel_has_are_in_force() {
+    let dir = tempfile::tempdir().expect("temporary folder");
+    let (device, _) = Device::init(dir.path(), &[owner().public()]).expect("initialises");
+    let transport = ProcessBackend::new(open_key(&device), Some(32 << 20)).start().expect("starts");
+    let enclave = Enclave::greet(transport).expect("greets");
+    let greeting = enclave.greeting();
+    assert!(greeting.development && greeting.has_key);
+    assert_eq!(greeting.memory.limit, 32 << 20);
+    for guard in Guard::ALL {
+        let reported = greeting.protections.iter().filter(|line| line.guard == *guard).count();
+        assert_eq!(reported, 1, "{}", guard.name());
+    }
+    let state = |guard| greeting.protections.iter().find(|line| line.guard == guard).map(|line| line.state);
+    // Every supported kernel has these; the others are reported as found.
+    for guard in [
+        Guard::SealedImage,
+        Guard::EmptyEnvironment,
+        Guard::NoNewPrivileges,
+        Guard::NotDumpable,
+        Guard::NoCoreFile,
+        Guard::SystemCallFilter,
+        Guard::Budget,
+        Guard::DiesWithHost,
+        Guard::KeyReadLast,
+    ] {
+        assert_eq!(state(guard), Some(State::InForce), "{}", guard.name());
+    }
+    // And these no process can have.
+    for guard in [Guard::Hardware, Guard::Rollback, Guard::TrustedClock] {
+        assert!(matches!(state(guard), Some(State::Missing(_))), "{}", guard.name());
+    }
+}
+
+#[test]
+fn a_budget_too_small_to_start_says_so() {
+    let dir = tempfile::tempdir().expect("temporary folder");
+    let (device, _) = Device::init(dir.path(), &[owner().public()]).expect("initialises");
+    let error = ProcessBackend::new(open_key(&device), Some(4096)).start().err().expect("too small").to_string();
+    assert!(error.contains("budget"), "{error}");
+}
+
+#[test]
+fn a_damaged_key_file_says_so() {
+    let dir = tempfile::tempdir().expect("temporary folder");
+    let (device, _) = Device::init(dir.path(), &[owner().public()]).expect("initialises");
+    std::fs::write(device.dir().join("device.key"), "not a device").expect("writable");
+    let error = ProcessBackend::new(open_key(&device), None).start().err().expect("damaged").to_string();
+    assert!(error.contains("device key"), "{error}");
+}
