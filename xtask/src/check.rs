@@ -30,10 +30,17 @@ pub(crate) fn all(with_golden: bool) -> Result<(), String> {
         cache::onnxruntime()?;
         Ok(Outcome::Passed("ONNX node tests and ONNX Runtime are cached".into()))
     });
+    steps.run("build tests", || {
+        run(&mut cargo(&["test", "--workspace", "--locked", "--no-run", "--quiet"]))?;
+        Ok(Outcome::Passed("and the programs they start".into()))
+    });
     if let Some(export) = export {
         steps.run("golden", || {
             export?.finish()?;
-            golden(&[&GOLDEN_NETWORKS[..], &["--minutes", GOLDEN_MINUTES]].concat())?;
+            // Built with the tests, in the folder of this program; `cargo run` would build half the workspace again
+            // for the features of one package.
+            let golden = std::env::current_exe().map_err(|e| e.to_string())?.with_file_name("golden");
+            run_golden(Command::new(golden), &[&GOLDEN_NETWORKS[..], &["--minutes", GOLDEN_MINUTES]].concat())?;
             Ok(Outcome::Passed(format!("{} networks; `cargo xtask golden` runs all ten", GOLDEN_NETWORKS.len())))
         });
     }
@@ -188,11 +195,13 @@ fn tests() -> Result<Outcome, String> {
     if wrong.is_empty() { Ok(Outcome::Passed("see above".into())) } else { Err(wrong.join("\n")) }
 }
 
-/// Runs the golden networks against ONNX Runtime; see `conformance/src/bin/golden.rs`.
+/// Runs golden networks against ONNX Runtime: names first, then options; see `conformance/src/bin/golden.rs`.
 pub(crate) fn golden(options: &[&str]) -> Result<(), String> {
+    run_golden(cargo(&["run", "--quiet", "--locked", "-p", "cordon-conformance", "--bin", "golden", "--"]), options)
+}
+
+fn run_golden(mut program: Command, options: &[&str]) -> Result<(), String> {
     let networks: Vec<&str> = options.iter().copied().take_while(|word| !word.starts_with("--")).collect();
     let models = cache::models(&networks)?;
-    let library = cache::onnxruntime()?;
-    let mut command = cargo(&["run", "--quiet", "--locked", "-p", "cordon-conformance", "--bin", "golden", "--"]);
-    run(command.arg(models).args(options).env("CORDON_ONNXRUNTIME", library))
+    run(program.arg(models).args(options).env("CORDON_ONNXRUNTIME", cache::onnxruntime()?))
 }
