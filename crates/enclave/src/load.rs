@@ -59,8 +59,8 @@ pub(crate) struct SegmentStage {
 
 enum SegmentPart {
     SecretLeaves(Leaves),
-    Secret(Content, SealedSection),
-    WeightLeaves(Leaves, Draft),
+    Secret(Content, Box<SealedSection>),
+    WeightLeaves(Leaves, Box<Draft>),
 }
 
 /// Resident weights of the segments that have them.
@@ -261,7 +261,7 @@ impl SegmentStage {
             SegmentPart::SecretLeaves(leaves) => {
                 let (section, reader) = leaves.finish(&self.opened)?;
                 let content = Content::new(section, reader.section(), platform)?;
-                self.part = SegmentPart::Secret(content, reader);
+                self.part = SegmentPart::Secret(content, Box::new(reader));
                 Ok(Loading::Segments(Box::new(self)))
             }
             SegmentPart::Secret(content, _) => {
@@ -270,7 +270,7 @@ impl SegmentStage {
                 let verified = self.opened.verified();
                 if verified.header().section(SectionKind::Weights, self.segment).is_some() {
                     let leaves = Leaves::new(verified, SectionKind::Weights, self.segment, platform)?;
-                    self.part = SegmentPart::WeightLeaves(leaves, draft);
+                    self.part = SegmentPart::WeightLeaves(leaves, Box::new(draft));
                     return Ok(Loading::Segments(Box::new(self)));
                 }
                 if draft.table.stream_bytes() > 0 {
@@ -285,7 +285,7 @@ impl SegmentStage {
                     return Err(Refusal::new(Code::ProgramInvalid).in_segment(draft.index));
                 }
                 draft.stream = Some(Stream { section, reader });
-                self.drafts.push(draft);
+                self.drafts.push(*draft);
                 next_segment(self.opened, self.manifest, self.drafts, self.segment.saturating_add(1), platform)
             }
         }

@@ -119,11 +119,11 @@ impl Content {
         (count > 0).then_some(Need::Section { section: self.section, part: Part::Chunks, first: self.have, count })
     }
 
-    pub(crate) fn take<'p>(
+    pub(crate) fn take(
         &mut self,
         of: &Section,
         count: u32,
-        payload: &'p mut [u8],
+        payload: &mut [u8],
         open: impl Fn(u32, &mut [u8]) -> Result<usize, Refusal>,
     ) -> Result<(), Refusal> {
         let plain = &mut self.plain;

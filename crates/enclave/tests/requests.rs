@@ -1,0 +1,272 @@
+//! Requests in order, out of order, and with hostile content.
+
+mod support;
+
+use std::collections::HashMap;
+
+use cordon_enclave::MAX_OPEN_REQUESTS;
+use cordon_protocol::{Code, Command, Payload, Refusal, Reply, Supply};
+use support::{AMPLE, DEVICE, Host, Recipe, bytes, expected, floats};
+
+const X: [f32; 4] = [1.0, 2.0, 3.0, 4.0];
+
+fn value(value: u32, start: u64) -> Supply {
+    Supply::Value { value, start, payload: Payload::Clear }
+}
+
+fn inputs() -> HashMap<u32, Vec<u8>> {
+    HashMap::from([(0, bytes(&X)), (3, bytes(&X))])
+}
+
+#[test]
+fn a_request_computes_the_model_and_lets_out_only_crossings() {
+    let mut host = Host::ready(&Recipe::default());
+    for _ in 0..3 {
+        host.left.clear();
+        assert_eq!(floats(&host.run(X).expect("runs")), expected(X));
+        let values: Vec<u32> = host.left.iter().map(|(value, _)| *value).collect();
+        assert_eq!(values, [1, 4], "the kept value never leaves");
+    }
+}
+
+#[test]
+fn one_instruction_at_a_time_gives_the_same_result() {
+    let mut host = Host::new(&Recipe::default());
+    host.settings.burst.set(0);
+    host.hello();
+    host.load().expect("loads");
+    host.assert_serves();
+}
+
+#[test]
+fn streamed_weights_give_the_same_result_and_the_same_sequence_every_time() {
+    let mut host = Host::with_device(&Recipe::default(), DEVICE, 64 * 1024 + 100_000);
+    host.hello();
+    let report = host.load().expect("fits when streamed");
+    assert_eq!((report.segments, report.resident), (2, 1), "the small segment is resident, the large one streams");
+    let mut sequences = Vec::new();
+    for x in [X, [0.0; 4], [1e30, -1e30, 0.0, 7.0]] {
+        host.asked.clear();
+        assert_eq!(floats(&host.run(x).expect("runs")), expected(x));
+        sequences.push(host.asked.clone());
+    }
+    assert_eq!(sequences[0].len(), 1, "four elements lie in one chunk");
+    assert!(sequences.iter().all(|s| *s == sequences[0]), "data must not steer what is asked for");
+}
+
+#[test]
+fn values_larger_than_a_frame_pass_in_pieces() {
+    let mut host = Host::new(&Recipe::default());
+    host.hello();
+    host.load().expect("loads");
+    // From here on a frame holds one element, or two if they are small: the least the step interface allows.
+    host.settings.payload_limit.set(8);
+    host.assert_serves();
+    assert_eq!(host.left.len(), 2);
+}
+
+#[test]
+fn requests_interleave_between_segments() {
+    let mut host = Host::ready(&Recipe::default());
+    let (first, second) = (host.begin().expect("one"), host.begin().expect("two"));
+    assert_ne!(first, second);
+    let other = [5.0, 6.0, 7.0, 8.0];
+    host.segment(first, 0, &HashMap::from([(0, bytes(&X))])).expect("front of one");
+    let a_first = host.output(1);
+    host.segment(second, 0, &HashMap::from([(0, bytes(&other))])).expect("front of two");
+    let a_second = host.output(1);
+    let doubled = |a: &[u8]| HashMap::from([(3, bytes(&floats(a).iter().map(|a| 2.0 * a).collect::<Vec<_>>()))]);
+    host.segment(first, 2, &doubled(&a_first)).expect("back of one");
+    assert_eq!(floats(&host.output(4)), expected(X), "its own kept value, not the other's");
+    host.segment(second, 2, &doubled(&a_second)).expect("back of two");
+    assert_eq!(floats(&host.output(4)), expected(other));
+}
+
+/// Every way to be out of order, each in a fresh request, and the request is dead afterwards.
+#[test]
+fn out_of_order_is_refused_and_the_request_is_dead() {
+    type Mistake = fn(&mut Host, u64) -> Refusal;
+    let mistakes: [(&str, Code, Mistake); 12] = [
+        ("back first", Code::OutOfOrder, |h, r| h.refusal(Command::Run { request: r, segment: 2 }, &[])),
+        ("normal segment", Code::OutOfOrder, |h, r| h.refusal(Command::Run { request: r, segment: 1 }, &[])),
+        ("no such segment", Code::OutOfOrder, |h, r| h.refusal(Command::Run { request: r, segment: u32::MAX }, &[])),
+        ("step before run", Code::OutOfOrder, |h, r| {
+            h.refusal(Command::Step { request: r, supply: Supply::Nothing }, &[])
+        }),
+        ("end at once", Code::OutOfOrder, |h, r| h.refusal(Command::End { request: r }, &[])),
+        ("run while running", Code::OutOfOrder, |h, r| {
+            h.call(Command::Run { request: r, segment: 0 }, &[]);
+            h.refusal(Command::Run { request: r, segment: 0 }, &[])
+        }),
+        ("end while running", Code::OutOfOrder, |h, r| {
+            h.call(Command::Run { request: r, segment: 0 }, &[]);
+            h.refusal(Command::End { request: r }, &[])
+        }),
+        ("front twice", Code::OutOfOrder, |h, r| {
+            h.segment(r, 0, &inputs()).expect("once");
+            h.refusal(Command::Run { request: r, segment: 0 }, &[])
+        }),
+        ("back twice", Code::OutOfOrder, |h, r| {
+            h.segment(r, 0, &inputs()).expect("front");
+            h.segment(r, 2, &inputs()).expect("back");
+            h.refusal(Command::Run { request: r, segment: 2 }, &[])
+        }),
+        ("end after the front only", Code::OutOfOrder, |h, r| {
+            h.segment(r, 0, &inputs()).expect("front");
+            h.refusal(Command::End { request: r }, &[])
+        }),
+        ("step after done", Code::OutOfOrder, |h, r| {
+            h.segment(r, 0, &inputs()).expect("front");
+            h.refusal(Command::Step { request: r, supply: Supply::Nothing }, &[])
+        }),
+        ("nothing where a value was asked for", Code::WrongSupply, |h, r| {
+            h.call(Command::Run { request: r, segment: 0 }, &[]);
+            h.refusal(Command::Step { request: r, supply: Supply::Nothing }, &[])
+        }),
+    ];
+    for (name, code, mistake) in mistakes {
+        let mut host = Host::ready(&Recipe::default());
+        let request = host.begin().expect("begins");
+        assert_eq!(mistake(&mut host, request).code, code, "{name}");
+        for command in [
+            Command::Run { request, segment: 0 },
+            Command::Step { request, supply: Supply::Nothing },
+            Command::End { request },
+            Command::Abort { request },
+        ] {
+            assert_eq!(host.refusal(command, &[]).code, Code::UnknownRequest, "{name}: the request is dead");
+        }
+        host.assert_serves();
+    }
+}
+
+#[test]
+fn a_mistake_kills_only_its_own_request() {
+    let mut host = Host::ready(&Recipe::default());
+    let (good, bad) = (host.begin().expect("one"), host.begin().expect("two"));
+    host.segment(good, 0, &inputs()).expect("front");
+    // While the good one runs, the other asks for the engine too.
+    assert!(matches!(host.call(Command::Run { request: good, segment: 2 }, &[]).0, Reply::NeedValue { value: 3, .. }));
+    assert_eq!(host.refusal(Command::Run { request: bad, segment: 0 }, &[]).code, Code::OutOfOrder);
+    assert_eq!(host.refusal(Command::End { request: 12345 }, &[]).code, Code::UnknownRequest);
+    let supply = value(3, 0);
+    let (reply, _) = host.call(Command::Step { request: good, supply }, &bytes(&X));
+    assert!(matches!(reply, Reply::Output { value: 4, .. }), "{reply:?}");
+}
+
+#[test]
+fn ended_and_aborted_requests_are_gone() {
+    let mut host = Host::ready(&Recipe::default());
+    let request = host.begin().expect("begins");
+    host.segment(request, 0, &inputs()).expect("front");
+    assert_eq!(host.call(Command::Abort { request }, &[]).0, Reply::Closed);
+    assert_eq!(host.refusal(Command::Abort { request }, &[]).code, Code::UnknownRequest);
+    assert_eq!(host.refusal(Command::Run { request, segment: 2 }, &[]).code, Code::UnknownRequest);
+    let request = host.begin().expect("begins");
+    host.segment(request, 0, &inputs()).expect("front");
+    host.segment(request, 2, &inputs()).expect("back");
+    assert_eq!(host.call(Command::End { request }, &[]).0, Reply::Closed);
+    assert_eq!(host.refusal(Command::End { request }, &[]).code, Code::UnknownRequest, "finished twice");
+}
+
+#[test]
+fn aborting_a_running_segment_frees_the_engine() {
+    let mut host = Host::ready(&Recipe::default());
+    let request = host.begin().expect("begins");
+    host.call(Command::Run { request, segment: 0 }, &[]);
+    assert_eq!(host.call(Command::Abort { request }, &[]).0, Reply::Closed);
+    host.assert_serves();
+}
+
+#[test]
+fn hostile_values_are_refused() {
+    let good = bytes(&X);
+    let mut nan = good.clone();
+    nan[8..12].copy_from_slice(&f32::NAN.to_le_bytes());
+    let sealed = Supply::Value { value: 0, start: 0, payload: Payload::Sealed };
+    let cases: [(&str, Supply, Vec<u8>, Code); 9] = [
+        ("short", value(0, 0), good[..15].to_vec(), Code::WrongSupply),
+        ("empty", value(0, 0), vec![], Code::WrongSupply),
+        ("long", value(0, 0), [&good[..], &[0]].concat(), Code::WrongSupply),
+        ("another value", value(3, 0), good.clone(), Code::WrongSupply),
+        ("a value that does not exist", value(u32::MAX, 0), good.clone(), Code::WrongSupply),
+        ("another place", value(0, 4), good.clone(), Code::WrongSupply),
+        ("NaN", value(0, 0), nan, Code::BadValue),
+        ("sealed", sealed, good.clone(), Code::SealedPayload),
+        ("chunks", Supply::Chunks { first: 0, count: 1 }, good, Code::WrongSupply),
+    ];
+    let mut host = Host::ready(&Recipe::default());
+    for (name, supply, payload, code) in cases {
+        let request = host.begin().expect("begins");
+        assert!(matches!(host.call(Command::Run { request, segment: 0 }, &[]).0, Reply::NeedValue { value: 0, .. }));
+        host.left.clear();
+        assert_eq!(host.refusal(Command::Step { request, supply }, &payload).code, code, "{name}");
+        assert!(host.left.is_empty());
+        assert_eq!(host.refusal(Command::Abort { request }, &[]).code, Code::UnknownRequest, "{name}");
+        host.assert_serves();
+    }
+}
+
+#[test]
+fn a_corrupt_chunk_while_running_stops_the_request_only() {
+    let mut host = Host::with_device(&Recipe::default(), DEVICE, 64 * 1024 + 100_000);
+    host.hello();
+    host.load().expect("loads");
+    let faults: [(&str, fn(&mut Vec<u8>), Code); 3] = [
+        ("flipped bit", |bytes| bytes[100] ^= 1, Code::CorruptChunk),
+        ("short read", |bytes| bytes.truncate(1000), Code::WrongSupply),
+        ("long read", |bytes| bytes.push(0), Code::WrongSupply),
+    ];
+    for (name, fault, code) in faults {
+        host.tamper = Some(Box::new(move |_, _, _, bytes| fault(bytes)));
+        let refusal = host.run(X).expect_err("the chunk is bad");
+        assert_eq!(refusal.code, code, "{name}");
+        host.tamper = None;
+        host.assert_serves();
+    }
+}
+
+#[test]
+fn only_so_many_requests_are_open() {
+    let mut host = Host::ready(&Recipe::default());
+    let open: Vec<u64> = (0..MAX_OPEN_REQUESTS).map(|_| host.begin().expect("room")).collect();
+    assert_eq!(host.begin().expect_err("full").code, Code::Busy);
+    host.call(Command::Abort { request: open[0] }, &[]);
+    host.begin().expect("room again");
+}
+
+#[test]
+fn max_requests_is_kept_over_restarts_that_bring_the_state_back() {
+    let recipe = Recipe { max_requests: Some(2), ..Recipe::default() };
+    let mut host = Host::ready(&recipe);
+    host.run(X).expect("one");
+    let state = host.state.clone();
+    let mut host = Host::new(&recipe);
+    host.state = state;
+    host.hello();
+    assert_eq!(host.load().expect("loads").requests_left, Some(1));
+    host.run(X).expect("two");
+    let refusal = host.begin().expect_err("used up");
+    assert_eq!((refusal.code, refusal.needed, refusal.available), (Code::RequestLimit, Some(3), Some(2)));
+}
+
+#[test]
+fn commands_outside_their_state_are_refused() {
+    let mut host = Host::new(&Recipe::default());
+    for command in [Command::Begin, Command::Report, Command::Unload, Command::Provision, host.load_begin()] {
+        assert_eq!(host.refusal(command, &[]).code, Code::OutOfOrder, "before Hello: {command:?}");
+    }
+    assert_eq!(host.refusal(Command::Hello { oldest: 40, newest: 50 }, &[]).code, Code::Version);
+    host.hello();
+    for command in [Command::Begin, Command::Run { request: 1, segment: 0 }, Command::LoadHeader { offset: 0 }] {
+        assert_eq!(host.refusal(command, &[]).code, Code::OutOfOrder, "nothing loaded: {command:?}");
+    }
+    assert_eq!(host.refusal(Command::Provision, &[0; 32]).code, Code::DeviceKeyExists);
+    host.load().expect("loads");
+    assert_eq!(host.refusal(host.load_begin(), &[]).code, Code::OutOfOrder, "loaded already");
+    assert_eq!(host.call(Command::Unload, &[]).0, Reply::Unloaded);
+    assert_eq!(host.refusal(Command::Begin, &[]).code, Code::OutOfOrder);
+    host.load().expect("loads again");
+    host.assert_serves();
+    assert_eq!(host.settings.limit.get(), AMPLE);
+}
