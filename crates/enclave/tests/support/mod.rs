@@ -1,5 +1,6 @@
 //! A platform without a TEE, a small ternary model, and a host that speaks the protocol.
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part")]
+#![allow(clippy::unwrap_used, reason = "only tests use it")]
 
 use core::cell::Cell;
 use std::collections::HashMap;
@@ -60,8 +61,10 @@ pub struct Fake {
     device: Option<DeviceFile>,
     counters: HashMap<CounterId, u64>,
     changed: bool,
-    random: Box<dyn FnMut(&mut [u8]) -> Result<(), PackageError>>,
+    random: Seeded,
 }
+
+type Seeded = Box<dyn FnMut(&mut [u8]) -> Result<(), PackageError>>;
 
 impl Platform for Fake {
     fn name(&self) -> &'static str {
