@@ -114,7 +114,7 @@ impl Estimates {
             let (sum, peak) = state?;
             nodes[index].normal_only.is_none().then(|| (sum + weights[index], peak.max(alive[index])))
         };
-        let total = |state: Option<(u64, u64)>| state.map(|(sum, peak)| crate::FIXED_BYTES + sum + peak);
+        let total = |state: Option<(u64, u64)>| state.map(|(sum, peak)| crate::memory::estimate(sum, peak));
         let count = nodes.len();
         let (mut before, mut after) = (vec![None; count + 1], vec![None; count + 1]);
         let mut state = Some((0, 0));

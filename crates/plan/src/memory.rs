@@ -1,12 +1,19 @@
 //! Secure memory, predicted on the owner's machine. The promise is one-sided: what `run` measures is at most this.
 
 use crate::PlanError;
-use cordon_engine::program::{DType, Via};
+use cordon_engine::program::{Port, Via};
 use cordon_engine::{CHUNK, Prepared, Residency};
 use cordon_lower::Lowered;
 
-/// What the process enclave needs whatever the model: stacks, ring staging, chunk buffers, keys, allocator slack.
-pub const FIXED_BYTES: u64 = 4 << 20;
+/// What the process enclave needs whatever the model: 900 KiB of stacks and static data, one chunk, keys, small objects.
+pub const FIXED_BYTES: u64 = (1 << 20) + (128 << 10);
+
+/// Most payload bytes of one command or reply.
+const FRAME_BYTES: u64 = 1 << 20;
+
+/// A buffer that grows by doubling leaves holes of its own final size and may end twice as large as needed. Measured on
+/// the golden networks: between 1 and 3 times the largest frame.
+const FRAME_GROWTH: u64 = 3;
 
 /// A leaf hash per chunk of weights stays inside.
 const LEAF_BYTES: u64 = 32;
@@ -24,6 +31,10 @@ pub struct SegmentCost {
     pub tables: u64,
     /// Values kept between segments.
     pub retained: u64,
+    /// Largest command: weight chunks, the encoded Program, or a value that enters.
+    pub command: u64,
+    /// Largest reply: a value that leaves.
+    pub reply: u64,
 }
 
 impl SegmentCost {
@@ -39,18 +50,19 @@ impl SegmentCost {
         // The encoded Program and the decoded one, whose lists may have grown past their need, live side by side.
         let encoded = (program.encode().len() + lowered.weights.encode().len()) as u64;
         let leaves = lowered.weight_bytes().div_ceil(CHUNK as u64) * LEAF_BYTES;
-        let retained = program
-            .outputs
-            .iter()
-            .filter(|port| port.via == Via::Retain)
-            .map(|port| u64::from(port.region.len) * width(port.region.dtype))
-            .sum();
+        let bytes = |port: &Port| u64::from(port.region.len) * u64::from(port.region.dtype.bytes());
+        let crossing =
+            |ports: &[Port]| ports.iter().filter(|port| port.via == Via::Cross).map(bytes).max().unwrap_or(0);
+        let retained = program.outputs.iter().filter(|port| port.via == Via::Retain).map(bytes).sum();
+        let chunks = lowered.weight_bytes().div_ceil(CHUNK as u64) * (CHUNK as u64 + 16);
         Ok(Self {
             arena: resident.arena,
             weights: resident.weights,
             window: streamed.window,
             tables: 2 * encoded + 2 * resident.tables.max(streamed.tables) + 2 * leaves,
             retained,
+            command: chunks.max(encoded).max(crossing(&program.inputs)).min(FRAME_BYTES),
+            reply: crossing(&program.outputs).min(FRAME_BYTES),
         })
     }
 
@@ -65,24 +77,57 @@ impl SegmentCost {
     }
 }
 
-/// Predicted peak and least need of all segments together: they are loaded side by side. `None` when even the least need
-/// exceeds the limit.
+/// Predicted peak and least need of all segments together: they are loaded side by side and share the frames.
 pub fn predict(costs: &[SegmentCost], limit: Option<u64>) -> (u64, u64) {
     if costs.is_empty() {
         return (0, 0);
     }
-    let resident = FIXED_BYTES + costs.iter().map(SegmentCost::resident).sum::<u64>();
-    let streamed = FIXED_BYTES + costs.iter().map(|cost| cost.streamed().min(cost.resident())).sum::<u64>();
+    let largest = |of: fn(&SegmentCost) -> u64| costs.iter().map(of).max().unwrap_or(0);
+    let frames = FRAME_GROWTH * (largest(|cost| cost.command) + largest(|cost| cost.reply));
+    let common = FIXED_BYTES + frames;
+    let resident = common + costs.iter().map(SegmentCost::resident).sum::<u64>();
+    let streamed = common + costs.iter().map(|cost| cost.streamed().min(cost.resident())).sum::<u64>();
     match limit {
-        Some(limit) if resident > limit => (streamed.max(limit.min(resident)), streamed),
+        Some(limit) if resident > limit => {
+            (streamed + room_for_residents(costs, limit).min(limit.saturating_sub(streamed)), streamed)
+        }
         _ => (resident, streamed),
     }
 }
 
-fn width(dtype: DType) -> u64 {
-    match dtype {
-        DType::F32 => 4,
-        DType::I64 => 8,
-        DType::Bool => 1,
+/// Bytes that the enclave adds by keeping weights of some segments inside, those that cost least first. What else it needs is
+/// left out of the account, so that it is never expected to keep fewer than it does.
+fn room_for_residents(costs: &[SegmentCost], limit: u64) -> u64 {
+    let mut left = limit.saturating_sub(costs.iter().map(|cost| cost.arena + cost.window).sum());
+    let mut extra: Vec<u64> = costs.iter().map(|cost| cost.resident().saturating_sub(cost.streamed())).collect();
+    extra.sort_unstable();
+    let before = left;
+    extra.into_iter().for_each(|extra| left = left.checked_sub(extra).unwrap_or(left));
+    before - left
+}
+
+/// A rough guess where nothing was lowered.
+pub(crate) fn estimate(weights: u64, activations: u64) -> u64 {
+    FIXED_BYTES + FRAME_GROWTH * weights.min(FRAME_BYTES) + weights + activations
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cost(weights: u64) -> SegmentCost {
+        SegmentCost { arena: 1 << 20, weights, window: 1 << 18, ..SegmentCost::default() }
+    }
+
+    #[test]
+    fn a_limit_decides_which_segments_keep_their_weights() {
+        let costs = [cost(2 << 20), cost(64 << 20)];
+        let (resident, least) = predict(&costs, None);
+        assert_eq!(resident - least, (66 << 20) - (2 << 18));
+        let (predicted, _) = predict(&costs, Some(16 << 20));
+        assert_eq!(predicted - least, (2 << 20) - (1 << 18), "the small one stays inside, the large one streams");
+        let tight = least + (1 << 20);
+        assert!(predict(&costs, Some(tight)).0 <= tight, "never more than allowed");
+        assert_eq!(predict(&[], Some(1)), (0, 0));
     }
 }
