@@ -117,7 +117,8 @@ def rules(m, d):
     interface = set(m["inputs"] + m["outputs"])
     ok = ok and set(m["outputs"]) <= outside <= used and inside <= used_inside and len(outside | inside) == len(values)
     names = [v["name"] for v in values if v["name"] is not None]
-    ok = ok and len(set(names)) == len(names) and all(bool(v["name"]) == (i in interface) for i, v in enumerate(values))
+    ok = ok and len(set(names)) == len(names) and "" not in names
+    ok = ok and all((v["name"] is not None) == (i in interface) for i, v in enumerate(values))
     for v in values:
         elements = 1
         for extent in v["shape"]:

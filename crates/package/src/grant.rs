@@ -78,6 +78,9 @@ impl Grant {
         if bytes.len() > total {
             return Err(PackageError::Trailing);
         }
+        if total < PREFIX_BYTES.saturating_add(SIGNATURE_BYTES) {
+            return Err(DecodeError::Invalid("grant length").into());
+        }
         let (signed, signature) =
             bytes.split_last_chunk::<SIGNATURE_BYTES>().ok_or(DecodeError::Invalid("grant length"))?;
         let header = package.header();

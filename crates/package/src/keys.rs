@@ -428,6 +428,20 @@ mod tests {
     }
 
     #[test]
+    fn a_signature_anyone_can_make_for_a_small_order_key_is_refused() {
+        let mut identity = [0; 32];
+        identity[0] = 1;
+        let mut signature = [0; SIGNATURE_BYTES];
+        signature[0] = 1;
+        // It satisfies the equation of RFC 8032 whatever the message, so only the strict check stands in the way.
+        let key = VerifyingKey::from_bytes(&identity).expect("a point");
+        let lenient = ed25519_dalek::Verifier::verify(&key, b"any message", &Signature::from_bytes(&signature));
+        assert!(lenient.is_ok(), "the test must see a signature that needs refusing");
+        let owner = OwnerPublic::from_bytes(identity);
+        assert_eq!(owner.verify(&label("x"), &[0; 32], &signature), Err(PackageError::Signature));
+    }
+
+    #[test]
     fn a_failing_source_of_randomness_makes_no_key() {
         let mut failing = |_: &mut [u8]| Err(PackageError::Random);
         assert!(matches!(OwnerKey::generate(&mut failing), Err(PackageError::Random)));

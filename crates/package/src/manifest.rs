@@ -436,7 +436,7 @@ mod rules {
             if dangling {
                 return Err(broken("dangling value: nothing produces it, or nothing uses it", index));
             }
-            if value.name.as_deref().is_some_and(|name| !name.is_empty()) != seen.interface {
+            if value.name.is_some() != seen.interface || value.name.as_deref() == Some("") {
                 return Err(broken("the model's inputs and outputs have names, and nothing else", index));
             }
             let rank = u32::try_from(value.shape.len()).unwrap_or(u32::MAX);

@@ -1,6 +1,7 @@
 //! The secret part of a secure segment: Programs, weight table, names, labels. Opaque here; the engine reads the rest.
 
 use alloc::vec::Vec;
+use core::fmt;
 
 use cordon_codec::{DecodeError, Reader, Writer};
 
@@ -16,7 +17,7 @@ pub enum ProgramKind {
 }
 
 /// One Program and what to choose it by.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct SealedProgram<'a> {
     /// What it is for.
     pub kind: ProgramKind,
@@ -29,7 +30,7 @@ pub struct SealedProgram<'a> {
 }
 
 /// Content of a `SegmentSecret` section. Borrows the decrypted bytes, so that they lie in secure memory once.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct SegmentSecret<'a> {
     /// At least one.
     pub programs: Vec<SealedProgram<'a>>,
@@ -39,6 +40,15 @@ pub struct SegmentSecret<'a> {
     pub names: Vec<&'a str>,
     /// Class labels, on the segment that makes the model's output; empty elsewhere.
     pub labels: Vec<&'a str>,
+}
+
+/// Counts only: the content is what the section keeps secret.
+impl fmt::Debug for SegmentSecret<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { programs, weight_table: _, names, labels } = self;
+        let (programs, names, labels) = (programs.len(), names.len(), labels.len());
+        write!(f, "SegmentSecret {{ programs: {programs}, names: {names}, labels: {labels}, .. }}")
+    }
 }
 
 impl<'a> SegmentSecret<'a> {
@@ -116,6 +126,12 @@ mod tests {
         for end in 0..bytes.len() {
             assert!(SegmentSecret::decode(&bytes[..end]).is_err(), "cut at {end}");
         }
+    }
+
+    #[test]
+    fn debug_output_holds_no_content() {
+        let text = alloc::format!("{:?}", secret());
+        assert_eq!(text, "SegmentSecret { programs: 1, names: 1, labels: 2, .. }");
     }
 
     #[test]

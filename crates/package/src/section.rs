@@ -327,7 +327,7 @@ impl SealedSection {
         self.leaves.memory_bytes()
     }
 
-    /// Decrypts chunk `index` in place. On failure `stored` is wiped.
+    /// Decrypts chunk `index` in place. A chunk that matches its leaf and does not decrypt is wiped.
     pub fn decrypt_chunk<'a>(&self, index: u32, stored: &'a mut [u8]) -> Result<&'a mut [u8], PackageError> {
         self.leaves.check(index, stored)?;
         let section = &self.leaves.section;

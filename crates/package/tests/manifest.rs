@@ -49,6 +49,7 @@ fn every_rule_is_refused_by_name() {
         (refusal(|m| m.values[0].name = None), "have names"),
         (refusal(|m| m.values[1].name = Some("x".into())), "have names"),
         (refusal(|m| m.values[0].name = Some(String::new())), "have names"),
+        (refusal(|m| m.values[1].name = Some(String::new())), "have names"),
         (refusal(|m| m.values[3].name = Some("image".into())), "one name"),
         (refusal(|m| m.values[1].shape = vec![1, 0]), "at least 1"),
         (refusal(|m| m.values[1].shape = vec![1 << 16, 1 << 16]), "2^31"),

@@ -154,6 +154,7 @@ pub(crate) fn all() -> (Vec<(&'static str, Vec<u8>)>, Vec<Vector>) {
     files.push(("flipped.grant", flipped));
     files.push(("truncated.grant", grant[..grant.len() - 1].to_vec()));
     files.push(("trailing.grant", [&grant[..], &[0]].concat()));
+    files.push(("undersized.grant", [&grant[..12], &70u32.to_le_bytes(), &grant[16..70]].concat()));
     files.push(("other_package.grant", self::grant(&other, &owner(OWNER))));
     for (expected, options) in [
         ("ok", "device=outsider.key grant=good.grant"),
@@ -161,6 +162,7 @@ pub(crate) fn all() -> (Vec<(&'static str, Vec<u8>)>, Vec<Vector>) {
         ("signature", "device=outsider.key grant=flipped.grant"),
         ("truncated", "device=outsider.key grant=truncated.grant"),
         ("trailing", "device=outsider.key grant=trailing.grant"),
+        ("malformed", "device=outsider.key grant=undersized.grant"),
         ("other-package", "device=outsider.key grant=other_package.grant"),
         ("magic", "device=outsider.key grant=good.cordon"),
     ] {
@@ -221,6 +223,7 @@ fn manifests() -> Vec<(&'static str, Vec<u8>)> {
         ("crossing_not_retained.cordon", altered(&|m| m.segments[2].inputs = vec![2, 1])),
         ("normal_segment_retains.cordon", altered(&|m| m.segments[1].retained_in = vec![4])),
         ("name_on_inner_value.cordon", altered(&|m| m.values[1].name = Some("conv1".into()))),
+        ("empty_name_on_inner_value.cordon", altered(&|m| m.values[1].name = Some(String::new()))),
         ("shape_overflow.cordon", altered(&|m| m.values[1].shape = vec![u32::MAX; 8])),
         ("placement_without_section.cordon", altered(&|m| m.segments.push(m.segments[1].clone()))),
     ]
