@@ -109,7 +109,15 @@ def check_layout(data, d):
     need(len(data) <= end and not any(any(data[a:b]) for a, b in gaps), "trailing")
 
 
+def small_order(point):
+    """Whether eight times the point is the neutral one: y is 0 or 1 or -1, or the doubled point has y = 0."""
+    p = (1 << 255) - 19
+    y, d = int.from_bytes(point, "little") % (1 << 255), -121665 * pow(121666, -1, p)
+    return y % p in (0, 1, p - 1) or (d * y**4 + 2 * y**2 - 1) % p == 0
+
+
 def check_signature(owner, word, signed, signature):
+    need(not small_order(owner) and not small_order(signature[:32]), "signature")
     try:
         Ed25519PublicKey.from_public_bytes(owner).verify(signature, label(word) + sha(signed))
     except (InvalidSignature, ValueError):
@@ -189,21 +197,25 @@ def unwrap(d, stanzas, private):
 
 
 def key_text(text, prefix, size):
-    digits = text.removeprefix(prefix).upper()
+    upper = prefix.isupper()
+    digits = text.removeprefix(prefix) if upper else text.removeprefix(prefix).upper()
     try:
         data = base64.b32decode(digits + "=" * (-len(digits) % 8))
     except ValueError:
         raise Refused("key") from None
-    payload = data[:size]
-    need(text.startswith(prefix) and len(data) == size + 4, "key")
+    payload, written = data[:size], base64.b32encode(data).decode().rstrip("=")
+    need(text == prefix + (written if upper else written.lower()) and len(data) == size + 4, "key")
     need(data[size:] == sha(b"cordon/1 key text", struct.pack("<Q", len(prefix)), prefix.encode(), payload)[:4], "key")
     return payload
 
 
 def device_file(path):
     lines = [x for x in path.read_text().splitlines() if x.strip() and not x.startswith("#")]
-    secret = key_text(next(x for x in lines if not x.startswith("owner ")), "CORDON-DEVICE-SECRET-", 34)
+    secrets = [key_text(x, "CORDON-DEVICE-SECRET-", 34) for x in lines if not x.startswith("owner ")]
     owners = [key_text(x.removeprefix("owner "), "cordonowner1", 32) for x in lines if x.startswith("owner ")]
+    need(len(secrets) == 1 and owners and len(set(owners)) == len(owners), "key")
+    secret = secrets[0]
+    need(secret[:2] == b"\1\1", "unsupported")
     return X25519PrivateKey.from_private_bytes(secret[2:]), owners
 
 
@@ -215,6 +227,7 @@ def read_grant(data, d, accept_development):
     need(length <= 1 << 20, "limit")
     need(len(data) >= length, "truncated")
     need(len(data) <= length, "trailing")
+    need(length >= 80, "malformed")
     check_signature(d["owner"], "cordon/1 grant signature", data[:-64], data[-64:])
     r = Reader(data[16:-64])
     need(r.take(32) == d["id"] and r.take(32) == d["digest"], "other-package")
