@@ -23,6 +23,7 @@ use crate::merkle::{self, Hash};
 
 /// Encoded size of one entry of the section table.
 pub(crate) const SECTION_ENTRY_BYTES: usize = 1 + 2 + 8 + HASH_BYTES;
+const ASSOCIATED_BYTES: usize = 32 + 1 + 2 + 4 + 4;
 const CHUNK: u64 = wide(CHUNK_BYTES);
 const TAG: u64 = wide(TAG_BYTES);
 const HASH: u64 = wide(HASH_BYTES);
@@ -381,11 +382,15 @@ impl ChunkCipher {
         self.cipher.decrypt_inout_detached(&nonce(index), &self.associated_data(index), chunk.into(), &tag).is_ok()
     }
 
-    /// `package id ‖ kind ‖ segment ‖ index ‖ count`, every field of fixed length.
-    fn associated_data(&self, index: u32) -> Vec<u8> {
-        let mut w = Writer::new();
-        w.raw(&self.package_id).u8(self.kind.code()).u16(self.segment).u32(index).u32(self.count);
-        w.finish()
+    /// `package id ‖ kind ‖ segment ‖ index ‖ count`, every field of fixed length. On the stack: a running segment reads
+    /// chunks, and a step allocates nothing.
+    fn associated_data(&self, index: u32) -> [u8; ASSOCIATED_BYTES] {
+        let (kind, segment) = ([self.kind.code()], self.segment.to_le_bytes());
+        let (index, count) = (index.to_le_bytes(), self.count.to_le_bytes());
+        let fields: [&[u8]; 5] = [&self.package_id, &kind, &segment, &index, &count];
+        let mut data = [0; ASSOCIATED_BYTES];
+        data.iter_mut().zip(fields.into_iter().flatten()).for_each(|(to, from)| *to = *from);
+        data
     }
 }
 
