@@ -97,7 +97,8 @@ impl Patterns {
 /// Patterns of a stretch of floats, one every 64 bytes; padding and other dull places are skipped.
 fn patterns_of(bytes: &[u8]) -> impl Iterator<Item = [u8; WIDTH]> {
     bytes.chunks_exact(64).filter_map(|chunk| {
-        let floats: HashSet<_> = chunk[..WIDTH].as_chunks::<4>().0.iter().filter(|float| float.iter().any(|&b| b != 0)).collect();
+        let floats: HashSet<_> =
+            chunk[..WIDTH].as_chunks::<4>().0.iter().filter(|float| float.iter().any(|&b| b != 0)).collect();
         (floats.len() == 4).then(|| core::array::from_fn(|i| chunk[i] ^ MASK))
     })
 }
@@ -116,7 +117,8 @@ fn original(model: &Model, plan: &Plan) -> Vec<[u8; WIDTH]> {
         at += part.nodes.len();
         if part.placement == Placement::Secure {
             for id in segment(&model.graph, nodes).nodes {
-                let constants = model.graph.node(id).uses().filter_map(|value| model.graph.value(value).constant.as_ref());
+                let constants =
+                    model.graph.node(id).uses().filter_map(|value| model.graph.value(value).constant.as_ref());
                 constants.for_each(|tensor| out.extend(patterns_of(&tensor.data)));
             }
         }
@@ -180,7 +182,16 @@ fn secret_weights_are_nowhere_outside_the_enclave() {
         world.ok(&[&["seal", "digits.onnx"], &args[..]].concat());
     };
     world.ok(&[
-        "plan", "digits.onnx", "--protect", "both", "--front", "block2.pool", "--back", "hidden", "-o", "plan.toml",
+        "plan",
+        "digits.onnx",
+        "--protect",
+        "both",
+        "--front",
+        "block2.pool",
+        "--back",
+        "hidden",
+        "-o",
+        "plan.toml",
     ]);
     seal("plan.toml", "secure.cordon");
     world.ok(&["plan", "digits.onnx", "--protect", "none", "-o", "open.toml"]);
