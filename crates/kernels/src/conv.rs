@@ -19,6 +19,7 @@ pub use crate::tile::Residual;
 ///
 /// Each output is `act(bias + products + residual)`. Lanes past `ic` of a blocked input are never read, except by
 /// depthwise convolution, where they reach the same unspecified lanes of the output.
+#[allow(clippy::too_many_arguments, reason = "the instruction has that many operands")]
 pub fn conv2d(
     set: KernelSet,
     geometry: &Conv2d,
@@ -66,7 +67,8 @@ impl Kernel for Conv<'_> {
             return;
         }
         // A strip of pixels is computed for all output channels in turn, so that its input stays in the second-level cache.
-        let strip = (STRIP / (g.ic / g.groups) as usize / S::ROWS).max(8);
+        let strip = (STRIP / (g.ic / g.groups) as usize / S::ROWS).max(64);
+        let none = Activation::new(None);
         let mut first = 0;
         while first < tiling.len() {
             let strip = first..(first + strip).min(tiling.len());
@@ -79,11 +81,22 @@ impl Kernel for Conv<'_> {
                     _ => None,
                 };
                 let in_place = matches!(self.residual, Residual::InPlace);
-                for tile in strip.clone() {
-                    let (start, end) = (tiling.start(tile), tiling.start(tile + 1));
-                    let (to, residual) = (&mut to[start * 16..end * 16], residual.map(|r| &r[start * 16..end * 16]));
-                    let finish = Finish { residual, in_place, act: &self.act, to };
-                    conv_tile::run(s, &operands, start, end - start, finish);
+                for part in operands.parts(in_place) {
+                    for tile in strip.clone() {
+                        let (start, end) = (tiling.start(tile), tiling.start(tile + 1));
+                        let to = &mut to[start * 16..end * 16];
+                        let finish = if part.last {
+                            Finish {
+                                residual: residual.map(|r| &r[start * 16..end * 16]),
+                                in_place,
+                                act: &self.act,
+                                to,
+                            }
+                        } else {
+                            Finish { residual: None, in_place: false, act: &none, to }
+                        };
+                        conv_tile::run(s, &operands, &part, start, end - start, finish);
+                    }
                 }
                 self.act.finish(self.set, &mut to[tiling.start(strip.start) * 16..tiling.start(strip.end) * 16]);
             }

@@ -18,6 +18,7 @@ pub fn conv_nd(
     act: Option<UnaryOp>,
     out: &mut [f32],
 ) {
+    assert!(geometry.is_valid(), "validated: a convolution this kernel can run");
     assert_eq!(Some(out.len() as u64), geometry.output_len(), "validated: conv's output length");
     let act = Activation::new(act);
     let view = View::new(geometry, input, weight);

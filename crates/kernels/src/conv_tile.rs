@@ -1,4 +1,8 @@
 //! One tile of a two-dimensional convolution: up to [`Simd::ROWS`] neighbouring pixels of one output plane.
+#![allow(
+    clippy::needless_range_loop,
+    reason = "accumulators stay in registers only when indexed by loops of constant length"
+)]
 
 use crate::arch::{Kernel, Simd};
 use crate::geometry::{Conv2d, Layout};
@@ -86,16 +90,42 @@ impl<'a> Operands<'a> {
     }
 }
 
+/// Which input channels are added up in one go. Between parts the sums lie in the output; stored and loaded they stay the
+/// same, and so does the order of additions.
+pub(crate) struct Part {
+    /// Blocks of input channels.
+    blocks: Range<usize>,
+    /// Whether these are the last.
+    pub(crate) last: bool,
+}
+
+/// Weights of one part: 24 KiB, to stay in the first-level cache while the pixels of a strip pass.
+const PART: usize = 6144;
+
+impl Operands<'_> {
+    /// All parts, or one where `whole` forbids sums to lie in the output.
+    #[inline(always)]
+    pub(crate) fn parts(&self, whole: bool) -> impl Iterator<Item = Part> {
+        let blocks = self.ic.div_ceil(16);
+        let taps = self.g.y.kernel as usize * self.g.x.kernel as usize;
+        let most = if whole || !matches!(self.kind, Kind::Blocked) { blocks } else { (PART / (taps * 256)).max(1) };
+        (0..blocks).step_by(most).map(move |first| {
+            let end = (first + most).min(blocks);
+            Part { blocks: first..end, last: end == blocks }
+        })
+    }
+}
+
 /// Computes pixels `first .. first + count` of the plane.
 #[inline(always)]
-pub(crate) fn run<S: Simd>(s: S, o: &Operands<'_>, first: usize, count: usize, finish: Finish<'_, '_>) {
+pub(crate) fn run<S: Simd>(s: S, o: &Operands<'_>, part: &Part, first: usize, count: usize, finish: Finish<'_, '_>) {
     use reach::{CHECKED, DENSE, SPACED};
     let (place, reach) = Place::new(o, first, count);
     let place = &place;
     match (o.kind, reach) {
-        (Kind::Blocked, DENSE) => with_rows!(S, count, R => s.call(Blocked::<R, DENSE> { o, place, finish })),
-        (Kind::Blocked, SPACED) => with_rows!(S, count, R => s.call(Blocked::<R, SPACED> { o, place, finish })),
-        (Kind::Blocked, _) => with_rows!(S, count, R => s.call(Blocked::<R, CHECKED> { o, place, finish })),
+        (Kind::Blocked, DENSE) => with_rows!(S, count, R => s.call(Blocked::<R, DENSE> { o, part, place, finish })),
+        (Kind::Blocked, SPACED) => with_rows!(S, count, R => s.call(Blocked::<R, SPACED> { o, part, place, finish })),
+        (Kind::Blocked, _) => with_rows!(S, count, R => s.call(Blocked::<R, CHECKED> { o, part, place, finish })),
         (Kind::Plain, CHECKED) => with_rows!(S, count, R => s.call(Plain::<R, CHECKED> { o, place, finish })),
         (Kind::Plain, _) => with_rows!(S, count, R => s.call(Plain::<R, SPACED> { o, place, finish })),
         (Kind::Depthwise, DENSE) => with_rows!(S, count, R => s.call(Depthwise::<R, DENSE> { o, place, finish })),
@@ -202,6 +232,7 @@ impl<'a, const R: usize, const REACH: usize> Finder<'a, R, REACH> {
 /// Channels in blocks: sixteen inner products per tap.
 struct Blocked<'a, 'b, const R: usize, const REACH: usize> {
     o: &'a Operands<'a>,
+    part: &'a Part,
     place: &'a Place,
     finish: Finish<'a, 'b>,
 }
@@ -211,12 +242,18 @@ impl<const R: usize, const REACH: usize> Kernel for Blocked<'_, '_, R, REACH> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Blocked { o, place, mut finish } = self;
+        let Blocked { o, part, place, mut finish } = self;
         let (kh, kw) = (o.g.y.kernel as usize, o.g.x.kernel as usize);
         let finder = Finder::<R, REACH>::new(o, place);
         let (cells, _) = o.input.as_chunks::<16>();
         let mut acc = [[s.load(o.bias); R]];
-        for block in 0..o.ic.div_ceil(16) {
+        if part.blocks.start > 0 {
+            let (sums, _) = finish.to.as_chunks();
+            for r in 0..R {
+                acc[0][r] = s.load(&sums[r]);
+            }
+        }
+        for block in part.blocks.clone() {
             let plane = &cells[block * o.h * o.w..][..o.h * o.w];
             let weight = &o.weight[block * 16 * kh * kw..];
             let lanes = (o.ic - block * 16).min(16);

@@ -147,26 +147,24 @@ impl Kernel for BinaryF32<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, _: S) {
         use BinaryOp::*;
-        let (walk, operands, out) = (&self.walk, self.operands, self.out);
-        let end = |row: &mut [f32]| {
-            self.act.clamp(row);
-            self.act.finish(self.set, row);
-        };
+        let (walk, operands, out, act) = (&self.walk, self.operands, &mut *self.out, self.act);
+        // The clamp of the activation costs nothing while the value is in a register.
         match self.op {
-            Add => zip_in(walk, operands, out, |x, y| x + y, end),
-            Sub => zip_in(walk, operands, out, |x, y| x - y, end),
-            Mul => zip_in(walk, operands, out, |x, y| x * y, end),
-            Div => zip_in(walk, operands, out, |x, y| x / y, end),
-            Min => zip_in(walk, operands, out, math::min, end),
-            Max => zip_in(walk, operands, out, math::max, end),
-            PRelu => zip_in(walk, operands, out, |x, y| if x < 0.0 { x * y } else { x }, end),
-            Pow => zip_in(walk, operands, out, math::pow, end),
-            Mod => zip_in(walk, operands, out, math::modulo, end),
-            Fmod => zip_in(walk, operands, out, math::fmod, end),
+            Add => zip_in(walk, operands, out, |x, y| act.clamp_one(x + y)),
+            Sub => zip_in(walk, operands, out, |x, y| act.clamp_one(x - y)),
+            Mul => zip_in(walk, operands, out, |x, y| act.clamp_one(x * y)),
+            Div => zip_in(walk, operands, out, |x, y| act.clamp_one(x / y)),
+            Min => zip_in(walk, operands, out, |x, y| act.clamp_one(math::min(x, y))),
+            Max => zip_in(walk, operands, out, |x, y| act.clamp_one(math::max(x, y))),
+            PRelu => zip_in(walk, operands, out, |x, y| act.clamp_one(if x < 0.0 { x * y } else { x })),
+            Pow => zip_in(walk, operands, out, |x, y| act.clamp_one(math::pow(x, y))),
+            Mod => zip_in(walk, operands, out, |x, y| act.clamp_one(math::modulo(x, y))),
+            Fmod => zip_in(walk, operands, out, |x, y| act.clamp_one(math::fmod(x, y))),
             Equal | Less | LessOrEqual | Greater | GreaterOrEqual | And | Or | Xor => {
                 unreachable!("validated: an arithmetic operation")
             }
         }
+        act.finish(self.set, self.out);
     }
 }
 
@@ -186,16 +184,15 @@ fn compare<T: Copy + PartialOrd>(op: BinaryOp, shape: &Strided2, a: &[T], b: &[T
 fn with_i64(op: BinaryOp, shape: &Strided2, operands: Operands<'_, i64>, out: &mut [i64]) {
     use BinaryOp::*;
     let walk = &Walk::from_lists(&shape.dims, [&shape.a, &shape.b]);
-    let end = |_: &mut [i64]| {};
     match op {
-        Add => zip_in(walk, operands, out, i64::wrapping_add, end),
-        Sub => zip_in(walk, operands, out, i64::wrapping_sub, end),
-        Mul => zip_in(walk, operands, out, i64::wrapping_mul, end),
-        Div => zip_in(walk, operands, out, |x, y| if y == 0 { 0 } else { x.wrapping_div(y) }, end),
-        Min => zip_in(walk, operands, out, Ord::min, end),
-        Max => zip_in(walk, operands, out, Ord::max, end),
-        Mod => zip_in(walk, operands, out, modulo_i64, end),
-        Fmod => zip_in(walk, operands, out, |x, y| if y == 0 { 0 } else { x.wrapping_rem(y) }, end),
+        Add => zip_in(walk, operands, out, i64::wrapping_add),
+        Sub => zip_in(walk, operands, out, i64::wrapping_sub),
+        Mul => zip_in(walk, operands, out, i64::wrapping_mul),
+        Div => zip_in(walk, operands, out, |x, y| if y == 0 { 0 } else { x.wrapping_div(y) }),
+        Min => zip_in(walk, operands, out, Ord::min),
+        Max => zip_in(walk, operands, out, Ord::max),
+        Mod => zip_in(walk, operands, out, modulo_i64),
+        Fmod => zip_in(walk, operands, out, |x, y| if y == 0 { 0 } else { x.wrapping_rem(y) }),
         _ => unreachable!("validated: an integer operation"),
     }
 }
@@ -210,11 +207,10 @@ fn modulo_i64(x: i64, y: i64) -> i64 {
 
 fn with_logical(op: BinaryOp, shape: &Strided2, operands: Operands<'_, u8>, out: &mut [u8]) {
     let walk = &Walk::from_lists(&shape.dims, [&shape.a, &shape.b]);
-    let end = |_: &mut [u8]| {};
     match op {
-        BinaryOp::And => zip_in(walk, operands, out, |x, y| u8::from(x != 0 && y != 0), end),
-        BinaryOp::Or => zip_in(walk, operands, out, |x, y| u8::from(x != 0 || y != 0), end),
-        BinaryOp::Xor => zip_in(walk, operands, out, |x, y| u8::from((x != 0) != (y != 0)), end),
+        BinaryOp::And => zip_in(walk, operands, out, |x, y| u8::from(x != 0 && y != 0)),
+        BinaryOp::Or => zip_in(walk, operands, out, |x, y| u8::from(x != 0 || y != 0)),
+        BinaryOp::Xor => zip_in(walk, operands, out, |x, y| u8::from((x != 0) != (y != 0))),
         _ => unreachable!("validated: a logical operation"),
     }
 }
@@ -231,44 +227,76 @@ fn zip<T: Copy, U>(walk: &Walk<2>, a: &[T], b: &[T], out: &mut [U], f: impl Fn(T
     });
 }
 
-/// [`zip`] for operands that may lie in the output; `end` sees every finished piece of it.
+/// [`zip`] for operands that may lie in the output.
 #[inline(always)]
-fn zip_in<T: Copy + Default>(
-    walk: &Walk<2>,
-    operands: Operands<'_, T>,
-    out: &mut [T],
-    f: impl Fn(T, T) -> T + Copy,
-    end: impl Fn(&mut [T]),
-) {
+fn zip_in<T: Copy + Default>(walk: &Walk<2>, operands: Operands<'_, T>, out: &mut [T], f: impl Fn(T, T) -> T + Copy) {
     assert_eq!(out.len(), walk.len(), "validated: the output is as long as the shape");
-    let (len, [sa, sb]) = (walk.row_len(), walk.row_strides().map(|s| s as usize));
+    let (len, strides) = (walk.row_len(), walk.row_strides().map(|s| s as usize));
+    if (len, strides) == (16, [1, 1]) {
+        return zip_lanes(walk, operands, out, f);
+    }
+    let [sa, sb] = strides;
+    // Holds the operand that is overwritten, piece by piece.
+    let mut buffer = [T::default(); 256];
     let mut at = 0;
     walk.for_each_row(|[oa, ob]| {
-        // Pieces small enough for a copy of the overwritten operand on the stack, and for the first-level cache.
         let mut done = 0;
         while done < len {
-            let count = (len - done).min(PIECE);
+            let count = (len - done).min(buffer.len());
             let piece = &mut out[at + done..at + done + count];
             let (oa, ob) = (oa as usize + done * sa, ob as usize + done * sb);
+            let held = &mut buffer[..count];
             match operands {
                 Operands::Both(a, b) => row(f, &a[oa..], sa, &b[ob..], sb, piece),
-                Operands::OutAnd(b) => row(f, copied(&mut [T::default(); PIECE], piece), 1, &b[ob..], sb, piece),
-                Operands::AndOut(a) => row(f, &a[oa..], sa, copied(&mut [T::default(); PIECE], piece), 1, piece),
+                Operands::OutAnd(b) => {
+                    held.copy_from_slice(piece);
+                    row(f, held, 1, &b[ob..], sb, piece);
+                }
+                Operands::AndOut(a) => {
+                    held.copy_from_slice(piece);
+                    row(f, &a[oa..], sa, held, 1, piece);
+                }
             }
-            end(piece);
             done += count;
         }
         at += len;
     });
 }
 
-const PIECE: usize = 256;
+/// [`zip_in`] for rows of one block: what a value per channel meets in the block layout.
+#[inline(always)]
+fn zip_lanes<T: Copy>(walk: &Walk<2>, operands: Operands<'_, T>, out: &mut [T], f: impl Fn(T, T) -> T + Copy) {
+    let mut blocks = out.as_chunks_mut::<16>().0.iter_mut();
+    // Three loops, not one with a choice inside: the copy of the overwritten block must not exist where nothing is.
+    match operands {
+        Operands::Both(a, b) => walk.for_each_row(|[oa, ob]| {
+            if let Some(to) = blocks.next() {
+                lanes(f, block(a, oa), block(b, ob), to);
+            }
+        }),
+        Operands::OutAnd(b) => walk.for_each_row(|[_, ob]| {
+            if let Some(to) = blocks.next() {
+                lanes(f, &to.clone(), block(b, ob), to);
+            }
+        }),
+        Operands::AndOut(a) => walk.for_each_row(|[oa, _]| {
+            if let Some(to) = blocks.next() {
+                lanes(f, block(a, oa), &to.clone(), to);
+            }
+        }),
+    }
+}
 
 #[inline(always)]
-fn copied<'a, T: Copy>(to: &'a mut [T; PIECE], from: &[T]) -> &'a [T] {
-    let to = &mut to[..from.len()];
-    to.copy_from_slice(from);
-    to
+fn block<T>(values: &[T], at: isize) -> &[T; 16] {
+    values[at as usize..].first_chunk().expect("validated: an operand holds all its rows")
+}
+
+#[inline(always)]
+fn lanes<T: Copy>(f: impl Fn(T, T) -> T, a: &[T; 16], b: &[T; 16], to: &mut [T; 16]) {
+    for (to, (&x, &y)) in to.iter_mut().zip(a.iter().zip(b)) {
+        *to = f(x, y);
+    }
 }
 
 /// One row, specialised for the strides that broadcasting produces.
@@ -313,6 +341,12 @@ mod tests {
             others.iter().map(|b| Strided2 { dims: dims.clone(), a: whole.clone(), b: b.clone() }).collect();
         all.extend(others.iter().map(|a| Strided2 { dims: dims.clone(), a: a.clone(), b: whole.clone() }));
         all.push(Strided2 { dims: dims.clone(), a: vec![0, 1, 3], b: vec![2, 0, 2] });
+        // Rows of one block, as a value per channel meets them.
+        for b in [vec![16, 0, 1], vec![0, 0, 1], vec![80, 16, 1]] {
+            let (dims, a) = (vec![3, 5, 16], vec![80, 16, 1]);
+            all.push(Strided2 { dims: dims.clone(), a: a.clone(), b: b.clone() });
+            all.push(Strided2 { dims, a: b, b: a });
+        }
         all.push(Strided2::default());
         all.push(Strided2 { dims: vec![4, 0], a: vec![1, 1], b: vec![1, 1] });
         all

@@ -1,4 +1,8 @@
 //! Matrix products: constant packed weights ([`dense`]) and two computed values ([`matmul`]).
+#![allow(
+    clippy::needless_range_loop,
+    reason = "accumulators stay in registers only when indexed by loops of constant length"
+)]
 
 use crate::arch::{Kernel, KernelSet, Simd};
 use crate::geometry::{Dense, MatMul, UnaryOp};
@@ -8,6 +12,7 @@ use crate::unary::Activation;
 
 /// `input` holds [`Dense::input_len`] elements, `weight` [`Dense::weight_len`], `bias` [`Dense::bias_len`], `out` and the
 /// residual [`Dense::output_len`]. Each output is `act(bias + products + residual)`.
+#[allow(clippy::too_many_arguments, reason = "the instruction has that many operands")]
 pub fn dense(
     set: KernelSet,
     geometry: &Dense,
@@ -148,10 +153,14 @@ impl<const R: usize, const B: usize> Kernel for Rows<'_, '_, R, B> {
             }
             accumulate(s, &mut acc, x, weight.map(|w| &w[chunk * 16..]), 1, 16);
         }
-        let rest = k % 16;
-        if rest > 0 {
-            let x: [Lanes; R] = rows.map(|(_, tail)| padded(tail));
-            accumulate(s, &mut acc, x.each_ref(), weight.map(|w| &w[k - rest..]), 1, rest);
+        // The tail is read in place: a padded copy of it would draw the accumulators into memory with it.
+        for (l, at) in (k / 16 * 16..k).enumerate() {
+            for b in 0..B {
+                let w = s.load(&weight[b][at]);
+                for r in 0..R {
+                    acc[b][r] = s.mul_add(s.splat(rows[r].1[l]), w, acc[b][r]);
+                }
+            }
         }
         for b in 0..B {
             let column = (block + b) * 16;

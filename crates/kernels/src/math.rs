@@ -43,7 +43,7 @@ fn exp_tail(r: f32) -> f32 {
     let p = p * r + 8.333_452e-3;
     let p = p * r + 4.166_579_6e-2;
     let p = p * r + 1.666_666_5e-1;
-    p * r + 5.000_000_1e-1
+    p * r + 0.5
 }
 
 /// `2^n` for `-126 <= n <= 127`; anything for other `n`.
@@ -95,10 +95,10 @@ pub fn ln(x: f32) -> f32 {
 pub fn tanh(x: f32) -> f32 {
     let a = x.abs();
     let z = x * x;
-    let p = -5.704_988_7e-3 * z + 2.063_908_9e-2;
+    let p = -5.704_988_7e-3 * z + 2.063_909e-2;
     let p = p * z - 5.373_971_6e-2;
     let p = p * z + 1.333_144_2e-1;
-    let p = p * z - 3.333_328_2e-1;
+    let p = p * z - 3.333_328e-1;
     let near = p * z * x + x;
     let far = 1.0 - 2.0 / (exp(a + a) + 1.0);
     (if a < 0.625 { near } else { far }).copysign(x)
@@ -321,7 +321,8 @@ mod tests {
     #[test]
     fn special_values() {
         let inf = f32::INFINITY;
-        let functions: [(&str, fn(f32) -> f32); 13] = [
+        type Named = (&'static str, fn(f32) -> f32);
+        let functions: [Named; 13] = [
             ("exp", exp),
             ("exp_m1", exp_m1),
             ("ln", ln),

@@ -1,4 +1,5 @@
 //! Iteration over strided operands, row by row. Shared by everything that broadcasts.
+#![allow(clippy::needless_range_loop, reason = "K operands are stepped side by side")]
 
 use crate::geometry::MAX_DIMS;
 
@@ -61,16 +62,27 @@ impl<const K: usize> Walk<K> {
     /// Calls `row` with the first offset of each operand, for every row in order.
     #[inline(always)]
     pub(crate) fn for_each_row(&self, mut row: impl FnMut([isize; K])) {
-        let outer = self.rank - 1;
         if self.dims[..self.rank].contains(&0) {
             return;
+        }
+        // The loop around the row, kept out of the odometer: rows may be short.
+        let around = self.rank.saturating_sub(2);
+        let (count, mut steps) = (if self.rank > 1 { self.dims[around] } else { 1 }, [0; K]);
+        for k in 0..K {
+            steps[k] = self.strides[k][around];
         }
         let mut index = [0usize; MAX_DIMS];
         let mut offsets = [0isize; K];
         loop {
-            row(offsets);
-            // Odometer: the innermost outer loop turns fastest.
-            let mut d = outer;
+            let mut at = offsets;
+            for _ in 0..count {
+                row(at);
+                for k in 0..K {
+                    at[k] += steps[k];
+                }
+            }
+            // Odometer over the other loops: the innermost turns fastest.
+            let mut d = around;
             loop {
                 if d == 0 {
                     return;
@@ -112,6 +124,20 @@ mod tests {
         let expected: Vec<isize> =
             (0..2).flat_map(|i| (0..3).flat_map(move |j| (0..4).map(move |k| i * 100 + j * 10 + k))).collect();
         assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn random_nests_of_every_rank() {
+        let mut rng = crate::test_support::Rng(81);
+        for _ in 0..300 {
+            let rank = rng.below(MAX_DIMS + 1);
+            let dims: Vec<u32> = (0..rank).map(|_| 1 + rng.below(3) as u32).collect();
+            let strides: Vec<u32> = (0..rank).map(|_| rng.below(40) as u32).collect();
+            let expected = dims.iter().zip(&strides).fold(alloc::vec![0isize], |all, (&dim, &step)| {
+                all.iter().flat_map(|&at| (0..dim).map(move |i| at + (i * step) as isize)).collect()
+            });
+            assert_eq!(offsets(&dims, &strides).1, expected, "{dims:?} {strides:?}");
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! NEON, which every 64-bit Arm CPU has: the target's baseline, so nothing has to be detected.
 #![allow(unsafe_code, reason = "vector loads and stores take pointers")]
+#![allow(clippy::needless_range_loop, reason = "four parts of several vectors are stepped side by side")]
 
 use super::{Kernel, Simd};
 use core::arch::aarch64::*;
