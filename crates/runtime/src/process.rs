@@ -7,7 +7,6 @@ use std::process::Child;
 use std::time::{Duration, Instant};
 
 use cordon_mapped::{SealedImage, SharedMemory};
-use cordon_protocol::PAYLOAD_LIMIT;
 use cordon_protocol::ring::{HEADER_BYTES, LAYOUT, Ring, total_bytes, word};
 
 use crate::error::RuntimeError;
@@ -18,6 +17,10 @@ static PROGRAM: &[u8] = include_bytes!(env!("CORDON_ENCLAVE"));
 
 /// Budget of an enclave that makes a key and loads nothing.
 const KEY_BUDGET: u64 = 8 << 20;
+
+/// Payload bytes of a frame: four stored chunks. Both directions have one inside, so a larger one costs secure memory, and
+/// gains nothing: a round trip takes microseconds.
+const PAYLOAD: usize = 4 * 65_552;
 
 /// How often a wait for the enclave looks whether it still lives.
 const LIVENESS: Duration = Duration::from_millis(50);
@@ -46,9 +49,9 @@ impl Backend for ProcessBackend {
 
     fn start(&self) -> Result<Box<dyn Transport>, RuntimeError> {
         let failed = |stage| move |source| RuntimeError::Start { stage, source };
-        let memory = SharedMemory::new(total_bytes(PAYLOAD_LIMIT)).map_err(failed("shared memory"))?;
+        let memory = SharedMemory::new(total_bytes(PAYLOAD)).map_err(failed("shared memory"))?;
         let image = SealedImage::new(PROGRAM).map_err(failed("sealing the program"))?;
-        let payload = u32::try_from(PAYLOAD_LIMIT).map_err(|_| RuntimeError::Protocol("payload limit"))?;
+        let payload = u32::try_from(PAYLOAD).map_err(|_| RuntimeError::Protocol("payload limit"))?;
         let ring = ring(&memory)?;
         ring.set_word(word::LAYOUT, LAYOUT);
         ring.set_word(word::PAYLOAD, payload);
@@ -61,7 +64,7 @@ impl Backend for ProcessBackend {
 }
 
 fn ring(memory: &SharedMemory) -> Result<Ring<'_>, RuntimeError> {
-    Ring::new(memory.words(HEADER_BYTES / 4), memory.wide_words(HEADER_BYTES), PAYLOAD_LIMIT)
+    Ring::new(memory.words(HEADER_BYTES / 4), memory.wide_words(HEADER_BYTES), PAYLOAD)
         .ok_or(RuntimeError::Protocol("the shared memory is too small"))
 }
 

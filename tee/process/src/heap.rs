@@ -1,121 +1,331 @@
-//! The global allocator: first fit by address inside the region, with a budget that cannot be exceeded.
+//! The enclave's heap: one fixed range of secure memory, first fit, every byte counted, every freed byte wiped.
 //!
-//! Before the region exists (the runtime's own start allocates a little) a static area serves. First fit by address keeps
-//! the touched part of the region low, so its end is the high-water mark, fragmentation included.
+//! Small blocks are taken from the low end, which lies in secret memory wherever the kernel has any; large ones from the
+//! high end, so that neither breaks up the other's space. A refused request returns null, which `try_reserve` turns into
+//! an error; its size is published for the host, because what cannot be refused softly ends the process.
 
 use core::alloc::{GlobalAlloc, Layout};
 use core::cell::UnsafeCell;
-use core::ptr::{NonNull, null_mut};
-use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use core::hint::spin_loop;
+use core::ptr::{NonNull, null_mut, write_bytes};
+use core::sync::atomic::{AtomicBool, Ordering};
 
-use linked_list_allocator::Heap as FirstFit;
+/// Blocks are multiples of this, and aligned to it: room for a free block's [`Hole`].
+const GRAIN: usize = 16;
+/// Blocks of at least this many bytes are taken from the high end.
+const LARGE: usize = 32 * 1024;
+/// Large blocks leave this much free, so that a model which fills the budget leaves room for the service's small objects.
+const RESERVE: usize = 64 * 1024;
+/// What is allocated before secure memory is mapped; never holds a secret.
+const EARLY: usize = 64 * 1024;
 
-/// Bytes of the static area: what the runtime and the sandbox's rule building need before the region serves.
-pub(crate) const EARLY_BYTES: usize = 128 * 1024;
-
-#[repr(align(64))]
-struct Early(UnsafeCell<[u8; EARLY_BYTES]>);
-
-struct Areas {
-    early: FirstFit,
-    region: FirstFit,
-}
-
-/// The allocator.
+/// The heap.
 pub(crate) struct Heap {
-    locked: AtomicBool,
-    areas: UnsafeCell<Areas>,
-    early: Early,
-    used: AtomicUsize,
-    high: AtomicUsize,
+    lock: AtomicBool,
+    early: UnsafeCell<Area>,
+    secure: UnsafeCell<Area>,
 }
 
-// SAFETY: `areas` and `early` are only reached through `with`, which holds the lock; the rest is atomic.
+// SAFETY: both areas are touched only under `lock`.
 unsafe impl Sync for Heap {}
+
+#[repr(align(16))]
+struct Early(UnsafeCell<[u8; EARLY]>);
+
+// SAFETY: only the heap touches it, under its lock.
+unsafe impl Sync for Early {}
+
+static EARLY_BYTES: Early = Early(UnsafeCell::new([0; EARLY]));
+
+/// A free block: written at its start. Holes are in the order of their addresses and never touch each other.
+struct Hole {
+    size: usize,
+    next: *mut Hole,
+}
+
+struct Area {
+    start: usize,
+    end: usize,
+    first: *mut Hole,
+    used: usize,
+    /// Highest end of a small block and lowest start of a large one, ever: what was touched.
+    low: usize,
+    high: usize,
+}
+
+/// Figures of the secure area, in bytes.
+#[derive(Clone, Copy)]
+pub(crate) struct Figures {
+    pub(crate) used: u64,
+    pub(crate) peak: u64,
+}
 
 impl Heap {
     pub(crate) const fn new() -> Self {
-        Self {
-            locked: AtomicBool::new(false),
-            areas: UnsafeCell::new(Areas { early: FirstFit::empty(), region: FirstFit::empty() }),
-            early: Early(UnsafeCell::new([0; EARLY_BYTES])),
-            used: AtomicUsize::new(0),
-            high: AtomicUsize::new(0),
-        }
+        Self { lock: AtomicBool::new(false), early: UnsafeCell::new(Area::EMPTY), secure: UnsafeCell::new(Area::EMPTY) }
     }
 
-    /// From now on new memory comes from the region.
+    /// Serves everything from now on from the region's heap, which is handed over for good.
     pub(crate) fn use_region(&self, (start, len): (NonNull<u8>, usize)) {
-        self.with(|areas| {
-            // SAFETY: the region is mapped readable and writable for the life of the process, nothing else uses this part
-            // of it, and it is given over once.
-            unsafe { areas.region.init(start.as_ptr(), len) }
+        self.locked(|_, secure| {
+            // SAFETY: `Region::heap` is mapped readable and writable for good, zeroed, page-aligned, and used by nothing
+            // else; it is handed over once.
+            unsafe { secure.give(start.as_ptr(), len) };
         });
     }
 
-    /// Bytes allocated in the region now.
-    pub(crate) fn used(&self) -> usize {
-        self.used.load(Ordering::Relaxed)
+    pub(crate) fn figures(&self) -> Figures {
+        self.locked(|_, secure| Figures {
+            used: secure.used as u64,
+            peak: (secure.low.saturating_sub(secure.start) + secure.end.saturating_sub(secure.high)) as u64,
+        })
     }
 
-    /// The most bytes of the region ever touched.
-    pub(crate) fn high(&self) -> usize {
-        self.high.load(Ordering::Relaxed)
-    }
-
-    /// Two threads exist only while the main one waits for the other, so the lock is practically never contended.
-    fn with<T>(&self, job: impl FnOnce(&mut Areas) -> T) -> T {
-        while self.locked.compare_exchange_weak(false, true, Ordering::Acquire, Ordering::Relaxed).is_err() {
-            core::hint::spin_loop();
+    fn locked<T>(&self, act: impl FnOnce(&mut Area, &mut Area) -> T) -> T {
+        while self.lock.swap(true, Ordering::Acquire) {
+            spin_loop();
         }
-        // SAFETY: the lock is held, so this is the only reference.
-        let areas = unsafe { &mut *self.areas.get() };
-        if areas.early.size() == 0 {
-            // SAFETY: the static area is used by this allocator alone, and given over once.
-            unsafe { areas.early.init(self.early.0.get().cast(), EARLY_BYTES) }
-        }
-        let result = job(areas);
-        self.locked.store(false, Ordering::Release);
+        // SAFETY: the lock is held, and `act` does not allocate.
+        let result = unsafe { act(&mut *self.early.get(), &mut *self.secure.get()) };
+        self.lock.store(false, Ordering::Release);
         result
     }
 }
 
-// SAFETY: memory comes from two first-fit heaps over disjoint areas; a block goes back to the one its address lies in,
-// with the layout it was taken with. No function panics or unwinds.
+// SAFETY: blocks handed out lie in an area, do not overlap, keep size and alignment, and go back to the area they are of.
 unsafe impl GlobalAlloc for Heap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        self.with(|areas| {
-            let from_region = areas.region.size() > 0;
-            let area = if from_region { &mut areas.region } else { &mut areas.early };
-            match area.allocate_first_fit(layout) {
-                Ok(block) => {
-                    if from_region {
-                        let end = (block.as_ptr() as usize).saturating_add(layout.size());
-                        self.high.fetch_max(end.saturating_sub(area.bottom() as usize), Ordering::Relaxed);
-                        self.used.store(area.used(), Ordering::Relaxed);
-                    }
-                    block.as_ptr()
-                }
-                Err(()) => {
-                    // If nobody handles it the process ends here, and the host still learns why.
-                    crate::ring::report_refusal(layout.size(), area.free());
-                    null_mut()
-                }
+        let block = self.locked(|early, secure| {
+            if secure.end > 0 {
+                return secure.take(layout);
             }
-        })
+            if early.end == 0 {
+                // SAFETY: the static range belongs to this area alone, from here on.
+                unsafe { early.give(EARLY_BYTES.0.get().cast(), EARLY) };
+            }
+            early.take(layout)
+        });
+        if block.is_null() {
+            let free = self.locked(|_, secure| secure.end - secure.start - secure.used);
+            // If nobody handles it the process ends here, and the host still learns why.
+            crate::ring::report_refusal(layout.size(), free);
+        }
+        block
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        let Some(block) = NonNull::new(block) else { return };
-        self.with(|areas| {
-            let early = self.early.0.get() as usize;
-            let in_early = (early..early + EARLY_BYTES).contains(&(block.as_ptr() as usize));
-            let area = if in_early { &mut areas.early } else { &mut areas.region };
-            // SAFETY: the caller gives back a block of this allocator with its layout; the address says which area.
-            unsafe { area.deallocate(block, layout) };
-            if !in_early {
-                self.used.store(area.used(), Ordering::Relaxed);
-            }
+        self.locked(|early, secure| {
+            let area = if secure.holds(block) { secure } else { early };
+            // SAFETY: the caller gives back a block of this layout, which came from this area.
+            unsafe { area.put(block, rounded(layout)) };
         });
+    }
+}
+
+fn rounded(layout: Layout) -> usize {
+    layout.size().max(1).next_multiple_of(GRAIN)
+}
+
+impl Area {
+    const EMPTY: Self = Self { start: 0, end: 0, first: null_mut(), used: 0, low: 0, high: 0 };
+
+    /// # Safety
+    /// The range is mapped readable and writable for good, zeroed, aligned to a grain, and used by nothing else.
+    unsafe fn give(&mut self, start: *mut u8, len: usize) {
+        let len = len / GRAIN * GRAIN;
+        let hole = start.cast::<Hole>();
+        // SAFETY: the range is ours, large enough and aligned.
+        unsafe { hole.write(Hole { size: len, next: null_mut() }) };
+        let address = start as usize;
+        *self = Self { start: address, end: address + len, first: hole, used: 0, low: address, high: address + len };
+    }
+
+    fn holds(&self, block: *mut u8) -> bool {
+        (self.start..self.end).contains(&(block as usize))
+    }
+
+    /// First fit for a small block, last fit for a large one.
+    fn take(&mut self, layout: Layout) -> *mut u8 {
+        let Some(size) = layout.size().max(1).checked_next_multiple_of(GRAIN) else { return null_mut() };
+        let large = size >= LARGE;
+        if large && self.end - self.start - self.used < size.saturating_add(RESERVE) {
+            return null_mut();
+        }
+        let align = layout.align().max(GRAIN);
+        let mut found = None;
+        let mut link: *mut *mut Hole = &mut self.first;
+        // SAFETY: `link` points to `first` or to the `next` of a hole, and holes are valid while the area is borrowed.
+        unsafe {
+            while !(*link).is_null() {
+                let hole = *link;
+                if let Some(at) = place(hole as usize, (*hole).size, size, align, large) {
+                    found = Some((link, at));
+                    if !large {
+                        break;
+                    }
+                }
+                link = &mut (*hole).next;
+            }
+        }
+        let Some((link, at)) = found else { return null_mut() };
+        // SAFETY: `at .. at + size` lies in the hole behind `link`; what is left of it before and behind stays free.
+        unsafe {
+            let hole = *link;
+            let (start, end) = (hole as usize, hole as usize + (*hole).size);
+            let mut next = (*hole).next;
+            hole.write(Hole { size: 0, next: null_mut() });
+            if at + size < end {
+                let rest = (at + size) as *mut Hole;
+                rest.write(Hole { size: end - at - size, next });
+                next = rest;
+            }
+            if start < at {
+                hole.write(Hole { size: at - start, next });
+                next = hole;
+            }
+            *link = next;
+        }
+        self.used += size;
+        if large {
+            self.high = self.high.min(at);
+        } else {
+            self.low = self.low.max(at + size);
+        }
+        at as *mut u8
+    }
+
+    /// # Safety
+    /// `block` is a block of `size` bytes taken from this area.
+    unsafe fn put(&mut self, block: *mut u8, size: usize) {
+        // SAFETY: the block is ours again; the compiler cannot drop the wipe, for the memory stays in use as a hole.
+        unsafe { write_bytes(block, 0, size) };
+        core::hint::black_box(block);
+        let at = block as usize;
+        let mut before: *mut Hole = null_mut();
+        let mut after = self.first;
+        // SAFETY: holes are valid while the area is borrowed, and the block touches none of them.
+        unsafe {
+            while !after.is_null() && (after as usize) < at {
+                before = after;
+                after = (*after).next;
+            }
+            let mut hole = block.cast::<Hole>();
+            hole.write(Hole { size, next: after });
+            if !before.is_null() && before as usize + (*before).size == at {
+                (*before).size += size;
+                (*before).next = after;
+                hole.write(Hole { size: 0, next: null_mut() });
+                hole = before;
+            } else if before.is_null() {
+                self.first = hole;
+            } else {
+                (*before).next = hole;
+            }
+            if !after.is_null() && hole as usize + (*hole).size == after as usize {
+                (*hole).size += (*after).size;
+                (*hole).next = (*after).next;
+                after.write(Hole { size: 0, next: null_mut() });
+            }
+        }
+        self.used -= size;
+    }
+}
+
+/// Where in the hole a block goes: at its low end, or, if large, at its high end.
+fn place(start: usize, len: usize, size: usize, align: usize, large: bool) -> Option<usize> {
+    let end = start.checked_add(len)?;
+    let at = if large { end.checked_sub(size)? / align * align } else { start.checked_next_multiple_of(align)? };
+    (at >= start && at.checked_add(size)? <= end).then_some(at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::vec::Vec;
+
+    const LEN: usize = 1 << 20;
+
+    fn area(memory: &mut Vec<u128>) -> Area {
+        memory.resize(LEN / GRAIN, 0);
+        let mut area = Area::EMPTY;
+        // SAFETY: the vector outlives the area in every test and is not touched meanwhile.
+        unsafe { area.give(memory.as_mut_ptr().cast(), LEN) };
+        area
+    }
+
+    fn layout(size: usize, align: usize) -> Layout {
+        Layout::from_size_align(size, align).expect("valid")
+    }
+
+    #[test]
+    fn random_blocks_never_overlap_and_all_space_comes_back() {
+        let mut memory = Vec::new();
+        let mut area = area(&mut memory);
+        let mut state = 1u64;
+        let mut random = move |below: usize| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state >> 33) as usize % below
+        };
+        let mut live: Vec<(*mut u8, Layout)> = Vec::new();
+        for _ in 0..20_000 {
+            if random(2) == 0 && !live.is_empty() {
+                let (block, layout) = live.swap_remove(random(live.len()));
+                // SAFETY: taken from this area and given back once; its bytes are its own.
+                unsafe {
+                    assert!((0..layout.size()).all(|i| *block.add(i) == 0x5a), "someone wrote into a live block");
+                    area.put(block, rounded(layout));
+                }
+                continue;
+            }
+            let size = if random(10) == 0 { random(100_000) } else { random(500) };
+            let layout = layout(size, 1 << random(9));
+            let block = area.take(layout);
+            if block.is_null() {
+                continue;
+            }
+            assert_eq!(block as usize % layout.align(), 0);
+            assert!(area.holds(block) && block as usize + size <= area.end);
+            // SAFETY: the block is ours and that long.
+            unsafe {
+                assert!((GRAIN..size).all(|i| *block.add(i) == 0), "what was freed was not wiped");
+                write_bytes(block, 0x5a, size);
+            }
+            live.push((block, layout));
+        }
+        for (block, layout) in live {
+            // SAFETY: as above.
+            unsafe { area.put(block, rounded(layout)) };
+        }
+        assert_eq!(area.used, 0);
+        // SAFETY: the list is valid; all holes have joined into one.
+        unsafe { assert_eq!(((*area.first).size, (*area.first).next.is_null()), (LEN, true)) };
+    }
+
+    #[test]
+    fn figures_count_what_was_touched() {
+        let mut memory = Vec::new();
+        let mut area = area(&mut memory);
+        let small = area.take(layout(100, 8));
+        let large = area.take(layout(LARGE, 16));
+        assert_eq!((area.low - area.start, area.end - area.high), (112, LARGE));
+        // SAFETY: just taken.
+        unsafe {
+            area.put(small, 112);
+            area.put(large, LARGE);
+        }
+        assert_eq!(area.used, 0);
+        assert_eq!((area.low - area.start, area.end - area.high), (112, LARGE), "a high-water mark stays");
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_and_small_objects_keep_their_reserve() {
+        let mut memory = Vec::new();
+        let mut area = area(&mut memory);
+        assert!(area.take(layout(LEN, 8)).is_null());
+        assert!(area.take(layout(LEN - RESERVE + GRAIN, 8)).is_null());
+        assert!(!area.take(layout(LEN - RESERVE, 8)).is_null());
+        assert!(area.take(layout(LARGE, 8)).is_null());
+        assert!(!area.take(layout(1000, 8)).is_null());
+        assert!(area.take(layout(isize::MAX as usize - 15, 8)).is_null());
     }
 }

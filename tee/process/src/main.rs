@@ -28,7 +28,7 @@ use crate::platform::ProcessPlatform;
 use crate::region::Region;
 use crate::ring::SharedRing;
 
-#[global_allocator]
+#[cfg_attr(not(test), global_allocator)]
 static HEAP: Heap = Heap::new();
 
 /// The part of the start that failed; its number is the exit code and, with the error number, in the ring's header.
@@ -81,14 +81,14 @@ fn main() {
     HEAP.use_region(region.heap());
     sandbox::close(&mut protections);
     let (stack, stack_len) = region.stack();
-    let start = Box::new(Start { ring, region, key, protections });
+    let start = Start { ring, region, key, protections };
     sandbox::run_on_stack(stack, stack_len, serve, start);
     std::process::exit(Stage::Thread as i32)
 }
 
 /// The service thread: closes the filter, reads the key, serves.
-fn serve(start: Box<Start>) -> ! {
-    let Start { ring, region, key, mut protections } = *start;
+fn serve(start: Start) -> ! {
+    let Start { ring, region, key, mut protections } = start;
     if !sandbox::filter(key, &mut protections) {
         stop(Stage::Filter, Some(&ring))
     }
@@ -97,11 +97,15 @@ fn serve(start: Box<Start>) -> ! {
         None => stop(Stage::Key, Some(&ring)),
     };
     let mut enclave = Enclave::new(platform);
-    ring.ready();
+    // Taken once, and before any model, so that serving never allocates a frame.
+    let room = cordon_protocol::ring::frame_bytes(ring.payload_limit());
     let (mut request, mut reply) = (Vec::new(), Vec::new());
+    if request.try_reserve_exact(room).is_err() || reply.try_reserve_exact(room).is_err() {
+        stop(Stage::Region, Some(&ring))
+    }
+    ring.ready();
     loop {
         let Some(number) = ring.wait() else { stop(Stage::HostGone, None) };
-        // Both buffers were refused once if memory is out; the host is told through the ring's header, then by silence.
         if ring.take_request(&mut request).is_err() {
             stop(Stage::Ring, Some(&ring))
         }
@@ -109,5 +113,9 @@ fn serve(start: Box<Start>) -> ! {
         if ring.post_reply(number, &reply).is_none() {
             stop(Stage::Ring, Some(&ring))
         }
+        // A chunk was decrypted where it lay: nothing of it may stay behind a shorter frame.
+        request.fill(0);
+        reply.fill(0);
+        core::hint::black_box((&mut request, &mut reply));
     }
 }

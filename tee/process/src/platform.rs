@@ -6,7 +6,7 @@ use cordon_codec::{Reader, Writer};
 use cordon_enclave::{CounterId, Platform, PlatformError};
 use cordon_engine::KernelSet;
 use cordon_package::{DeviceFile, DeviceKey, OwnerPublic, PackageError, PlatformKind, Recipient};
-use cordon_protocol::{Guard, MemoryUse, Protection};
+use cordon_protocol::{Guard, MemoryUse, Protection, Reason};
 use hkdf::Hkdf;
 use sha2::Sha256;
 use zeroize::Zeroizing;
@@ -43,7 +43,13 @@ impl ProcessPlatform {
         let text = read_all(key_file)?;
         let device =
             if text.is_empty() { None } else { Some(DeviceFile::parse(core::str::from_utf8(&text).ok()?).ok()?) };
-        protections.push(Protection::in_force(Guard::KeyReadLast, 0));
+        let before =
+            [Guard::NotDumpable, Guard::NoCoreFile, Guard::NoNewPrivileges, Guard::NoFiles, Guard::SystemCallFilter];
+        let held = |guard: &Guard| protections.iter().any(|line| line.guard == *guard && line.is_in_force());
+        protections.push(match before.iter().all(held) {
+            true => Protection::in_force(Guard::KeyReadLast, 0),
+            false => Protection::missing(Guard::KeyReadLast, Reason::NotFound, 0),
+        });
         let counters = BTreeMap::new();
         Some(Self { key_file, region, payload_limit, protections, device, counters, changed: false })
     }
@@ -79,13 +85,8 @@ impl Platform for ProcessPlatform {
     }
 
     fn memory(&self) -> MemoryUse {
-        let fixed = Region::FIXED_BYTES as u64;
-        MemoryUse {
-            used: HEAP.used() as u64 + fixed,
-            peak: HEAP.high() as u64 + fixed,
-            limit: self.region.limit(),
-            fixed,
-        }
+        let (fixed, heap) = (self.region.fixed(), HEAP.figures());
+        MemoryUse { used: heap.used + fixed, peak: heap.peak + fixed, limit: self.region.limit(), fixed }
     }
 
     fn payload_limit(&self) -> usize {

@@ -5,116 +5,156 @@ use core::ptr::{NonNull, null_mut};
 
 use cordon_protocol::{Guard, Protection, Reason};
 
-use crate::heap::EARLY_BYTES;
-
 const PAGE: usize = 4096;
 
 /// Bytes of the service's stack. The deepest path is signature and HPKE arithmetic while loading, below 100 KiB.
 const STACK_BYTES: usize = 512 * 1024;
 
-/// Bytes of this process that are written and lie outside the region: the early area, the runtime's static data, the main
-/// thread's stack as far as the start touches it, and the C library's. Counted in full, always.
-const OUTSIDE_BYTES: usize = EARLY_BYTES + 256 * 1024;
+/// Below the stack: an overflow ends the process.
+const GUARD_BYTES: usize = 16 * PAGE;
+
+/// Secret at least, if the kernel gives any: the stack, and the heap's low end, where small blocks such as keys lie.
+const LEAST_SECRET: usize = STACK_BYTES + (1 << 20);
+
+/// What the C library may still map for the service's thread after the rest of the process was measured.
+const THREAD_BYTES: u64 = 64 * 1024;
 
 /// See the module.
 pub(crate) struct Region {
     base: NonNull<u8>,
     len: usize,
+    /// Private writable memory of the process outside the region: static data, the first thread's stack, the C library's
+    /// own. Measured; the filter lets nothing be mapped later.
+    outside: u64,
 }
 
 // SAFETY: the region belongs to the process, not to a thread; `Region` only tells where it is.
 unsafe impl Send for Region {}
 
 impl Region {
-    /// Bytes that count against the budget before the model asks for any.
-    pub(crate) const FIXED_BYTES: usize = STACK_BYTES + PAGE + OUTSIDE_BYTES;
-
-    /// Maps as much as the budget leaves, in memory that the kernel itself does not map if it has such.
+    /// Maps as much as the budget leaves, in memory that the kernel itself does not map, if it has such: all of it, or, if
+    /// the limit on locked memory is too low for that, the part that holds keys.
     pub(crate) fn take(budget: u64, protections: &mut Vec<Protection>) -> Option<Self> {
-        let budget = usize::try_from(budget).ok()?;
-        let len = budget.checked_sub(OUTSIDE_BYTES)? / PAGE * PAGE;
-        if len < STACK_BYTES + 16 * PAGE {
+        let outside = writable_bytes()? + THREAD_BYTES;
+        let len = usize::try_from(budget.checked_sub(outside)?).ok()? / PAGE * PAGE;
+        if len < LEAST_SECRET {
             return None;
         }
         raise_lock_limit();
-        let (base, secret) = match secret_memory(len) {
-            Ok(base) => (base, None),
-            Err(errno) => (anonymous_memory(len)?, Some(errno)),
-        };
-        let this = Self { base, len };
-        let locked = secret.is_none() || this.lock();
-        let covered = len as u64;
-        for guard in [Guard::SecretKeys, Guard::SecretHeap] {
-            protections.push(match secret {
-                None => Protection::in_force(guard, covered),
-                Some(libc::ENOSYS) => Protection::missing(guard, Reason::Kernel, 0),
-                Some(libc::EAGAIN) => Protection::missing(guard, Reason::LockLimit, lock_limit()),
-                Some(errno) => Protection::missing(guard, Reason::Denied, errno.unsigned_abs().into()),
-            });
-        }
-        protections.push(if locked {
-            Protection::in_force(Guard::Locked, covered)
+        let whole =
+            map(null_mut(), len + GUARD_BYTES, libc::PROT_NONE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1).ok()?;
+        // SAFETY: within the range just mapped.
+        let base = unsafe { whole.add(GUARD_BYTES) };
+        let mut secret = secret_memory(base, len).map(|()| len);
+        if secret.is_err() && secret_memory(base, LEAST_SECRET).is_ok() {
+            protections.push(Protection::in_force(Guard::SecretKeys, LEAST_SECRET as u64));
+            protections.push(missing_secret(Guard::SecretHeap, secret.err().unwrap_or(0)));
+            secret = Ok(LEAST_SECRET);
         } else {
-            Protection::missing(Guard::Locked, Reason::LockLimit, lock_limit())
+            for guard in [Guard::SecretKeys, Guard::SecretHeap] {
+                protections.push(match secret {
+                    Ok(covered) => Protection::in_force(guard, covered as u64),
+                    Err(errno) => missing_secret(guard, errno),
+                });
+            }
+        }
+        let locked = plain_memory(base, secret.unwrap_or(0)..len)?;
+        protections.push(match locked {
+            // Secret memory is never swapped.
+            true => Protection::in_force(Guard::Locked, len as u64),
+            false => Protection::missing(Guard::Locked, Reason::LockLimit, lock_limit()),
         });
         // Every later mapping is denied by the filter, so the heap cannot grow beyond the region.
-        protections.push(Protection::in_force(Guard::Budget, budget as u64));
-        // SAFETY: the first page of the region, which nothing uses; a stack overflow faults there.
-        unsafe { libc::mprotect(base.as_ptr().cast(), PAGE, libc::PROT_NONE) };
-        Some(this)
+        protections.push(Protection::in_force(Guard::Budget, budget));
+        Some(Self { base, len, outside })
     }
 
     /// Where the service's stack lies.
     pub(crate) fn stack(&self) -> (NonNull<u8>, usize) {
-        // SAFETY: within the region, whose least length `take` checked.
-        (unsafe { self.base.add(PAGE) }, STACK_BYTES)
+        (self.base, STACK_BYTES)
     }
 
     /// Where the heap lies.
     pub(crate) fn heap(&self) -> (NonNull<u8>, usize) {
-        let before = PAGE + STACK_BYTES;
         // SAFETY: within the region, whose least length `take` checked.
-        (unsafe { self.base.add(before) }, self.len - before)
+        (unsafe { self.base.add(STACK_BYTES) }, self.len - STACK_BYTES)
     }
 
-    /// Bytes of the budget that the region and the process around it can use.
+    /// Bytes that count before the model asks for any: the stack, whole, and what lies outside.
+    pub(crate) fn fixed(&self) -> u64 {
+        STACK_BYTES as u64 + self.outside
+    }
+
+    /// Bytes that the region and the process around it can use.
     pub(crate) fn limit(&self) -> u64 {
-        (self.len + OUTSIDE_BYTES) as u64
+        self.len as u64 + self.outside
     }
+}
 
-    fn lock(&self) -> bool {
-        // SAFETY: the whole region, mapped above; neither call changes contents.
-        unsafe {
-            libc::madvise(self.base.as_ptr().cast(), self.len, libc::MADV_DONTDUMP);
-            libc::mlock(self.base.as_ptr().cast(), self.len) == 0
-        }
+fn missing_secret(guard: Guard, errno: i32) -> Protection {
+    match errno {
+        libc::ENOSYS => Protection::missing(guard, Reason::Kernel, 0),
+        libc::EAGAIN | libc::ENOMEM => Protection::missing(guard, Reason::LockLimit, lock_limit()),
+        errno => Protection::missing(guard, Reason::Denied, errno.unsigned_abs().into()),
     }
+}
+
+/// Private writable memory of this process.
+fn writable_bytes() -> Option<u64> {
+    // The C library takes its own small heap now, so that it is counted.
+    // SAFETY: an allocation given straight back.
+    unsafe { libc::free(libc::malloc(64)) };
+    let maps = std::fs::read_to_string("/proc/self/maps").ok()?;
+    let bytes = |line: &str| {
+        let (range, rest) = line.split_once(' ')?;
+        let (start, end) = range.split_once('-')?;
+        let (start, end) = (u64::from_str_radix(start, 16).ok()?, u64::from_str_radix(end, 16).ok()?);
+        (rest.starts_with("rw") && rest.as_bytes().get(3) == Some(&b'p')).then(|| end.saturating_sub(start))
+    };
+    Some(maps.lines().filter_map(bytes).sum())
 }
 
 fn errno() -> i32 {
     std::io::Error::last_os_error().raw_os_error().unwrap_or(0)
 }
 
-/// `memfd_secret(2)`: pages are removed from the kernel's own map and never swapped.
-fn secret_memory(len: usize) -> Result<NonNull<u8>, i32> {
+/// `memfd_secret(2)` over `len` bytes at `base`: pages are removed from the kernel's own map and never swapped.
+fn secret_memory(base: NonNull<u8>, len: usize) -> Result<(), i32> {
     // SAFETY: no pointer is passed; the result is a descriptor or -1.
-    let fd = unsafe { libc::syscall(libc::SYS_memfd_secret, 0) };
+    let fd = unsafe { libc::syscall(libc::SYS_memfd_secret, libc::O_CLOEXEC) };
     let fd = i32::try_from(fd).ok().filter(|fd| *fd >= 0).ok_or_else(errno)?;
     let size = libc::off_t::try_from(len).map_err(|_| libc::EINVAL)?;
+    let access = libc::PROT_READ | libc::PROT_WRITE;
     // SAFETY: a descriptor of our own.
-    let mapped = if unsafe { libc::ftruncate(fd, size) } == 0 { map(len, libc::MAP_SHARED, fd) } else { Err(errno()) };
+    let mapped = match unsafe { libc::ftruncate(fd, size) } {
+        0 => map(base.as_ptr(), len, access, libc::MAP_SHARED | libc::MAP_FIXED, fd).map(drop),
+        _ => Err(errno()),
+    };
     // SAFETY: a descriptor of our own; the mapping keeps the memory.
     unsafe { libc::close(fd) };
     mapped
 }
 
-fn anonymous_memory(len: usize) -> Option<NonNull<u8>> {
-    map(len, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1).ok()
+/// Ordinary memory in the rest of the region, kept out of core files; whether it could be locked.
+fn plain_memory(base: NonNull<u8>, range: core::ops::Range<usize>) -> Option<bool> {
+    if range.is_empty() {
+        return Some(true);
+    }
+    // SAFETY: within the region.
+    let start = unsafe { base.add(range.start) };
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED;
+    map(start.as_ptr(), range.len(), libc::PROT_READ | libc::PROT_WRITE, flags, -1).ok()?;
+    // SAFETY: the range just mapped; neither call changes contents.
+    unsafe {
+        libc::madvise(start.as_ptr().cast(), range.len(), libc::MADV_DONTDUMP);
+        Some(libc::mlock2(start.as_ptr().cast(), range.len(), libc::MLOCK_ONFAULT) == 0)
+    }
 }
 
-fn map(len: usize, flags: i32, fd: i32) -> Result<NonNull<u8>, i32> {
-    // SAFETY: a new mapping at an address the kernel chooses.
-    let base: *mut c_void = unsafe { libc::mmap(null_mut(), len, libc::PROT_READ | libc::PROT_WRITE, flags, fd, 0) };
+fn map(at: *mut u8, len: usize, access: i32, flags: i32, fd: i32) -> Result<NonNull<u8>, i32> {
+    // SAFETY: a new mapping where the kernel chooses, or, with `MAP_FIXED`, over a part of our own region that nothing
+    // uses yet.
+    let base: *mut c_void = unsafe { libc::mmap(at.cast(), len, access, flags, fd, 0) };
     if base == libc::MAP_FAILED {
         return Err(errno());
     }
