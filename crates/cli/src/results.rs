@@ -3,16 +3,16 @@
 use crate::failure::{Failure, Outcome};
 use crate::ui;
 use cordon_executor::{Tensor, elem};
-use cordon_package::{Manifest, Normalisation};
+use cordon_package::{Manifest, Normalisation, OutputPolicy};
 use cordon_runtime::{Output, Ranked};
 use serde_json::{Value, json};
 
 /// The best classes of each row: index and score.
 pub(crate) type Classes = Vec<Vec<(usize, f32)>>;
 
-/// The best classes of an output along its class axis; `None` when it has no scores. Logits are normalised as the manifest
-/// says, so that the same numbers appear whatever the output policy.
-pub(crate) fn classes(tensor: &Tensor, axis: u32, manifest: &Manifest, top: usize) -> Option<Classes> {
+/// The best classes of an output along its class axis; `None` when it has no scores. `logits` are normalised first, so that
+/// the same numbers appear whatever the output policy.
+pub(crate) fn classes(tensor: &Tensor, axis: u32, logits: bool, top: usize) -> Option<Classes> {
     let values = tensor.to_f32().ok()?;
     let axis = axis as usize;
     let count = *tensor.dims.get(axis)?;
@@ -22,7 +22,7 @@ pub(crate) fn classes(tensor: &Tensor, axis: u32, manifest: &Manifest, top: usiz
     for o in 0..outer {
         for i in 0..inner {
             let mut scores: Vec<f32> = (0..count).map(|c| values[(o * count + c) * inner + i]).collect();
-            if manifest.normalisation == Normalisation::Softmax {
+            if logits {
                 softmax(&mut scores);
             }
             let mut ranked: Vec<(usize, f32)> = scores.into_iter().enumerate().collect();
@@ -32,6 +32,11 @@ pub(crate) fn classes(tensor: &Tensor, axis: u32, manifest: &Manifest, top: usiz
         }
     }
     Some(rows)
+}
+
+/// Whether outputs that reach the host are logits: every policy but `full` has normalised them inside.
+pub(crate) fn are_logits(manifest: &Manifest, policy: OutputPolicy) -> bool {
+    policy == OutputPolicy::Full && manifest.normalisation == Normalisation::Softmax
 }
 
 fn softmax(scores: &mut [f32]) {
@@ -135,6 +140,16 @@ pub(crate) fn concatenate(parts: &[Tensor]) -> Outcome<Tensor> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_logits_are_normalised() {
+        let tensor = Tensor::from_f32(vec![1, 3], &[0.1, 0.7, 0.2]).expect("fits");
+        let as_they_are = classes(&tensor, 1, false, 2).expect("scores");
+        assert_eq!(as_they_are, [[(1, 0.7), (2, 0.2)]]);
+        let normalised = classes(&tensor, 1, true, 3).expect("scores");
+        let sum: f32 = normalised[0].iter().map(|(_, score)| score).sum();
+        assert!((sum - 1.0).abs() < 1e-6 && normalised[0][0].1 < 0.5);
+    }
 
     #[test]
     fn outputs_of_several_requests_are_stacked() {

@@ -85,6 +85,23 @@ fn the_prediction_of_secure_memory_holds_and_streaming_uses_less() {
 }
 
 #[test]
+fn scores_are_the_same_whatever_the_policy() {
+    let world = prepared();
+    let score = |policy: &str| {
+        seal(&world, &["--output-policy", policy, "--name", policy, "-o", "out.cordon"]);
+        let run = ["--json", "run", "out.cordon", "--device", "device", "--input", "images/4.png"];
+        let best = lines(&world.ok(&run)).remove(0)["outputs"][0]["classes"][0][0].clone();
+        assert_eq!(best["class"], 4);
+        best["score"].as_f64()
+    };
+    let full = score("full").expect("a score");
+    for policy in ["rounded:3", "top:3:3"] {
+        assert!((score(policy).expect("a score") - full).abs() <= 5.1e-4, "{policy}");
+    }
+    assert_eq!(score("label"), None);
+}
+
+#[test]
 fn a_device_accepts_only_what_is_meant_for_it() {
     let world = prepared();
     seal(&world, &["--name", "digits", "--version", "2", "-o", "two.cordon"]);

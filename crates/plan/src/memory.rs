@@ -5,15 +5,9 @@ use cordon_engine::program::{Port, Via};
 use cordon_engine::{CHUNK, Prepared, Residency};
 use cordon_lower::Lowered;
 
-/// What the process enclave needs whatever the model: 900 KiB of stacks and static data, one chunk, keys, small objects.
-pub const FIXED_BYTES: u64 = (1 << 20) + (128 << 10);
-
-/// Most payload bytes of one command or reply.
-const FRAME_BYTES: u64 = 1 << 20;
-
-/// A buffer that grows by doubling leaves holes of its own final size and may end twice as large as needed. Measured on
-/// the golden networks: between 1 and 3 times the largest frame.
-const FRAME_GROWTH: u64 = 3;
+/// What the process enclave needs whatever the model: 0.5 MiB of stack, 0.5 MiB of frames, the C library's and its own
+/// static data, keys, small objects. Measured 1.6 MiB.
+pub const FIXED_BYTES: u64 = 2 << 20;
 
 /// A leaf hash per chunk of weights stays inside.
 const LEAF_BYTES: u64 = 32;
@@ -31,10 +25,6 @@ pub struct SegmentCost {
     pub tables: u64,
     /// Values kept between segments.
     pub retained: u64,
-    /// Largest command: weight chunks, the encoded Program, or a value that enters.
-    pub command: u64,
-    /// Largest reply: a value that leaves.
-    pub reply: u64,
 }
 
 impl SegmentCost {
@@ -51,18 +41,13 @@ impl SegmentCost {
         let encoded = (program.encode().len() + lowered.weights.encode().len()) as u64;
         let leaves = lowered.weight_bytes().div_ceil(CHUNK as u64) * LEAF_BYTES;
         let bytes = |port: &Port| u64::from(port.region.len) * u64::from(port.region.dtype.bytes());
-        let crossing =
-            |ports: &[Port]| ports.iter().filter(|port| port.via == Via::Cross).map(bytes).max().unwrap_or(0);
         let retained = program.outputs.iter().filter(|port| port.via == Via::Retain).map(bytes).sum();
-        let chunks = lowered.weight_bytes().div_ceil(CHUNK as u64) * (CHUNK as u64 + 16);
         Ok(Self {
             arena: resident.arena,
             weights: resident.weights,
             window: streamed.window,
             tables: 2 * encoded + 2 * resident.tables.max(streamed.tables) + 2 * leaves,
             retained,
-            command: chunks.max(encoded).max(crossing(&program.inputs)).min(FRAME_BYTES),
-            reply: crossing(&program.outputs).min(FRAME_BYTES),
         })
     }
 
@@ -77,16 +62,13 @@ impl SegmentCost {
     }
 }
 
-/// Predicted peak and least need of all segments together: they are loaded side by side and share the frames.
+/// Predicted peak and least need of all segments together: they are loaded side by side.
 pub fn predict(costs: &[SegmentCost], limit: Option<u64>) -> (u64, u64) {
     if costs.is_empty() {
         return (0, 0);
     }
-    let largest = |of: fn(&SegmentCost) -> u64| costs.iter().map(of).max().unwrap_or(0);
-    let frames = FRAME_GROWTH * (largest(|cost| cost.command) + largest(|cost| cost.reply));
-    let common = FIXED_BYTES + frames;
-    let resident = common + costs.iter().map(SegmentCost::resident).sum::<u64>();
-    let streamed = common + costs.iter().map(|cost| cost.streamed().min(cost.resident())).sum::<u64>();
+    let resident = FIXED_BYTES + costs.iter().map(SegmentCost::resident).sum::<u64>();
+    let streamed = FIXED_BYTES + costs.iter().map(|cost| cost.streamed().min(cost.resident())).sum::<u64>();
     match limit {
         Some(limit) if resident > limit => {
             (streamed + room_for_residents(costs, limit).min(limit.saturating_sub(streamed)), streamed)
@@ -108,7 +90,7 @@ fn room_for_residents(costs: &[SegmentCost], limit: u64) -> u64 {
 
 /// A rough guess where nothing was lowered.
 pub(crate) fn estimate(weights: u64, activations: u64) -> u64 {
-    FIXED_BYTES + FRAME_GROWTH * weights.min(FRAME_BYTES) + weights + activations
+    FIXED_BYTES + weights + activations
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use crate::plan::Placement;
 use crate::{PlanError, Preprocessing};
-use cordon_graph::{Graph, NodeId};
+use cordon_graph::{Graph, NodeId, cut_table};
 use core::fmt;
 use core::ops::Range;
 use serde::{Deserialize, Serialize};
@@ -138,11 +138,11 @@ pub(crate) fn ranges(graph: &Graph, constraints: &Constraints) -> Result<Ranges,
             ));
         }
         (Protect::Inputs, front, back) => {
-            (front.unwrap_or_else(|| after_share_of_linear(graph, 1, 2)), back.unwrap_or(nodes))
+            (front.unwrap_or_else(|| cheapest_after(graph, after_share_of_linear(graph, 1, 2))), back.unwrap_or(nodes))
         }
         (Protect::Both, front, back) => (
-            front.unwrap_or_else(|| after_share_of_linear(graph, 1, 3)),
-            back.unwrap_or_else(|| before_share_of_linear(graph, 1, 3)),
+            front.unwrap_or_else(|| cheapest_after(graph, after_share_of_linear(graph, 1, 3))),
+            back.unwrap_or_else(|| cheapest_before(graph, before_share_of_linear(graph, 1, 3))),
         ),
     };
     if front > back && constraints.front.is_some() && constraints.back.is_some() && front < nodes {
@@ -201,4 +201,25 @@ fn before_share_of_linear(graph: &Graph, numerator: usize, denominator: usize) -
     let linear = linear_positions(graph);
     let count = (linear.len() * numerator).div_ceil(denominator).max(1);
     linear.len().checked_sub(count).map_or(0, |index| linear[index])
+}
+
+/// How far a default cut may move to where less crosses: a tenth of the nodes, and only so that more lies inside.
+fn reach(graph: &Graph) -> usize {
+    (graph.nodes.len() / 10).max(2)
+}
+
+/// The cut at `position` or a little later where the fewest bytes cross.
+fn cheapest_after(graph: &Graph, position: usize) -> usize {
+    cheapest(graph, position..=position + reach(graph)).unwrap_or(position)
+}
+
+/// The cut at `position` or a little earlier where the fewest bytes cross.
+fn cheapest_before(graph: &Graph, position: usize) -> usize {
+    cheapest(graph, position.saturating_sub(reach(graph))..=position).unwrap_or(position)
+}
+
+fn cheapest(graph: &Graph, positions: core::ops::RangeInclusive<usize>) -> Option<usize> {
+    let table = cut_table(graph);
+    let cuts = table.iter().filter(|cut| positions.contains(&cut.index));
+    cuts.min_by_key(|cut| cut.bytes.unwrap_or(u64::MAX)).map(|cut| cut.index)
 }

@@ -122,7 +122,6 @@ fn read_back(contents: &Contents, identity: &Identity<'_>, file: &File) -> Resul
 
 /// Reads a section's plaintext in step with what is expected of it.
 struct SectionReader<'a> {
-    opened: &'a cordon_package::Opened,
     file: &'a Bytes,
     section: cordon_package::Section,
     sealed: Option<cordon_package::SealedSection>,
@@ -132,19 +131,17 @@ struct SectionReader<'a> {
 }
 
 impl<'a> SectionReader<'a> {
-    fn new(opened: &'a cordon_package::Opened, file: &'a Bytes, plan: SectionPlan) -> Result<Self, SealError> {
+    fn new(opened: &cordon_package::Opened, file: &'a Bytes, plan: SectionPlan) -> Result<Self, SealError> {
         let section = opened.header().section(plan.kind, plan.segment).cloned();
         let section = section.ok_or_else(|| SealError::Golden("a section is missing in what was written".into()))?;
         let sealed = if plan.kind.is_sealed() {
             let mut table = opened.verified().leaf_table(plan.kind, plan.segment)?;
-            for leaf in cordon_package::leaves(file, &section)?.chunks_exact(32) {
-                table.push(leaf.try_into().expect("chunks_exact yields 32 bytes"))?;
-            }
+            table.push(cordon_package::leaves(file, &section)?)?;
             Some(opened.section(table.finish()?)?)
         } else {
             None
         };
-        Ok(Self { opened, file, section, sealed, index: 0, buffer: Vec::new(), at: 0 })
+        Ok(Self { file, section, sealed, index: 0, buffer: Vec::new(), at: 0 })
     }
 
     fn expect(&mut self, mut piece: &[u8]) -> Result<(), SealError> {
@@ -165,10 +162,6 @@ impl<'a> SectionReader<'a> {
     }
 
     fn next_chunk(&mut self) -> Result<(), SealError> {
-        debug_assert_eq!(
-            self.opened.header().section(self.section.kind(), self.section.segment()),
-            Some(&self.section)
-        );
         self.buffer = chunk(self.file, &self.section, self.index)?.to_vec();
         if let Some(sealed) = &self.sealed {
             let plain = sealed.decrypt_chunk(self.index, &mut self.buffer)?.len();

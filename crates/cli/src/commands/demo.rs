@@ -226,7 +226,7 @@ fn compare(
             if round > 0 {
                 continue;
             }
-            let plain = results::classes(&logits, 1, &manifest, 1).and_then(|rows| rows.first()?.first().copied());
+            let plain = results::classes(&logits, 1, true, 1).and_then(|rows| rows.first()?.first().copied());
             let (class, score) =
                 plain.ok_or_else(|| Failure::new("the plain model gave no scores", "rebuild Cordon"))?;
             let best = match run.outputs.first() {

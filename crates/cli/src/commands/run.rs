@@ -108,11 +108,12 @@ pub(crate) fn run(args: &Args, ui: Ui) -> Outcome {
 
 fn show(request: &Request, run: &Run, deployment: &Deployment, top: usize, ui: Ui) {
     let manifest = deployment.manifest();
+    let logits = results::are_logits(manifest, deployment.package().header().output_policy);
     for (index, (name, output)) in run.outputs.iter().enumerate() {
         let axis = (index == 0).then_some(manifest.class_axis).flatten();
         let text = match output {
             Output::Ranked(ranked) => results::ranked_text(ranked, top),
-            Output::Tensor(tensor) => match axis.and_then(|axis| results::classes(tensor, axis, manifest, top)) {
+            Output::Tensor(tensor) => match axis.and_then(|axis| results::classes(tensor, axis, logits, top)) {
                 Some(classes) => results::classes_text(&classes),
                 None => results::summary(tensor),
             },
@@ -123,6 +124,7 @@ fn show(request: &Request, run: &Run, deployment: &Deployment, top: usize, ui: U
 
 fn as_json(request: &Request, run: &Run, deployment: &Deployment, top: usize) -> serde_json::Value {
     let manifest = deployment.manifest();
+    let logits = results::are_logits(manifest, deployment.package().header().output_policy);
     let outputs: Vec<serde_json::Value> = run
         .outputs
         .iter()
@@ -135,7 +137,7 @@ fn as_json(request: &Request, run: &Run, deployment: &Deployment, top: usize) ->
                     "name": name,
                     "elem": cordon_executor::elem::name(tensor.elem),
                     "shape": tensor.dims,
-                    "classes": axis.and_then(|axis| results::classes(tensor, axis, manifest, top)).map(|rows| results::classes_json(&rows)),
+                    "classes": axis.and_then(|axis| results::classes(tensor, axis, logits, top)).map(|rows| results::classes_json(&rows)),
                 }),
             }
         })
