@@ -26,6 +26,7 @@ fn world() -> World {
     std::fs::set_permissions(world.path("owner.key.pub.private"), std::fs::Permissions::from_mode(0o600))
         .expect("own file");
     world.ok(&["plan", "digits.onnx", "--protect", "both", "--front", "8", "--back", "17", "-o", "plan.toml"]);
+    world.ok(&["plan", "digits.onnx", "--protect", "inputs", "--front", "8", "-o", "front.toml"]);
     world
 }
 

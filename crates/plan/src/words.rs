@@ -23,8 +23,8 @@ fn text(plan: &Plan, warnings: &[String], names: bool) -> String {
     };
     if !plan.is_protected() {
         paragraph(
-            "Nothing is protected. Every node runs in the normal world and every weight lies open in the package; it is signed, \
-             so a device that pins the owner notices changes, and that is all. Use this only to compare."
+            "Nothing is protected. Every node runs in the normal world and every weight lies open in the package. It is signed: \
+             `cordon verify --owner` checks whose it is, `cordon run` does not. Use this only to compare."
                 .into(),
         );
         return out;

@@ -53,11 +53,12 @@ fn show(checks: &[Check], ui: Ui) {
         Verdict::Broken => "broken",
     };
     for check in checks {
+        let padded = format!("{:8}", word(check.verdict));
         let painted = match check.verdict {
-            Verdict::Good => ui.good(word(check.verdict)),
-            _ => ui.warn(word(check.verdict)),
+            Verdict::Good => ui.good(&padded),
+            _ => ui.warn(&padded),
         };
-        ui.line(format!("{painted:8} {}: expected {}, got {}", check.what, check.expected, check.got));
+        ui.line(format!("{painted} {}: expected {}, got {}", check.what, check.expected, check.got));
         if check.verdict != Verdict::Good {
             ui.line(format!("         {}", check.advice));
         }
