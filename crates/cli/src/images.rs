@@ -78,11 +78,17 @@ fn fit(image: &RgbImage, p: &Preprocessing) -> RgbImage {
                 |long: u32| u32::try_from(u64::from(side) * u64::from(long) / u64::from(short)).unwrap_or(u32::MAX);
             // The guard on MAX_SIDE bounds the aspect ratio, and with it this intermediate image.
             let scaled = resize(scale(width).min(MAX_SIDE), scale(height).min(MAX_SIDE));
-            let left = (scaled.width().saturating_sub(p.width)).div_ceil(2);
-            let top = (scaled.height().saturating_sub(p.height)).div_ceil(2);
+            let left = half_to_even(scaled.width().saturating_sub(p.width));
+            let top = half_to_even(scaled.height().saturating_sub(p.height));
             imageops::crop_imm(&scaled, left, top, p.width, p.height).to_image()
         }
     }
+}
+
+/// Half of `n`, ties to the even neighbour: what Python's `round`, and so torchvision's centre crop, does.
+fn half_to_even(n: u32) -> u32 {
+    let half = n / 2;
+    half + (n % 2) * (half % 2)
 }
 
 #[cfg(test)]
@@ -121,6 +127,11 @@ mod tests {
         let bgr = to_values(&image, &preprocessing(Channels::Bgr, 2, Fit::Stretch));
         assert!((rgb[0] - 2.0).abs() < 1e-5 && (rgb[8] + 1.2).abs() < 1e-5, "{rgb:?}");
         assert_eq!((bgr[0], bgr[8]), (rgb[8], rgb[0]));
+    }
+
+    #[test]
+    fn odd_borders_are_split_as_torchvision_does() {
+        assert_eq!([116, 117, 118, 119].map(half_to_even), [58, 58, 59, 60]);
     }
 
     #[test]

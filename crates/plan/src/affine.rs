@@ -9,6 +9,8 @@ use cordon_graph::{Graph, NodeId, Segment};
 /// How much of a segment a linear solve recovers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Affine {
+    /// No layer with weights at all.
+    NoLayer,
     /// The whole segment is one affine map.
     Whole {
         /// Layers with weights it is made of.
@@ -23,11 +25,14 @@ pub(crate) enum Affine {
 /// Looks at a segment whose inputs and outputs are visible outside.
 pub(crate) fn classify(graph: &Graph, segment: &Segment) -> Affine {
     let layers = segment.nodes.iter().filter(|&&id| is_linear_layer(graph, id)).count();
+    if layers == 0 {
+        return Affine::NoLayer;
+    }
     if segment.nodes.iter().all(|&id| is_affine(graph, id)) {
         return Affine::Whole { layers };
     }
     match layers {
-        0 | 1 => Affine::OneLayer,
+        1 => Affine::OneLayer,
         _ => Affine::Deep,
     }
 }

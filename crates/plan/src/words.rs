@@ -178,7 +178,7 @@ fn warnings(plan: &Plan, graph: &Graph, lowered: &LoweredPlan) -> Vec<String> {
         };
         let role = &plan.segments[index].role;
         match classify(graph, &segment.segment) {
-            Affine::Whole { layers: 0 } => out.push(format!("{role} (segment {index}) has no layer with weights to protect.")),
+            Affine::NoLayer => out.push(format!("{role} (segment {index}) has no layer with weights to protect.")),
             Affine::Whole { layers: 1 } => out.push(format!(
                 "{role} (segment {index}) is a single affine layer whose input and output the normal world sees: solving a \
                  linear system over as many queries as the input has elements, plus one, recovers its weights exactly. Its \
