@@ -1,6 +1,6 @@
 //! Two-dimensional convolution in the block layout: direct, without a patch matrix or any other memory.
 //!
-//! A tile is up to [`Simd::ROWS`] neighbouring output pixels of one plane (one block of sixteen output channels), rows of
+//! A tile is up to `ROWS` (of the kernel set) neighbouring output pixels of one plane (one block of sixteen output channels), rows of
 //! the image running on into each other. Padding is read as zeros. Tiles are the unit of work: their boundaries depend
 //! on the shape and the kernel set only, and each is computed for itself.
 

@@ -1,4 +1,4 @@
-//! One tile of a two-dimensional convolution: up to [`Simd::ROWS`] neighbouring pixels of one output plane.
+//! One tile of a two-dimensional convolution: up to `ROWS` neighbouring pixels of one output plane.
 #![allow(
     clippy::needless_range_loop,
     reason = "accumulators stay in registers only when indexed by loops of constant length"
