@@ -1,12 +1,12 @@
 //! A program started from exactly these bytes: copied into a memory file, sealed, executed from it.
 
+use core::time::Duration;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 use crate::memory_file;
 

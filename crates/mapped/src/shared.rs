@@ -1,10 +1,10 @@
 //! Shared memory between host and enclave process, and the futex both wait on.
 
+use core::sync::atomic::{AtomicU32, AtomicU64};
+use core::time::Duration;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::{AtomicU32, AtomicU64};
-use std::time::Duration;
 
 use crate::memory_file;
 
@@ -65,7 +65,7 @@ pub fn wake(word: &AtomicU32) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::Ordering;
+    use core::sync::atomic::Ordering;
 
     #[test]
     fn both_views_are_the_same_memory() {
