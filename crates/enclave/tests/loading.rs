@@ -157,7 +157,8 @@ fn too_small_a_budget_says_how_much_and_for_which_instruction() {
 
 #[test]
 fn programs_that_contradict_the_manifest_are_refused() {
-    let cases: [(&str, fn(&mut Recipe)); 6] = [
+    type Change = fn(&mut Recipe);
+    let cases: [(&str, Change); 6] = [
         ("a kept value that crosses", |r| r.programs[0].outputs[1].via = Via::Cross),
         ("a crossing that is kept", |r| r.programs[0].outputs[0].via = Via::Retain),
         ("an output more", |r| {

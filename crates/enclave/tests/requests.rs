@@ -212,7 +212,8 @@ fn a_corrupt_chunk_while_running_stops_the_request_only() {
     let mut host = Host::with_device(&Recipe::default(), DEVICE, 64 * 1024 + 100_000);
     host.hello();
     host.load().expect("loads");
-    let faults: [(&str, fn(&mut Vec<u8>), Code); 3] = [
+    type Fault = fn(&mut Vec<u8>);
+    let faults: [(&str, Fault, Code); 3] = [
         ("flipped bit", |bytes| bytes[100] ^= 1, Code::CorruptChunk),
         ("short read", |bytes| bytes.truncate(1000), Code::WrongSupply),
         ("long read", |bytes| bytes.push(0), Code::WrongSupply),

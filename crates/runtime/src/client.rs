@@ -1,7 +1,7 @@
 //! Speaks the protocol with one enclave: greets, provisions, loads, runs segments.
 
+use core::time::Duration;
 use std::collections::HashMap;
-use std::time::Duration;
 
 use cordon_executor::Tensor;
 use cordon_package::{OwnerPublic, Recipient, ValueInfo};

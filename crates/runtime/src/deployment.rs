@@ -1,8 +1,9 @@
 //! [`Deployment`]: one package on one device, ready to run.
 
+use core::time::Duration;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use cordon_executor::{Executor, Tensor, elem};
 use cordon_package::{Manifest, Placement};

@@ -1,10 +1,11 @@
 //! The process backend: starts the embedded enclave from sealed memory and talks to it through a shared ring.
 
+use core::time::Duration;
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::os::unix::process::ExitStatusExt;
 use std::process::Child;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use cordon_mapped::{SealedImage, SharedMemory};
 use cordon_protocol::ring::{HEADER_BYTES, LAYOUT, Ring, total_bytes, word};
@@ -153,7 +154,7 @@ impl Transport for ProcessTransport {
                     .memory
                     .words(HEADER_BYTES / 4)
                     .get(word::REPLY)
-                    .is_none_or(|word| word.load(std::sync::atomic::Ordering::Acquire) != number)
+                    .is_none_or(|word| word.load(core::sync::atomic::Ordering::Acquire) != number)
             {
                 return Err(self.death());
             }

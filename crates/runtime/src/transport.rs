@@ -1,7 +1,7 @@
 //! The porting surface of the normal world: how frames reach an enclave and come back.
 
 use core::fmt;
-use std::time::Duration;
+use core::time::Duration;
 
 use crate::error::RuntimeError;
 

@@ -52,7 +52,10 @@ pub(crate) enum Stage {
 
 /// Ends the process; the ring, where there is one, says why.
 pub(crate) fn stop(stage: Stage, ring: Option<&SharedRing>) -> ! {
-    let errno = std::io::Error::last_os_error().raw_os_error().unwrap_or(0);
+    stop_with(stage, std::io::Error::last_os_error().raw_os_error().unwrap_or(0), ring)
+}
+
+fn stop_with(stage: Stage, errno: i32, ring: Option<&SharedRing>) -> ! {
     let stage = stage as i32;
     if let Some(ring) = ring {
         ring.set_stage(stage, errno);
@@ -77,7 +80,10 @@ fn main() {
     };
     let Some(ring) = SharedRing::map(ring_fd) else { stop(Stage::Ring, None) };
     let mut protections = sandbox::before_memory(ring_fd, key);
-    let Some(region) = Region::take(ring.budget(), &mut protections) else { stop(Stage::Region, Some(&ring)) };
+    let region = match Region::take(ring.budget(), &mut protections) {
+        Ok(region) => region,
+        Err(errno) => stop_with(Stage::Region, errno, Some(&ring)),
+    };
     HEAP.use_region(region.heap());
     sandbox::close(&mut protections);
     let (stack, stack_len) = region.stack();

@@ -13,8 +13,9 @@ const STACK_BYTES: usize = 512 * 1024;
 /// Below the stack: an overflow ends the process.
 const GUARD_BYTES: usize = 16 * PAGE;
 
-/// Secret at least, if the kernel gives any: the stack, and the heap's low end, where small blocks such as keys lie.
-const LEAST_SECRET: usize = STACK_BYTES + (1 << 20);
+/// Secret at least, if the kernel gives any, and the least that a service takes: the stack, and the heap's low end, where
+/// small blocks such as keys lie.
+const LEAST_BYTES: usize = STACK_BYTES + 768 * 1024;
 
 /// What the C library may still map for the service's thread after the rest of the process was measured.
 const THREAD_BYTES: u64 = 64 * 1024;
@@ -34,22 +35,25 @@ unsafe impl Send for Region {}
 impl Region {
     /// Maps as much as the budget leaves, in memory that the kernel itself does not map, if it has such: all of it, or, if
     /// the limit on locked memory is too low for that, the part that holds keys.
-    pub(crate) fn take(budget: u64, protections: &mut Vec<Protection>) -> Option<Self> {
-        let outside = writable_bytes()? + THREAD_BYTES;
-        let len = usize::try_from(budget.checked_sub(outside)?).ok()? / PAGE * PAGE;
-        if len < LEAST_SECRET {
-            return None;
+    ///
+    /// Fails with the system's error number, or 0 if the budget is too small.
+    pub(crate) fn take(budget: u64, protections: &mut Vec<Protection>) -> Result<Self, i32> {
+        let outside = writable_bytes().ok_or(libc::EACCES)? + THREAD_BYTES;
+        let len = usize::try_from(budget.saturating_sub(outside)).map_err(|_| libc::EOVERFLOW)? / PAGE * PAGE;
+        if len < LEAST_BYTES {
+            crate::ring::report_refusal(LEAST_BYTES + outside as usize, budget as usize);
+            return Err(0);
         }
         raise_lock_limit();
-        let whole =
-            map(null_mut(), len + GUARD_BYTES, libc::PROT_NONE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1).ok()?;
+        let reserve = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        let whole = map(null_mut(), len + GUARD_BYTES, libc::PROT_NONE, reserve, -1)?;
         // SAFETY: within the range just mapped.
         let base = unsafe { whole.add(GUARD_BYTES) };
         let mut secret = secret_memory(base, len).map(|()| len);
-        if secret.is_err() && secret_memory(base, LEAST_SECRET).is_ok() {
-            protections.push(Protection::in_force(Guard::SecretKeys, LEAST_SECRET as u64));
+        if secret.is_err() && secret_memory(base, LEAST_BYTES).is_ok() {
+            protections.push(Protection::in_force(Guard::SecretKeys, LEAST_BYTES as u64));
             protections.push(missing_secret(Guard::SecretHeap, secret.err().unwrap_or(0)));
-            secret = Ok(LEAST_SECRET);
+            secret = Ok(LEAST_BYTES);
         } else {
             for guard in [Guard::SecretKeys, Guard::SecretHeap] {
                 protections.push(match secret {
@@ -66,7 +70,7 @@ impl Region {
         });
         // Every later mapping is denied by the filter, so the heap cannot grow beyond the region.
         protections.push(Protection::in_force(Guard::Budget, budget));
-        Some(Self { base, len, outside })
+        Ok(Self { base, len, outside })
     }
 
     /// Where the service's stack lies.
@@ -136,18 +140,18 @@ fn secret_memory(base: NonNull<u8>, len: usize) -> Result<(), i32> {
 }
 
 /// Ordinary memory in the rest of the region, kept out of core files; whether it could be locked.
-fn plain_memory(base: NonNull<u8>, range: core::ops::Range<usize>) -> Option<bool> {
+fn plain_memory(base: NonNull<u8>, range: core::ops::Range<usize>) -> Result<bool, i32> {
     if range.is_empty() {
-        return Some(true);
+        return Ok(true);
     }
     // SAFETY: within the region.
     let start = unsafe { base.add(range.start) };
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED;
-    map(start.as_ptr(), range.len(), libc::PROT_READ | libc::PROT_WRITE, flags, -1).ok()?;
+    map(start.as_ptr(), range.len(), libc::PROT_READ | libc::PROT_WRITE, flags, -1)?;
     // SAFETY: the range just mapped; neither call changes contents.
     unsafe {
         libc::madvise(start.as_ptr().cast(), range.len(), libc::MADV_DONTDUMP);
-        Some(libc::mlock2(start.as_ptr().cast(), range.len(), libc::MLOCK_ONFAULT) == 0)
+        Ok(libc::mlock2(start.as_ptr().cast(), range.len(), libc::MLOCK_ONFAULT) == 0)
     }
 }
 

@@ -1,0 +1,83 @@
+//! The enclave process from outside: what can be read of it, and what happens when it dies. One test, in a binary of its
+//! own, because it looks at every child of this process.
+
+mod support;
+
+use cordon_protocol::Guard;
+use cordon_runtime::RuntimeError;
+use support::{AMPLE, World, assert_serves, deployment, run};
+
+#[test]
+fn a_dead_enclave_is_named_restarted_and_unreadable_while_it_lives() {
+    let world = World::new();
+    let (mut model, fault) = deployment(&world, AMPLE);
+    assert_serves(&mut model);
+
+    let greeting = model.greeting().expect("something is secure");
+    let holds = |guard| greeting.protections.iter().any(|p| p.guard == guard && p.is_in_force());
+    if holds(Guard::SecretHeap) && holds(Guard::SecretKeys) {
+        let needle: Vec<u8> = support::small().iter().flat_map(|v| v.to_le_bytes()).collect();
+        for pid in enclaves() {
+            assert!(!memory_of(pid).windows(needle.len()).any(|w| w == needle), "a weight can be read from outside");
+        }
+    }
+
+    // Killed while a segment runs: between the value it asked for and the answer.
+    let mut calls = 0;
+    *fault.lock().expect("free") = Some(Box::new(move |frame, inner| {
+        calls += 1;
+        if calls == 3 {
+            enclaves().into_iter().for_each(kill);
+        }
+        inner.call(frame)
+    }));
+    let error = run(&mut model).expect_err("it was killed");
+    let RuntimeError::Died { doing, death, restart: None } = &error else { panic!("{error}") };
+    assert_eq!((*doing, death.signal), ("running a secure segment", Some(9)), "{error}");
+    assert!(error.to_string().contains("started anew"), "{error}");
+    *fault.lock().expect("free") = None;
+    assert_serves(&mut model);
+    drop(model);
+    assert!(enclaves().is_empty(), "an enclave outlives its deployment");
+}
+
+/// Enclave processes that this process started.
+fn enclaves() -> Vec<u32> {
+    let own = std::process::id().to_string();
+    let processes = std::fs::read_dir("/proc").expect("mounted").flatten();
+    processes
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok())
+        .filter(|pid| {
+            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+            let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+            let alive = field("State:").is_some_and(|state| !state.starts_with('Z'));
+            alive && field("PPid:") == Some(own.as_str()) && ran_from_memory(*pid)
+        })
+        .collect()
+}
+
+fn ran_from_memory(pid: u32) -> bool {
+    std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default().starts_with(b"cordon-enclave")
+}
+
+fn kill(pid: u32) {
+    let status = std::process::Command::new("kill").args(["-9", &pid.to_string()]).status().expect("kill(1) exists");
+    assert!(status.success());
+}
+
+/// Whatever of the process's memory can be read from outside.
+fn memory_of(pid: u32) -> Vec<u8> {
+    use std::os::unix::fs::FileExt;
+    let mut found = Vec::new();
+    let Ok(memory) = std::fs::File::open(format!("/proc/{pid}/mem")) else { return found };
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
+    for line in maps.lines().filter(|line| !line.contains("[v")) {
+        let Some((start, end)) = line.split_once(' ').and_then(|(range, _)| range.split_once('-')) else { continue };
+        let number = |text| u64::from_str_radix(text, 16).expect("hexadecimal");
+        let mut bytes = vec![0; usize::try_from(number(end) - number(start)).expect("fits")];
+        if memory.read_exact_at(&mut bytes, number(start)).is_ok() {
+            found.extend(bytes);
+        }
+    }
+    found
+}

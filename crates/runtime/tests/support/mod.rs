@@ -1,0 +1,210 @@
+//! A device, a package whose one secure segment computes `y = x * small + large[USED..]`, and a fault between host and
+//! enclave.
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses a part")]
+
+use core::time::Duration;
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use cordon_engine::program::{
+    ArenaSize, BinaryOp, DType, Instruction, Kind, Operand, Port, Program, Region, Strided2, Tile, Via, WeightInfo,
+    WeightTable,
+};
+use cordon_package::{
+    Elem, Manifest, Normalisation, OutputPolicy, OwnerKey, PackageError, Placement, ProgramKind, SealRequest,
+    SealedProgram, SectionKind, SectionPlan, SegmentInfo, SegmentSecret, ValueInfo, seal_to_vec,
+};
+use cordon_runtime::{
+    Backend, Death, Deployment, Device, Output, PackageFile, ProcessBackend, RuntimeError, Tensor, Transport,
+};
+
+/// Elements of the large tensor, and where the four lie that are used.
+pub const LARGE: u32 = 300_000;
+pub const USED: u32 = 200_000;
+
+pub const X: [f32; 4] = [1.0, -2.0, 3.0, 0.5];
+
+/// Weights no other memory holds by chance.
+pub fn small() -> [f32; 4] {
+    [1.234_567, -7.654_321, 0.314_159_3, 2.718_281_7]
+}
+
+pub fn large(index: u32) -> f32 {
+    (index % 1000) as f32 / 8.0
+}
+
+pub fn expected(x: [f32; 4]) -> Vec<f32> {
+    (0..4u32).map(|i| x[i as usize] * small()[i as usize] + large(USED + i)).collect()
+}
+
+fn random(seed: u64) -> impl FnMut(&mut [u8]) -> Result<(), PackageError> {
+    let mut state = seed;
+    move |out: &mut [u8]| {
+        for byte in out {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            *byte = (state >> 33) as u8;
+        }
+        Ok(())
+    }
+}
+
+/// A device and a package for it.
+pub struct World {
+    dir: tempfile::TempDir,
+    pub device: Device,
+}
+
+impl World {
+    pub fn new() -> Self {
+        Self::with_arena(12)
+    }
+
+    /// A Program whose arena holds so many floats, of which twelve are used.
+    pub fn with_arena(elements: u32) -> Self {
+        let dir = tempfile::tempdir().expect("temporary folder");
+        let owner = OwnerKey::generate(&mut random(1)).expect("never fails");
+        let (device, recipient) = Device::init(dir.path().join("device"), &[owner.public()]).expect("initialises");
+        std::fs::write(dir.path().join("model.cordon"), seal(&owner, recipient, elements)).expect("writable");
+        Self { dir, device }
+    }
+
+    pub fn package(&self) -> PathBuf {
+        self.dir.path().join("model.cordon")
+    }
+
+    pub fn key(&self) -> File {
+        File::open(self.device.dir().join("device.key")).expect("the key file exists")
+    }
+}
+
+fn seal(owner: &OwnerKey, recipient: cordon_package::Recipient, arena: u32) -> Vec<u8> {
+    let region = |start| Region { dtype: DType::F32, start, len: 4 };
+    let port = |value, start| Port { value, shape: vec![1, 4], region: region(start), via: Via::Cross };
+    let binary = |op, a, b, out| Instruction::Binary {
+        op,
+        shape: Strided2 { dims: vec![1, 4], a: vec![4, 1], b: vec![4, 1] },
+        a: Operand::Arena(region(a)),
+        b: Operand::Weight(b),
+        activation: None,
+        out: region(out),
+    };
+    let program = Program {
+        kind: Kind::Inference,
+        batch: 1,
+        arena: ArenaSize { f32: arena, ..ArenaSize::default() },
+        inputs: vec![port(0, 0)],
+        outputs: vec![port(1, 8)],
+        instructions: vec![
+            binary(BinaryOp::Mul, 0, Tile { tensor: 0, start: 0, len: 4 }, 4),
+            binary(BinaryOp::Add, 4, Tile { tensor: 1, start: USED, len: 4 }, 8),
+        ],
+    };
+    let info = |len, offset| WeightInfo { dtype: DType::F32, len, offset };
+    let (program, table) = (program.encode(), WeightTable(vec![info(4, 0), info(LARGE, 64)]).encode());
+    let sealed = SealedProgram { kind: ProgramKind::Inference, batch: 1, minimum_peak: 1000, bytes: &program };
+    let secret = SegmentSecret { programs: vec![sealed], weight_table: &table, names: vec![], labels: vec![] };
+    let secret = secret.encode().expect("valid");
+    let mut weights: Vec<u8> = small().iter().flat_map(|v| v.to_le_bytes()).collect();
+    weights.resize(64, 0);
+    weights.extend((0..LARGE).flat_map(|i| large(i).to_le_bytes()));
+    let value = |name: &str| ValueInfo { elem: Elem::Float, shape: vec![1, 4], name: Some(name.into()) };
+    let segment = SegmentInfo {
+        placement: Placement::Secure,
+        inputs: vec![0],
+        outputs: vec![1],
+        retained_in: vec![],
+        retained_out: vec![],
+        peak_bytes: 1000,
+    };
+    let manifest = Manifest {
+        inputs: vec![0],
+        outputs: vec![1],
+        values: vec![value("x"), value("y")],
+        segments: vec![segment],
+        preprocessing: None,
+        class_axis: None,
+        normalisation: Normalisation::None,
+        plan_text: "A test.".into(),
+    };
+    let manifest = manifest.encode().expect("valid");
+    let parts =
+        [(SectionKind::Manifest, &manifest), (SectionKind::SegmentSecret, &secret), (SectionKind::Weights, &weights)];
+    let sections = parts.map(|(kind, bytes)| SectionPlan { kind, segment: 0, plain_len: bytes.len() as u64 });
+    let request = SealRequest {
+        name: "model",
+        version: 1,
+        not_after: None,
+        max_requests: None,
+        output_policy: OutputPolicy::Full,
+        recipients: &[recipient],
+        brokers: &[],
+        sections: &sections,
+    };
+    let contents = parts.map(|(_, bytes)| bytes.as_slice());
+    seal_to_vec(&request, &contents, owner, &mut random(2)).expect("valid")
+}
+
+/// What to do to the frames that pass.
+pub type Fault = Box<dyn FnMut(&mut Vec<u8>, &mut dyn Transport) -> Result<(), Death> + Send>;
+
+/// The process backend with a fault between host and enclave.
+pub struct Faulty {
+    inner: ProcessBackend,
+    fault: Arc<Mutex<Option<Fault>>>,
+}
+
+struct FaultyTransport {
+    inner: Box<dyn Transport>,
+    fault: Arc<Mutex<Option<Fault>>>,
+}
+
+impl Backend for Faulty {
+    fn name(&self) -> &'static str {
+        self.inner.name()
+    }
+
+    fn start(&self) -> Result<Box<dyn Transport>, RuntimeError> {
+        Ok(Box::new(FaultyTransport { inner: self.inner.start()?, fault: self.fault.clone() }))
+    }
+}
+
+impl Transport for FaultyTransport {
+    fn call(&mut self, frame: &mut Vec<u8>) -> Result<(), Death> {
+        match &mut *self.fault.lock().expect("no test panics while it holds the fault") {
+            Some(fault) => fault(frame, self.inner.as_mut()),
+            None => self.inner.call(frame),
+        }
+    }
+
+    fn cpu_time(&self) -> Option<Duration> {
+        self.inner.cpu_time()
+    }
+}
+
+pub fn deployment(world: &World, budget: u64) -> (Deployment, Arc<Mutex<Option<Fault>>>) {
+    let fault = Arc::new(Mutex::new(None));
+    let backend = Faulty { inner: ProcessBackend::new(world.key(), Some(budget)), fault: fault.clone() };
+    let file = PackageFile::open(world.package()).expect("a good package");
+    let executor = cordon_executor::open("rten", &cordon_executor::Options::default()).expect("always there");
+    let device = world.device.clone();
+    let model = Deployment::with_backend(file, vec![], device, Box::new(backend), executor.as_ref()).expect("opens");
+    (model, fault)
+}
+
+pub fn run(model: &mut Deployment) -> Result<Vec<f32>, RuntimeError> {
+    let x = Tensor::from_f32(vec![1, 4], &X).expect("four values");
+    let run = model.run(&[("x", &x)])?;
+    let [(name, Output::Tensor(y))] = run.outputs.as_slice() else { panic!("one tensor") };
+    assert_eq!(name, "y");
+    Ok(y.to_f32().expect("float"))
+}
+
+pub fn assert_serves(model: &mut Deployment) {
+    assert_eq!(run(model).expect("the service goes on"), expected(X));
+}
+
+/// Budget in which the large weights must stream.
+pub const STREAMING: u64 = (2 << 20) + (256 << 10);
+/// Budget with room for everything.
+pub const AMPLE: u64 = 64 << 20;
