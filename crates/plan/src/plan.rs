@@ -31,7 +31,7 @@ pub enum World {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Plan {
-    /// [`FORMAT`].
+    /// `FORMAT`.
     pub format: u32,
     /// What the plan protects and what it does not, for a reader who is no expert.
     pub words: String,
