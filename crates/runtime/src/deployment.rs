@@ -234,8 +234,8 @@ impl Deployment {
             return Ok(());
         }
         let mut enclave = Enclave::greet(self.backend.start()?)?;
-        let (report, state) = enclave.load(&self.file, &self.grant, &self.device.state()?)?;
-        self.device.keep_state(state.as_deref())?;
+        let (report, state) = enclave.load(&self.file, &self.grant, &self.device.state(self.file.header())?)?;
+        self.device.keep_state(self.file.header(), state.as_deref())?;
         self.enclave = Some((enclave, report));
         Ok(())
     }
@@ -246,7 +246,7 @@ impl Deployment {
             None => None,
             Some((enclave, _)) => {
                 let (request, state) = enclave.begin()?;
-                if let Err(error) = self.device.keep_state(state.as_deref()) {
+                if let Err(error) = self.device.keep_state(self.file.header(), state.as_deref()) {
                     enclave.abort(request);
                     return Err(error);
                 }

@@ -1,11 +1,13 @@
 //! The device folder: the key file only the enclave reads, the recipient string, and the state the enclave hands out.
 
+use core::sync::atomic::{AtomicU64, Ordering};
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::Write;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use cordon_package::{OwnerPublic, Recipient};
+use cordon_package::merkle::leaf;
+use cordon_package::{Header, OwnerPublic, Recipient};
 
 use crate::client::Enclave;
 use crate::error::RuntimeError;
@@ -14,7 +16,7 @@ use crate::transport::Backend;
 
 const KEY: &str = "device.key";
 const RECIPIENT: &str = "recipient";
-const STATE: &str = "state";
+const STATE: &str = "counters";
 
 /// A device of the process platform: a folder.
 #[derive(Clone, Debug)]
@@ -93,8 +95,8 @@ impl Device {
     }
 
     /// What the enclave handed out last; empty on a new device.
-    pub(crate) fn state(&self) -> Result<Vec<u8>, RuntimeError> {
-        let path = self.dir.join(STATE);
+    pub(crate) fn state(&self, of: &Header) -> Result<Vec<u8>, RuntimeError> {
+        let path = self.state_file(of);
         match fs::read(&path) {
             Ok(state) => Ok(state),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
@@ -103,17 +105,34 @@ impl Device {
     }
 
     /// Keeps a new state, before anything that depends on it goes on.
-    pub(crate) fn keep_state(&self, state: Option<&[u8]>) -> Result<(), RuntimeError> {
-        state.map_or(Ok(()), |state| replace(&self.dir.join(STATE), state))
+    pub(crate) fn keep_state(&self, of: &Header, state: Option<&[u8]>) -> Result<(), RuntimeError> {
+        let Some(state) = state else { return Ok(()) };
+        let folder = self.dir.join(STATE);
+        fs::create_dir_all(&folder).map_err(|source| RuntimeError::io(&folder, source))?;
+        replace(&self.state_file(of), state)
+    }
+
+    /// One file for each owner and name of a package, so that deployments of different packages do not overwrite each
+    /// other's counters. Nothing depends on the host keeping this rule: the enclave authenticates what it is given.
+    fn state_file(&self, of: &Header) -> PathBuf {
+        let digest = leaf(&[of.owner.as_bytes(), of.name.as_bytes()].concat());
+        let name: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+        self.dir.join(STATE).join(name)
     }
 }
 
 /// Writes a file whole or not at all.
 fn replace(path: &Path, bytes: &[u8]) -> Result<(), RuntimeError> {
     let failed = |source| RuntimeError::io(path, source);
-    let staged = path.with_extension("new");
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    // Nobody else writes to this name, so two writers leave one whole file or the other.
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    let staged = path.with_extension(format!("{}-{count}.new", std::process::id()));
     let mut file =
         OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&staged).map_err(failed)?;
     file.write_all(bytes).and_then(|()| file.sync_all()).map_err(failed)?;
-    fs::rename(&staged, path).map_err(failed)
+    fs::rename(&staged, path).map_err(|source| {
+        let _ = fs::remove_file(&staged);
+        failed(source)
+    })
 }

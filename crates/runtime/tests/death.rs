@@ -1,7 +1,10 @@
-//! The enclave process from outside: what can be read of it, and what happens when it dies. One test, in a binary of its
-//! own, because it looks at every child of this process.
+//! The enclave process from outside: what can be read of it, and what happens when it or its host dies. In a binary of its
+//! own, because the first test looks at every enclave that this process started.
 
 mod support;
+
+use core::time::Duration;
+use std::time::Instant;
 
 use cordon_protocol::Guard;
 use cordon_runtime::RuntimeError;
@@ -20,6 +23,12 @@ fn a_dead_enclave_is_named_restarted_and_unreadable_while_it_lives() {
         for pid in enclaves() {
             assert!(!memory_of(pid).windows(needle.len()).any(|w| w == needle), "a weight can be read from outside");
         }
+    }
+
+    for pid in enclaves() {
+        assert_eq!(field(pid, "Seccomp:").as_deref(), Some("2"), "the kernel says that a filter is loaded");
+        assert_eq!(field(pid, "NoNewPrivs:").as_deref(), Some("1"));
+        assert!(std::fs::read(format!("/proc/{pid}/environ")).is_ok_and(|e| e.is_empty()) || !is_root());
     }
 
     // Killed while a segment runs: between the value it asked for and the answer.
@@ -41,19 +50,68 @@ fn a_dead_enclave_is_named_restarted_and_unreadable_while_it_lives() {
     assert!(enclaves().is_empty(), "an enclave outlives its deployment");
 }
 
+/// Not a test: the host that the test below kills.
+#[test]
+#[ignore = "run by the test below as a process of its own"]
+fn host_to_be_killed() {
+    let world = World::new();
+    let (_model, _) = deployment(&world, AMPLE);
+    std::thread::sleep(Duration::from_secs(60));
+}
+
+#[test]
+fn an_enclave_ends_with_its_host() {
+    let this = std::env::current_exe().expect("a test binary");
+    let mut host = std::process::Command::new(this)
+        .args(["--exact", "host_to_be_killed", "--ignored"])
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .expect("starts");
+    let id = host.id().to_string();
+    let wait = |what: &str, done: &mut dyn FnMut() -> bool| {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !done() {
+            assert!(Instant::now() < deadline, "{what}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    let mut found = Vec::new();
+    // One enclave makes the device key, the next one serves.
+    wait("no enclave serves", &mut || {
+        found = enclaves_of(&id);
+        found.iter().any(|pid| field(*pid, "Seccomp:").as_deref() == Some("2"))
+    });
+    kill(host.id());
+    host.wait().expect("killed");
+    wait("the enclave outlives its host", &mut || {
+        found.iter().all(|pid| field(*pid, "State:").is_none_or(|state| state.starts_with('Z')))
+    });
+}
+
 /// Enclave processes that this process started.
 fn enclaves() -> Vec<u32> {
-    let own = std::process::id().to_string();
+    enclaves_of(&std::process::id().to_string())
+}
+
+fn enclaves_of(host: &str) -> Vec<u32> {
     let processes = std::fs::read_dir("/proc").expect("mounted").flatten();
     processes
         .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok())
         .filter(|pid| {
-            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-            let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
-            let alive = field("State:").is_some_and(|state| !state.starts_with('Z'));
-            alive && field("PPid:") == Some(own.as_str()) && ran_from_memory(*pid)
+            let alive = field(*pid, "State:").is_some_and(|state| !state.starts_with('Z'));
+            alive && field(*pid, "PPid:").as_deref() == Some(host) && ran_from_memory(*pid)
         })
         .collect()
+}
+
+/// A line of what the kernel says about a process.
+fn field(pid: u32, name: &str) -> Option<String> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix(name)).map(|value| value.trim().to_string())
+}
+
+fn is_root() -> bool {
+    field(std::process::id(), "Uid:").is_some_and(|ids| ids.starts_with("0\t"))
 }
 
 fn ran_from_memory(pid: u32) -> bool {
