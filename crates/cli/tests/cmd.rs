@@ -26,6 +26,9 @@ fn world() -> World {
     std::fs::set_permissions(world.path("owner.key.pub.private"), std::fs::Permissions::from_mode(0o600))
         .expect("own file");
     world.ok(&["plan", "digits.onnx", "--protect", "both", "--front", "8", "--back", "17", "-o", "plan.toml"]);
+    let vector = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../vectors/secret_weight_in_normal_segment.onnx");
+    world.write("shared.onnx", std::fs::read(vector).expect("readable"));
+    world.ok(&["plan", "shared.onnx", "--protect", "both", "--front", "2", "--back", "4", "-o", "shared.toml"]);
     world.ok(&["plan", "digits.onnx", "--protect", "inputs", "--front", "8", "-o", "front.toml"]);
     world
 }

@@ -346,12 +346,19 @@ impl Host {
     }
 
     pub fn with_device(recipe: &Recipe, of: u8, limit: u64) -> Self {
-        let file = recipe.seal();
-        let owners = [owner(recipe.owner).public()];
+        let device = DeviceFile { key: device(of), owners: vec![owner(OWNER).public()] };
+        let host = Self::of_file(recipe.seal(), device, &owner(recipe.owner).public());
+        host.settings.limit.set(limit);
+        host
+    }
+
+    /// A host with any package, whose owner it believes.
+    pub fn of_file(file: Vec<u8>, device: DeviceFile, owner: &OwnerPublic) -> Self {
+        let owners = [*owner];
         let trust = Trust { dangerous_accept_development: true, ..Trust::pinned(&owners) };
         let verified = Parsed::parse_file(&file).unwrap().verify(&trust).unwrap();
         let settings = Rc::new(Settings {
-            limit: Cell::new(limit),
+            limit: Cell::new(AMPLE),
             now: Cell::new(Some(1000)),
             development: Cell::new(true),
             payload_limit: Cell::new(2 * 65_552),
@@ -359,7 +366,7 @@ impl Host {
         });
         let platform = Fake {
             settings: settings.clone(),
-            device: Some(DeviceFile { key: device(of), owners: vec![owner(OWNER).public()] }),
+            device: Some(device),
             counters: HashMap::new(),
             changed: false,
             random: Box::new(seeded(9)),
