@@ -89,7 +89,7 @@ fn lifetimes(draft: &Draft) -> Vec<Buffer> {
     };
     draft.inputs.iter().for_each(|port| touch(port.region.start, 0));
     for (index, instruction) in draft.instructions.iter().enumerate() {
-        touch(draft::out(instruction).start, index + 1);
+        touch(instruction.out().start, index + 1);
         draft::slots_read(instruction).into_iter().for_each(|slot| touch(slot, index + 1));
     }
     draft.outputs.iter().for_each(|port| touch(port.region.start, end));
@@ -101,7 +101,7 @@ fn share_in_place(draft: &Draft, buffers: &mut [Buffer]) -> Vec<usize> {
     let mut owner: Vec<usize> = (0..buffers.len()).collect();
     for (index, instruction) in draft.instructions.iter().enumerate() {
         let time = index + 1;
-        let out = draft::out(instruction);
+        let out = instruction.out();
         let out_slot = out.start as usize;
         if buffers[out_slot].first != time {
             continue;

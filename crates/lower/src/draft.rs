@@ -48,32 +48,6 @@ impl Draft {
 }
 
 /// The region an instruction writes.
-pub(crate) fn out(instruction: &Instruction) -> &Region {
-    use Instruction as I;
-    match instruction {
-        I::Conv2d { out, .. }
-        | I::ConvNd { out, .. }
-        | I::Pool { out, .. }
-        | I::Dense { out, .. }
-        | I::MatMul { out, .. }
-        | I::Unary { out, .. }
-        | I::Not { out, .. }
-        | I::Binary { out, .. }
-        | I::Select { out, .. }
-        | I::Softmax { out, .. }
-        | I::Normalize { out, .. }
-        | I::Lrn { out, .. }
-        | I::Reduce { out, .. }
-        | I::ArgMax { out, .. }
-        | I::Copy { out, .. }
-        | I::Fill { out, .. }
-        | I::Gather { out, .. }
-        | I::Interpolate { out, .. }
-        | I::Cast { out, .. } => out,
-    }
-}
-
-/// The region an instruction writes.
 pub(crate) fn out_mut(instruction: &mut Instruction) -> &mut Region {
     use Instruction as I;
     match instruction {
@@ -167,11 +141,9 @@ pub(crate) fn for_each_read(instruction: &mut Instruction, mut visit: impl FnMut
 
 /// Slots the instruction reads, repeated when read twice.
 pub(crate) fn slots_read(instruction: &Instruction) -> Vec<u32> {
-    let mut slots = Vec::new();
-    for_each_read(&mut instruction.clone(), |read| {
-        if let ReadMut::Region(region) = read {
-            slots.push(region.start);
-        }
+    let slots = instruction.reads().filter_map(|(_, operand)| match operand {
+        Operand::Arena(region) => Some(region.start),
+        Operand::Weight(_) => None,
     });
-    slots
+    slots.collect()
 }

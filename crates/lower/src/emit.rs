@@ -96,7 +96,7 @@ fn remove_dead(draft: &mut Draft) {
     draft.outputs.iter().for_each(|port| needed[port.region.start as usize] = true);
     let mut kept = Vec::with_capacity(draft.instructions.len());
     for instruction in draft.instructions.drain(..).rev() {
-        if needed[draft::out(&instruction).start as usize] {
+        if needed[instruction.out().start as usize] {
             draft::slots_read(&instruction).into_iter().for_each(|slot| needed[slot as usize] = true);
             kept.push(instruction);
         }

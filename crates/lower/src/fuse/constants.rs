@@ -51,7 +51,7 @@ pub(super) fn fold_affine(fuser: &Fuser<'_>, instruction: &Instruction) -> Optio
     let spread = |values: Vec<f32>| if values.len() == channels { values } else { vec![values[0]; channels] };
     let folded = Folded {
         maker: maker.clone(),
-        out: *draft::out(instruction),
+        out: instruction.out(),
         scale: spread(affine.scale),
         shift: spread(affine.shift),
     };

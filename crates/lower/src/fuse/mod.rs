@@ -63,7 +63,7 @@ impl<'d> Fuser<'d> {
         let mut writers = vec![0usize; draft.slots.len()];
         let mut uses = vec![0usize; draft.slots.len()];
         for (index, instruction) in instructions.iter().flatten().enumerate() {
-            let slot = draft::out(instruction).start as usize;
+            let slot = instruction.out().start as usize;
             writers[slot] += 1;
             producer[slot] = (writers[slot] == 1).then_some(index);
             draft::slots_read(instruction).into_iter().for_each(|slot| uses[slot as usize] += 1);
@@ -76,7 +76,7 @@ impl<'d> Fuser<'d> {
     fn maker(&self, region: &Region) -> Option<(usize, &Instruction)> {
         let index = self.producer[region.start as usize]?;
         let instruction = self.instructions[index].as_ref()?;
-        (draft::out(instruction) == region).then_some((index, instruction))
+        (instruction.out() == *region).then_some((index, instruction))
     }
 
     /// The same, if this is its only reader.
