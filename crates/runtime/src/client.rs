@@ -56,7 +56,7 @@ impl Enclave {
         };
         let mut enclave = Self { transport, greeting: nothing, frame: Vec::new() };
         let hello = Command::Hello { oldest: OLDEST_VERSION, newest: VERSION };
-        match enclave.call("greeting it", hello, |_| Ok(()))?.0 {
+        match enclave.call("greeting it", hello, &[])?.0 {
             Reply::Hello(greeting) if greeting.payload_limit > 0 => {
                 enclave.greeting = greeting;
                 Ok(enclave)
@@ -77,11 +77,8 @@ impl Enclave {
 
     /// Makes the device key inside and pins owners; returns the device's recipient.
     pub(crate) fn provision(&mut self, owners: &[OwnerPublic]) -> Result<Recipient, RuntimeError> {
-        let fill = |frame: &mut Vec<u8>| {
-            owners.iter().for_each(|owner| frame.extend_from_slice(owner.as_bytes()));
-            Ok(())
-        };
-        let (Reply::Provisioned, payload) = self.call("making the device key", Command::Provision, fill)? else {
+        let keys: Vec<u8> = owners.iter().flat_map(|owner| *owner.as_bytes()).collect();
+        let (Reply::Provisioned, payload) = self.call("making the device key", Command::Provision, &keys)? else {
             return Err(RuntimeError::Protocol("an answer to Provision"));
         };
         let text = core::str::from_utf8(payload).map_err(|_| RuntimeError::Protocol("a recipient"))?;
@@ -90,7 +87,7 @@ impl Enclave {
 
     /// Memory figures now.
     pub fn memory(&mut self) -> Result<MemoryUse, RuntimeError> {
-        match self.call("reporting", Command::Report, |_| Ok(()))?.0 {
+        match self.call("reporting", Command::Report, &[])?.0 {
             Reply::Report(memory) => Ok(memory),
             _ => Err(RuntimeError::Protocol("an answer to Report")),
         }
@@ -108,10 +105,7 @@ impl Enclave {
         let mut command = Command::LoadBegin { header_len: len(file.header_bytes())?, grant_len: len(grant)? };
         let mut payload = state.to_vec();
         loop {
-            let (reply, answer) = self.call(DOING, command, |frame| {
-                frame.extend_from_slice(&payload);
-                Ok(())
-            })?;
+            let (reply, answer) = self.call(DOING, command, &payload)?;
             match reply {
                 Reply::Loaded(report) => {
                     return Ok((report, (!answer.is_empty()).then(|| answer.to_vec())));
@@ -133,7 +127,7 @@ impl Enclave {
 
     /// Opens a request. A new device state comes back when it changed.
     pub(crate) fn begin(&mut self) -> Result<(u64, Option<Vec<u8>>), RuntimeError> {
-        match self.call("opening a request", Command::Begin, |_| Ok(()))? {
+        match self.call("opening a request", Command::Begin, &[])? {
             (Reply::Begun { request }, state) => Ok((request, (!state.is_empty()).then(|| state.to_vec()))),
             _ => Err(RuntimeError::Protocol("an answer to Begin")),
         }
@@ -153,10 +147,7 @@ impl Enclave {
         let mut collecting: Option<(u32, Form, u64, Vec<u8>)> = None;
         let (mut command, mut payload) = (Command::Run { request, segment }, Vec::new());
         loop {
-            let (reply, answer) = self.call(DOING, command, |frame| {
-                frame.extend_from_slice(&payload);
-                Ok(())
-            })?;
+            let (reply, answer) = self.call(DOING, command, &payload)?;
             traffic.steps += 1;
             let mut supply = Supply::Nothing;
             payload.clear();
@@ -204,7 +195,7 @@ impl Enclave {
 
     /// Ends a complete request.
     pub(crate) fn end(&mut self, request: u64) -> Result<(), RuntimeError> {
-        match self.call("closing a request", Command::End { request }, |_| Ok(()))?.0 {
+        match self.call("closing a request", Command::End { request }, &[])?.0 {
             Reply::Closed => Ok(()),
             _ => Err(RuntimeError::Protocol("an answer to End")),
         }
@@ -212,18 +203,13 @@ impl Enclave {
 
     /// Drops a request after an error of the normal world. A request the enclave has dropped itself is no error.
     pub(crate) fn abort(&mut self, request: u64) {
-        let _ = self.call("dropping a request", Command::Abort { request }, |_| Ok(()));
+        let _ = self.call("dropping a request", Command::Abort { request }, &[]);
     }
 
     /// One command, one reply; a refusal or a death is an error.
-    fn call(
-        &mut self,
-        doing: &'static str,
-        command: Command,
-        fill: impl FnOnce(&mut Vec<u8>) -> Result<(), RuntimeError>,
-    ) -> Result<(Reply, &[u8]), RuntimeError> {
+    fn call(&mut self, doing: &'static str, command: Command, payload: &[u8]) -> Result<(Reply, &[u8]), RuntimeError> {
         command.encode(&mut self.frame);
-        fill(&mut self.frame)?;
+        self.frame.extend_from_slice(payload);
         self.transport.call(&mut self.frame).map_err(|death| RuntimeError::Died { doing, death, restart: None })?;
         match Reply::decode(&mut self.frame) {
             Ok((Reply::Refused(refusal), _)) => Err(RuntimeError::Refused { doing, refusal }),
