@@ -2,6 +2,7 @@
 
 use cordon_kernels::conv::Residual;
 use cordon_kernels::geometry::{Strided2, UnaryOp};
+use cordon_kernels::parallel::Compute;
 use cordon_kernels::{KernelSet, cast, conv, elementwise, gemm, movement, normalize, pool, reduce};
 
 use crate::memory::{Buffers, Out, Rest};
@@ -12,13 +13,14 @@ use crate::{EngineError, Place};
 
 /// Runs instruction `index`, whose weight tiles are loaded.
 pub(crate) fn execute(
-    set: KernelSet,
+    compute: Compute,
     index: usize,
     instruction: &Instruction,
     arena: &mut Buffers,
     weights: &Weights,
 ) -> Result<(), EngineError> {
     use Instruction as I;
+    let set = compute.set;
     let region = instruction.out();
     let (out, rest) = arena.split(region)?;
     let from = Source { rest, weights, index };
@@ -27,7 +29,7 @@ pub(crate) fn execute(
         I::Conv2d { geometry, input, weight, bias, residual, activation, .. } => {
             let (input, weight, bias) = (from.f32(*input)?, from.f32_tile(*weight)?, from.f32_tile_option(*bias)?);
             let residual = from.residual(*residual, region)?;
-            conv::conv2d(set, geometry, input, weight, bias, residual, *activation, out.f32()?);
+            conv::conv2d(compute, geometry, input, weight, bias, residual, *activation, out.f32()?);
         }
         I::ConvNd { geometry, input, weight, bias, activation, .. } => {
             let (input, weight, bias) = (from.f32(*input)?, from.f32(*weight)?, from.f32_tile_option(*bias)?);

@@ -3,7 +3,7 @@
 //! A request is: resident weights once, then inputs, then instructions (each after the chunks of its window), then
 //! outputs. Every reply leads to exactly one next step. What a step does is bounded by one instruction and one chunk.
 
-use cordon_kernels::KernelSet;
+use cordon_kernels::parallel::Compute;
 
 use crate::memory::Buffers;
 use crate::program::{DType, Port, Program, Region, WeightTable};
@@ -157,7 +157,7 @@ enum State {
 /// A Program, validated, with all memory it will ever use.
 pub struct Prepared {
     program: Program,
-    kernels: KernelSet,
+    compute: Compute,
     arena: Buffers,
     weights: Weights,
     state: State,
@@ -168,11 +168,12 @@ pub struct Prepared {
 
 impl Prepared {
     /// Checks everything about `program` and `weights` once and allocates all memory, including the weight window.
-    /// Nothing is allocated before it is known to fit `limits`.
+    /// Nothing is allocated before it is known to fit `limits`. A [`KernelSet`](crate::KernelSet) alone computes on one
+    /// thread; the number of threads never changes a bit of a result.
     pub fn new(
         program: Program,
         weights: WeightTable,
-        kernels: KernelSet,
+        compute: impl Into<Compute>,
         residency: Residency,
         limits: Limits,
     ) -> Result<Self, EngineError> {
@@ -189,7 +190,7 @@ impl Prepared {
             window,
             tables: program.heap_bytes() + weights.table_bytes() + size_of::<Self>() as u64,
         };
-        Ok(Self { program, kernels, arena, weights, state: State::Idle, filled: 0, memory })
+        Ok(Self { program, compute: compute.into(), arena, weights, state: State::Idle, filled: 0, memory })
     }
 
     /// What [`Prepared::memory`] will report for a decoded Program, without allocating it. With
@@ -337,7 +338,7 @@ impl Prepared {
 
     fn execute(&mut self, index: usize) -> Result<(State, Made), EngineError> {
         let instruction = self.program.instructions.get(index).ok_or(EngineError::Bug("instruction index"))?;
-        dispatch::execute(self.kernels, index, instruction, &mut self.arena, &self.weights)?;
+        dispatch::execute(self.compute, index, instruction, &mut self.arena, &self.weights)?;
         Ok((State::Instruction(index + 1), Made::Ran { instruction: index as u32 }))
     }
 
@@ -388,6 +389,7 @@ mod tests {
     use alloc::vec;
 
     use super::*;
+    use crate::KernelSet;
     use crate::program::{ArenaSize, Instruction, Kind, Operand, Region, Tile, UnaryOp, Via, WeightInfo};
 
     /// `neg(weight)` and the input, both handed out; nothing of them may remain.

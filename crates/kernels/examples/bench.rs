@@ -97,8 +97,8 @@ fn conv(name: &str, groups: u32, ic: u32, oc: u32, size: u32, kernel: u32, strid
     let (bias, mut out) = (known(g.bias_len()), known(g.output_len()));
     let per_pixel = f64::from(ic / groups) * f64::from(oc) * f64::from(kernel * kernel);
     let work = 2.0 * per_pixel * f64::from(axis.output) * f64::from(axis.output);
-    let run = move |set| {
-        conv2d(set, &g, &x, &w, Some(&bias), Residual::None, Some(UnaryOp::Relu), &mut out);
+    let run = move |set: KernelSet| {
+        conv2d(set.into(), &g, &x, &w, Some(&bias), Residual::None, Some(UnaryOp::Relu), &mut out);
         work
     };
     (name.to_string(), Box::new(run))

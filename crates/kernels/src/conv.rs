@@ -7,6 +7,7 @@
 use crate::arch::{Kernel, KernelSet, Simd};
 use crate::conv_tile::{self, Operands};
 use crate::geometry::{Conv2d, UnaryOp};
+use crate::parallel::Compute;
 use crate::tile::{Finish, Tiling};
 use crate::unary::Activation;
 use core::ops::Range;
@@ -21,7 +22,7 @@ pub use crate::tile::Residual;
 /// depthwise convolution, where they reach the same unspecified lanes of the output.
 #[allow(clippy::too_many_arguments, reason = "the instruction has that many operands")]
 pub fn conv2d(
-    set: KernelSet,
+    compute: Compute,
     geometry: &Conv2d,
     input: &[f32],
     weight: &[f32],
@@ -37,8 +38,15 @@ pub fn conv2d(
     assert!(bias.is_none_or(|b| Some(b.len() as u64) == g.bias_len()), "validated: conv's bias length");
     assert_eq!(Some(out.len() as u64), g.output_len(), "validated: conv's output length");
     let act = Activation::new(act);
-    let planes = 0..g.n as usize * (g.oc as usize).div_ceil(16);
-    set.dispatch(Conv { set, geometry, input, weight, bias, residual, act, planes, out });
+    let (set, plane) = (compute.set, g.y.output as usize * g.x.output as usize * 16);
+    let taps = u64::from(g.ic / g.groups) * u64::from(g.y.kernel) * u64::from(g.x.kernel);
+    compute.split(out, plane, taps.saturating_mul(out.len() as u64), |planes, out| {
+        let residual = match residual {
+            Residual::Other(values) => Residual::Other(&values[planes.start * plane..planes.end * plane]),
+            other => other,
+        };
+        set.dispatch(Conv { set, geometry, input, weight, bias, residual, act, planes, out });
+    });
 }
 
 struct Conv<'a> {
@@ -227,7 +235,7 @@ mod tests {
                 Some(true) => Residual::InPlace,
                 Some(false) => Residual::Other(&other),
             };
-            conv2d(set, g, &input, &weight, bias.then_some(&b), residual, act, &mut out);
+            conv2d(set.into(), g, &input, &weight, bias.then_some(&b), residual, act, &mut out);
             from_blocked(&out, g.n, g.oc, g.y.output * g.x.output)
         }
     }

@@ -25,6 +25,7 @@ mod lengths;
 pub mod math;
 pub mod movement;
 pub mod normalize;
+pub mod parallel;
 pub mod pool;
 pub mod reduce;
 mod strided;

@@ -1,0 +1,133 @@
+//! Sharing one kernel's work among threads the platform owns.
+//!
+//! A kernel cuts its output into contiguous ranges and computes each range for itself. How many ranges there are never
+//! changes a bit: every element is computed in the same order of operations whichever range it is in.
+
+use crate::arch::KernelSet;
+use core::ops::Range;
+
+/// One range's work. It owns what it writes, so tasks need no locks.
+pub type Task<'a> = &'a mut (dyn FnMut() + Send);
+
+/// The threads of a platform.
+pub trait Parallel: Sync {
+    /// How many tasks run at the same time; at least 1, and the same at every call.
+    fn threads(&self) -> usize;
+
+    /// Runs every task once, in any order and on any thread, and returns when all have ended.
+    fn run(&self, tasks: &mut [Task<'_>]);
+}
+
+/// One thread: tasks run one after the other.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Serial;
+
+impl Parallel for Serial {
+    fn threads(&self) -> usize {
+        1
+    }
+
+    fn run(&self, tasks: &mut [Task<'_>]) {
+        tasks.iter_mut().for_each(|task| task());
+    }
+}
+
+/// What kernels compute with. The threads live as long as the enclave.
+#[derive(Clone, Copy)]
+pub struct Compute {
+    /// Instructions.
+    pub set: KernelSet,
+    /// Threads.
+    pub workers: &'static dyn Parallel,
+}
+
+impl From<KernelSet> for Compute {
+    /// One thread.
+    fn from(set: KernelSet) -> Self {
+        Compute { set, workers: &Serial }
+    }
+}
+
+/// Most ranges a kernel cuts its output into.
+const MAX_TASKS: usize = 16;
+
+/// Elementary operations (a multiply-add, an element moved) below which waking a thread costs more than it saves.
+const WORTHWHILE: u64 = 200_000;
+
+impl Compute {
+    /// How many ranges work of `cost` elementary operations is worth being cut into.
+    fn ranges(&self, cost: u64) -> usize {
+        let worthwhile = usize::try_from(cost / (WORTHWHILE / 2)).unwrap_or(usize::MAX);
+        self.workers.threads().min(worthwhile).clamp(1, MAX_TASKS)
+    }
+
+    /// Cuts `out`, whole items of `item` elements, into one contiguous range for each thread and computes each by
+    /// `part(items, their elements)`. `cost` is the elementary operations of all of it.
+    pub(crate) fn split<T: Send>(
+        &self,
+        out: &mut [T],
+        item: usize,
+        cost: u64,
+        part: impl Fn(Range<usize>, &mut [T]) + Sync,
+    ) {
+        let items = out.len() / item.max(1);
+        let ranges = self.ranges(cost).min(items);
+        if ranges <= 1 {
+            return part(0..items, out);
+        }
+        let (part, mut rest, mut first) = (&part, out, 0);
+        let mut jobs: [_; MAX_TASKS] = core::array::from_fn(|index| {
+            let end = if index < ranges { items * (index + 1) / ranges } else { items };
+            let range = first..end;
+            let (mine, others) = core::mem::take(&mut rest).split_at_mut(range.len() * item);
+            (rest, first) = (others, end);
+            move || part(range.clone(), mine)
+        });
+        let mut tasks = jobs.each_mut().map(|job| job as Task<'_>);
+        self.workers.run(&mut tasks[..ranges]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec;
+
+    /// Threads of its own for every call: slow, but really at the same time.
+    struct Threads(usize);
+
+    impl Parallel for Threads {
+        fn threads(&self) -> usize {
+            self.0
+        }
+
+        fn run(&self, tasks: &mut [Task<'_>]) {
+            std::thread::scope(|scope| {
+                for task in tasks {
+                    scope.spawn(|| task());
+                }
+            });
+        }
+    }
+
+    #[test]
+    fn every_item_is_computed_once_whatever_the_number_of_threads() {
+        for workers in [&Threads(1) as &'static dyn Parallel, &Threads(2), &Threads(3), &Threads(40)] {
+            for items in [0, 1, 2, 5, 16, 17, 100] {
+                let compute = Compute { set: KernelSet::PORTABLE, workers };
+                let mut out = vec![0; items * 3];
+                compute.split(&mut out, 3, u64::MAX, |range, out| {
+                    assert_eq!(out.len(), range.len() * 3);
+                    out.iter_mut().enumerate().for_each(|(at, value)| *value += range.start * 3 + at + 1);
+                });
+                assert!(out.iter().enumerate().all(|(at, &value)| value == at + 1), "{items} items");
+            }
+        }
+    }
+
+    #[test]
+    fn small_work_stays_on_one_thread() {
+        let compute = Compute { set: KernelSet::PORTABLE, workers: &Threads(2) };
+        compute.split(&mut [0u8; 64], 1, 1000, |range, _| assert_eq!(range, 0..64));
+    }
+}
