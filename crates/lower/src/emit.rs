@@ -93,11 +93,11 @@ pub(crate) fn finish(mut draft: Draft, batch: u32) -> Result<Lowered, LowerError
 /// Drops instructions whose result nobody reads.
 fn remove_dead(draft: &mut Draft) {
     let mut needed = vec![false; draft.slots.len()];
-    draft.outputs.iter().for_each(|port| needed[port.region.start as usize] = true);
+    draft.outputs.iter().for_each(|port| needed[draft.root(port.region.start).0 as usize] = true);
     let mut kept = Vec::with_capacity(draft.instructions.len());
-    for instruction in draft.instructions.drain(..).rev() {
-        if needed[instruction.out().start as usize] {
-            draft::slots_read(&instruction).into_iter().for_each(|slot| needed[slot as usize] = true);
+    for instruction in core::mem::take(&mut draft.instructions).into_iter().rev() {
+        if needed[draft.root(instruction.out().start).0 as usize] {
+            draft::slots_read(&instruction).into_iter().for_each(|slot| needed[draft.root(slot).0 as usize] = true);
             kept.push(instruction);
         }
     }

@@ -68,6 +68,7 @@ impl<'d> Fuser<'d> {
             producer[slot] = (writers[slot] == 1).then_some(index);
             draft::slots_read(instruction).into_iter().for_each(|slot| uses[slot as usize] += 1);
         }
+        debug_assert!(draft.slots.iter().all(|slot| slot.within.is_none()), "fusions know nothing of parts");
         draft.outputs.iter().for_each(|port| uses[port.region.start as usize] += 1);
         Self { draft, instructions, producer, uses }
     }

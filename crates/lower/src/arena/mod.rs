@@ -1,10 +1,16 @@
 //! The arena planner: lifetimes of virtual tensors → fixed offsets.
 //!
-//! Greedy placement at the lowest free offset, in several orders, keeping the best. Where [`Instruction`] documents that its
-//! output may take the place of an operand that dies there, both share one buffer.
+//! | step | module | what |
+//! |---|---|---|
+//! | lifetimes | this file | first and last use of every root slot; parts count for the slot they lie in |
+//! | share | [`share`] | an output takes the place of an operand that dies where it is made |
+//! | pack | [`pack`] | offsets, as close to the largest live set as a bounded search gets |
+
+mod pack;
+mod share;
 
 use crate::draft::{self, Draft};
-use cordon_engine::program::{ArenaSize, DType, Instruction, Operand, Region};
+use cordon_engine::program::{ArenaSize, DType};
 
 /// How well the arena was packed, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -38,13 +44,13 @@ struct Buffer {
 /// Plans the arenas. `None` when one exceeds 2^32 elements.
 pub(crate) fn place(draft: &Draft) -> Option<Placement> {
     let mut buffers = lifetimes(draft);
-    let owner = share_in_place(draft, &mut buffers);
+    let owner = share::in_place(draft, &mut buffers);
     let mut placement =
         Placement { offsets: vec![0; draft.slots.len()], size: ArenaSize::default(), report: ArenaReport::default() };
     for dtype in [DType::F32, DType::I64, DType::Bool] {
         let members: Vec<usize> =
             (0..buffers.len()).filter(|&slot| owner[slot] == slot && alive(&buffers[slot], dtype)).collect();
-        let (offsets, total) = best_of_orders(&buffers, &members);
+        let (offsets, total) = pack::best_of_orders(&buffers, &members);
         for (&slot, offset) in members.iter().zip(offsets) {
             placement.offsets[slot] = u32::try_from(offset).ok()?;
         }
@@ -63,9 +69,13 @@ pub(crate) fn place(draft: &Draft) -> Option<Placement> {
                 1
             }
         };
-        placement.report.lower_bound += largest_live_set(&buffers, &members) * bytes;
+        placement.report.lower_bound += pack::largest_live_set(&buffers, &members) * bytes;
     }
-    placement.offsets = owner.iter().map(|&slot| placement.offsets[slot]).collect();
+    let place = |slot: usize| {
+        let (root, start) = draft.root(slot as u32);
+        placement.offsets[owner[root as usize]] + start
+    };
+    placement.offsets = (0..draft.slots.len()).map(place).collect();
     placement.report.bytes = placement.size.bytes();
     Some(placement)
 }
@@ -83,7 +93,7 @@ fn lifetimes(draft: &Draft) -> Vec<Buffer> {
         .map(|slot| Buffer { dtype: slot.dtype, len: u64::from(slot.len), first: usize::MAX, last: 0 })
         .collect();
     let mut touch = |slot: u32, time: usize| {
-        let buffer = &mut buffers[slot as usize];
+        let buffer = &mut buffers[draft.root(slot).0 as usize];
         buffer.first = buffer.first.min(time);
         buffer.last = buffer.last.max(time);
     };
@@ -96,59 +106,6 @@ fn lifetimes(draft: &Draft) -> Vec<Buffer> {
     buffers
 }
 
-/// Merges buffers and returns, per slot, the slot whose buffer it uses.
-fn share_in_place(draft: &Draft, buffers: &mut [Buffer]) -> Vec<usize> {
-    let mut owner: Vec<usize> = (0..buffers.len()).collect();
-    for (index, instruction) in draft.instructions.iter().enumerate() {
-        let time = index + 1;
-        let out = instruction.out();
-        let out_slot = out.start as usize;
-        if buffers[out_slot].first != time {
-            continue;
-        }
-        let reads = draft::slots_read(instruction);
-        let candidate = replaceable(instruction).into_iter().find(|region| {
-            let slot = region.start as usize;
-            let buffer = buffers[owner[slot]];
-            region.len == out.len
-                && region.dtype == out.dtype
-                && u64::from(region.len) == buffers[slot].len
-                && buffers[out_slot].len == buffers[slot].len
-                && buffer.last == time
-                && buffers[slot].last == time
-                && reads.iter().filter(|&&read| owner[read as usize] == owner[slot]).count() == 1
-        });
-        if let Some(region) = candidate {
-            let root = owner[region.start as usize];
-            owner[out_slot] = root;
-            buffers[root].last = buffers[out_slot].last;
-        }
-    }
-    owner
-}
-
-/// Regions the output may take the place of, as `program.rs` documents per instruction.
-fn replaceable(instruction: &Instruction) -> Vec<Region> {
-    use Instruction as I;
-    let of = |operand: &Operand| match operand {
-        Operand::Arena(region) => Some(*region),
-        Operand::Weight(_) => None,
-    };
-    match instruction {
-        I::Conv2d { residual, .. } | I::Dense { residual, .. } => residual.iter().copied().collect(),
-        I::Unary { input, .. } | I::Not { input, .. } | I::Softmax { input, .. } | I::Normalize { input, .. } => {
-            of(input).into_iter().collect()
-        }
-        I::Binary { shape, a, b, .. } => {
-            let contiguous = contiguous(&shape.dims);
-            let a = of(a).filter(|_| shape.a == contiguous);
-            let b = of(b).filter(|_| shape.b == contiguous);
-            a.into_iter().chain(b).collect()
-        }
-        _ => Vec::new(),
-    }
-}
-
 /// Row-major strides.
 pub(crate) fn contiguous(dims: &[u32]) -> Vec<u32> {
     let mut strides = vec![1u32; dims.len()];
@@ -158,77 +115,10 @@ pub(crate) fn contiguous(dims: &[u32]) -> Vec<u32> {
     strides
 }
 
-fn best_of_orders(buffers: &[Buffer], members: &[usize]) -> (Vec<u64>, u64) {
-    type Key = fn(&Buffer) -> (u64, u64);
-    let orders: [Key; 3] = [
-        |b| (u64::MAX - b.len, b.first as u64),
-        |b| (u64::MAX - b.len.saturating_mul((b.last - b.first + 1) as u64), b.first as u64),
-        |b| (b.first as u64, u64::MAX - b.len),
-    ];
-    let mut best: Option<(Vec<u64>, u64)> = None;
-    for key in orders {
-        let mut order: Vec<usize> = (0..members.len()).collect();
-        order.sort_by_key(|&index| key(&buffers[members[index]]));
-        let found = greedy(buffers, members, &order);
-        if best.as_ref().is_none_or(|(_, total)| found.1 < *total) {
-            best = Some(found);
-        }
-    }
-    best.unwrap_or_default()
-}
-
-fn greedy(buffers: &[Buffer], members: &[usize], order: &[usize]) -> (Vec<u64>, u64) {
-    let mut offsets = vec![0u64; members.len()];
-    // Placed so far, sorted by offset.
-    let mut placed: Vec<usize> = Vec::new();
-    let mut total = 0;
-    for &index in order {
-        let buffer = buffers[members[index]];
-        let mut offset = 0;
-        for &other in &placed {
-            let taken = buffers[members[other]];
-            if taken.first > buffer.last || buffer.first > taken.last {
-                continue;
-            }
-            if offset + buffer.len <= offsets[other] {
-                break;
-            }
-            offset = offset.max(aligned(offsets[other] + taken.len));
-        }
-        offsets[index] = offset;
-        total = total.max(offset + buffer.len);
-        let position = placed.partition_point(|&other| offsets[other] <= offset);
-        placed.insert(position, index);
-    }
-    (offsets, total)
-}
-
-/// Buffers start on a multiple of 16 elements, so blocks of channels stay in one cache line.
-fn aligned(offset: u64) -> u64 {
-    offset.next_multiple_of(16)
-}
-
-fn largest_live_set(buffers: &[Buffer], members: &[usize]) -> u64 {
-    let mut events: Vec<(usize, i128)> = Vec::new();
-    for &slot in members {
-        let buffer = buffers[slot];
-        events.push((buffer.first, i128::from(buffer.len)));
-        events.push((buffer.last + 1, -i128::from(buffer.len)));
-    }
-    // At one time, ends come before starts: negative first.
-    events.sort_unstable();
-    let (mut live, mut most) = (0i128, 0i128);
-    for (_, change) in events {
-        live += change;
-        most = most.max(live);
-    }
-    u64::try_from(most).unwrap_or(0)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use cordon_engine::program::{Port, UnaryOp, Via};
+    use cordon_engine::program::{Instruction, Operand, Port, Region, UnaryOp, Via};
 
     fn region(slot: u32, len: u32) -> Region {
         Region { dtype: DType::F32, start: slot, len }
@@ -276,5 +166,48 @@ mod tests {
         draft.outputs.push(port(0, 64));
         let placement = place(&draft).expect("small");
         assert_ne!(placement.offsets[0], placement.offsets[1]);
+    }
+
+    fn unary(from: Region, to: Region) -> Instruction {
+        Instruction::Unary { op: UnaryOp::Relu, input: Operand::Arena(from), out: to }
+    }
+
+    #[test]
+    fn a_part_lies_in_its_slot_and_keeps_it_alive() {
+        // 0 -> 1, written as two parts; 2 is alive at the same time as 1 and reads nothing of it.
+        let mut draft = chain(&[64, 64, 32], unary);
+        draft.instructions.clear();
+        let parts: Vec<u32> = [0, 16].map(|start| draft.part(1, start * 2, 32)).to_vec();
+        let inner = draft.part(parts[1], 16, 16);
+        for &part in &parts {
+            let half = draft.part(0, draft.slots[part as usize].within.map_or(0, |it| it.1), 32);
+            draft
+                .instructions
+                .push(Instruction::Cast { input: Operand::Arena(region(half, 32)), out: region(part, 32) });
+        }
+        draft.instructions.push(Instruction::Cast { input: Operand::Arena(region(inner, 16)), out: region(2, 32) });
+        draft.outputs = vec![port(2, 32), port(1, 64)];
+        let placement = place(&draft).expect("small");
+        let whole = placement.offsets[1];
+        assert_eq!([parts[0], parts[1], inner].map(|part| placement.offsets[part as usize] - whole), [0, 32, 48]);
+        assert_eq!(placement.report.lower_bound, (64 + 64) * 4, "parts take no memory of their own");
+    }
+
+    #[test]
+    fn an_output_made_in_parts_takes_the_place_of_an_operand_read_in_the_same_parts() {
+        let in_parts = |starts: [u32; 2]| {
+            let mut draft = chain(&[64, 64], unary);
+            draft.instructions.clear();
+            for (from, to) in [(starts[0], 0), (starts[1], 32)] {
+                let (from, to) = (draft.part(0, from, 32), draft.part(1, to, 32));
+                draft.instructions.push(unary(region(from, 32), region(to, 32)));
+            }
+            place(&draft).expect("small")
+        };
+        let same = in_parts([0, 32]);
+        assert_eq!((same.offsets[0], same.report.bytes), (same.offsets[1], 256));
+        // The second part reads what the first would have overwritten.
+        let crossed = in_parts([32, 0]);
+        assert_eq!(crossed.report.bytes, 512);
     }
 }
