@@ -2,9 +2,10 @@
 
 Weights are random; batch-norm statistics are those of random inputs, then perturbed, and biases are drawn, so a fold
 that forgets a mean, a variance or a bias changes the output. Each network is written four times: by the TorchScript
-exporter (opset 17, one file) and by the dynamo exporter (opset 20, external data), with a fixed and a dynamic batch.
+exporter (opset 17, one file) and by the dynamo exporter (opset 20, external data), with a fixed and a dynamic batch; the
+Darknet networks, which are exported on demand only, once: by the TorchScript exporter with a fixed batch.
 
-Usage: models.py FOLDER [NETWORK …]
+Usage: models.py FOLDER [NETWORK …] [--darknet]
 """
 
 import os
@@ -17,6 +18,8 @@ import warnings
 import torch
 import torchvision
 from torch import nn
+
+import darknet
 
 SEED = 20261120
 
@@ -68,7 +71,7 @@ NETWORKS = {
 
 
 def build(name):
-    make, size = NETWORKS[name]
+    make, size = (NETWORKS | darknet.NETWORKS)[name]
     torch.manual_seed(SEED)
     model = make()
     randomise(model, size)
@@ -117,7 +120,8 @@ def export(model, image, folder, dynamo, dynamic):
 
 def main(root, wanted):
     warnings.filterwarnings("ignore")
-    for name in wanted or NETWORKS:
+    names = [network for name in wanted for network in (darknet.NETWORKS if name == "--darknet" else [name])]
+    for name in names or NETWORKS:
         done = root / name
         if done.exists():
             continue
@@ -127,7 +131,8 @@ def main(root, wanted):
         shutil.rmtree(partial, ignore_errors=True)
         for exporter, dynamo in (("torchscript17", False), ("dynamo20", True)):
             for batch, dynamic in (("fixed", False), ("dynamic", True)):
-                export(model, image, partial / f"{exporter}-{batch}", dynamo, dynamic)
+                if name in NETWORKS or not (dynamo or dynamic):
+                    export(model, image, partial / f"{exporter}-{batch}", dynamo, dynamic)
         partial.rename(done)
         print(f"{name}: exported in {time.monotonic() - start:.0f} s", flush=True)
 

@@ -21,7 +21,8 @@ cargo xtask TASK
   tcb [--write]            compare tee/*/tcb.txt with what cargo resolves, or write it
   unsafe [--write]         compare unsafe.txt with the source, or write it
   conformance              fetch the official ONNX node tests and ONNX Runtime (about 45 MB, once)
-  models [NETWORK …]       export the golden networks (about 640 MB of Python packages once, 6 GB on disk)
+  models [NETWORK …] [--darknet]  export the golden networks (about 640 MB of Python packages once, 6 GB on disk), or those
+                           named; --darknet names Darknet's eight (0.7 GB)
   golden [NETWORK …] [--minutes N]  run them plain, all-secure and ternary against ONNX Runtime";
 
 fn main() -> ExitCode {
