@@ -174,7 +174,7 @@ pub enum Instruction {
         geometry: Conv2d,
         /// Layout as `geometry.input` says.
         input: Operand,
-        /// `(ceil(oc / 16), ic / groups, kh, kw, 16)`.
+        /// In the order [`cordon_kernels::geometry::Conv2d`] gives.
         weight: Tile,
         /// `(ceil(oc / 16) * 16)`.
         bias: Option<Tile>,

@@ -1,8 +1,8 @@
 //! Two-dimensional convolution in the block layout: direct, without a patch matrix or any other memory.
 //!
-//! A tile is up to `ROWS` (of the kernel set) neighbouring output pixels of one plane (one block of sixteen output channels), rows of
-//! the image running on into each other. Padding is read as zeros. Tiles are the unit of work: their boundaries depend
-//! on the shape and the kernel set only, and each is computed for itself.
+//! A tile is up to `ROWS` neighbouring output pixels, rows of the image running on into each other, of up to `BLOCKS`
+//! planes (a plane is one block of sixteen output channels); both constants are the kernel set's. Padding is read as
+//! zeros. An element is computed in the same order of operations whichever tile it is in.
 
 use crate::arch::{Kernel, KernelSet, Simd};
 use crate::conv_tile::{self, Operands};
@@ -70,6 +70,7 @@ impl Kernel for Conv<'_> {
         let g = self.geometry;
         let blocks = (g.oc as usize).div_ceil(16);
         let pixels = g.y.output as usize * g.x.output as usize;
+        let size = pixels * 16;
         let tiling = Tiling::new(pixels, S::ROWS);
         if pixels == 0 {
             return;
@@ -80,33 +81,34 @@ impl Kernel for Conv<'_> {
         let mut first = 0;
         while first < tiling.len() {
             let strip = first..(first + strip).min(tiling.len());
-            for (index, plane) in self.planes.clone().enumerate() {
-                let operands = Operands::new(g, self.input, self.weight, self.bias, plane / blocks, plane % blocks);
-                let at = index * pixels * 16;
-                let to = &mut self.out[at..at + pixels * 16];
+            let mut plane = self.planes.start;
+            while plane < self.planes.end {
+                let block = plane % blocks;
+                let count = conv_tile::together::<S>(g, block, self.planes.end - plane);
+                let operands = Operands::new(g, self.input, self.weight, self.bias, plane / blocks, block, count);
+                let at = (plane - self.planes.start) * size;
+                let to = &mut self.out[at..at + count * size];
                 let residual = match self.residual {
-                    Residual::Other(values) => Some(&values[at..at + pixels * 16]),
+                    Residual::Other(values) => Some(&values[at..at + count * size]),
                     _ => None,
                 };
                 let in_place = matches!(self.residual, Residual::InPlace);
                 for part in operands.parts(in_place) {
                     for tile in strip.clone() {
                         let (start, end) = (tiling.start(tile), tiling.start(tile + 1));
-                        let to = &mut to[start * 16..end * 16];
+                        let to = &mut to[start * 16..];
                         let finish = if part.last {
-                            Finish {
-                                residual: residual.map(|r| &r[start * 16..end * 16]),
-                                in_place,
-                                act: &self.act,
-                                to,
-                            }
+                            Finish { residual: residual.map(|r| &r[start * 16..]), in_place, act: &self.act, to }
                         } else {
                             Finish { residual: None, in_place: false, act: &none, to }
                         };
-                        conv_tile::run(s, &operands, &part, start, end - start, finish);
+                        conv_tile::run(s, &operands, &part, start, end - start, size, finish);
                     }
                 }
-                self.act.finish(self.set, &mut to[tiling.start(strip.start) * 16..tiling.start(strip.end) * 16]);
+                for to in to.chunks_exact_mut(size) {
+                    self.act.finish(self.set, &mut to[tiling.start(strip.start) * 16..tiling.start(strip.end) * 16]);
+                }
+                plane += count;
             }
             first = strip.end;
         }
@@ -193,11 +195,16 @@ mod tests {
 
         fn packed_weight(&self) -> Vec<f32> {
             let g = &self.g;
-            let taps = (g.ic / g.groups * g.y.kernel * g.x.kernel) as usize;
+            let (ic, taps) = ((g.ic / g.groups) as usize, (g.y.kernel * g.x.kernel) as usize);
             let mut packed = vec![0.0; len(g.weight_len())];
-            for (oc, window) in self.weight.chunks_exact(taps).enumerate() {
-                for (tap, &w) in window.iter().enumerate() {
-                    packed[((oc / 16) * taps + tap) * 16 + oc % 16] = w;
+            for (oc, window) in self.weight.chunks_exact(ic * taps).enumerate() {
+                for (at, &w) in window.iter().enumerate() {
+                    let (c, tap) = (at / taps, at % taps);
+                    let vector = match g.input {
+                        Layout::Plain => at,
+                        Layout::Blocked => c / 16 * 16 * taps + tap * (ic - c / 16 * 16).min(16) + c % 16,
+                    };
+                    packed[(oc / 16 * ic * taps + vector) * 16 + oc % 16] = w;
                 }
             }
             packed
@@ -285,6 +292,34 @@ mod tests {
                 let expected = case.reference(true, true, f64::tanh);
                 let got = case.run(set, true, Some(true), Some(UnaryOp::Tanh), 0.0);
                 assert_close(&alloc::format!("{what}, tanh"), &got, &expected, 1e-5);
+            }
+        }
+    }
+
+    #[test]
+    fn every_height_of_tile_over_odd_numbers_of_blocks_against_f64() {
+        let mut rng = Rng(15);
+        let point = axis(1, 1, 1, 1, [0, 0]);
+        for width in 1..=30 {
+            let (one, three) = (axis(width, 1, 1, 1, [0, 0]), axis(width, 3, 1, 1, [1, 1]));
+            let (two, plain) = (axis(2 * width, 1, 2, 1, [0, 0]), Layout::Plain);
+            let conv = |groups, ic, oc, x, input| Conv2d { n: 1, groups, ic, oc, y: point, x, input };
+            let shapes = [
+                conv(1, 20, 33, one, Layout::Blocked),
+                conv(1, 16, 80, three, Layout::Blocked),
+                conv(2, 32, 96, two, Layout::Blocked),
+                conv(1, 3, 40, three, plain),
+                conv(1, 2, 48, two, plain),
+            ];
+            for g in shapes {
+                let case = Case::new(g, &mut rng);
+                let expected = case.reference(true, true, |x| x.max(0.0));
+                for set in sets() {
+                    for in_place in [false, true] {
+                        let got = case.run(set, true, Some(in_place), Some(UnaryOp::Relu), f32::NAN);
+                        assert_close(&alloc::format!("{} {g:?}", set.name()), &got, &expected, 1e-5);
+                    }
+                }
             }
         }
     }

@@ -1,4 +1,4 @@
-//! One tile of a two-dimensional convolution: up to `ROWS` neighbouring pixels of one output plane.
+//! One tile of a two-dimensional convolution: up to `ROWS` neighbouring pixels of up to `BLOCKS` output planes.
 #![allow(
     clippy::needless_range_loop,
     reason = "accumulators stay in registers only when indexed by loops of constant length"
@@ -27,26 +27,29 @@ enum Kind {
     Depthwise,
 }
 
-/// What the tiles of one output plane read.
+/// What the tiles of one output plane, or of neighbouring ones of one group, read.
 pub(crate) struct Operands<'a> {
     kind: Kind,
     g: &'a Conv2d,
     /// Input channels of the group, `(channel or block, h, w, lanes)`.
     input: &'a [f32],
-    /// `(ic / groups, kh, kw)` vectors.
+    /// For each output plane the vectors of [`Conv2d`]'s weights.
     weight: &'a [Lanes],
-    bias: &'a Lanes,
+    /// For each output plane one.
+    bias: Option<&'a [Lanes]>,
     /// Extents of one input plane.
     h: usize,
     w: usize,
     /// Input channels of the group.
     ic: usize,
+    /// Output planes.
+    planes: usize,
     /// Whether output pixels lie exactly like input pixels and there is one tap.
     pointwise: bool,
 }
 
 impl<'a> Operands<'a> {
-    /// Those of block `block` of the output channels of `image`.
+    /// Those of `planes` blocks from `block` on of the output channels of `image`; all lie in one group.
     #[inline(always)]
     pub(crate) fn new(
         g: &'a Conv2d,
@@ -55,6 +58,7 @@ impl<'a> Operands<'a> {
         bias: Option<&'a [f32]>,
         image: usize,
         block: usize,
+        planes: usize,
     ) -> Self {
         let (h, w) = (g.y.input as usize, g.x.input as usize);
         let ic = (g.ic / g.groups) as usize;
@@ -80,11 +84,12 @@ impl<'a> Operands<'a> {
             kind,
             g,
             input: &input[from..from + read * h * w],
-            weight: &weight.as_chunks::<16>().0[block * vectors..(block + 1) * vectors],
-            bias: bias.and_then(|bias| bias[block * 16..].first_chunk::<16>()).unwrap_or(&ZERO),
+            weight: &weight.as_chunks::<16>().0[block * vectors..(block + planes) * vectors],
+            bias: bias.map(|bias| &bias.as_chunks::<16>().0[block..block + planes]),
             h,
             w,
             ic,
+            planes,
             pointwise: same,
         }
     }
@@ -108,7 +113,10 @@ impl Operands<'_> {
     pub(crate) fn parts(&self, whole: bool) -> impl Iterator<Item = Part> {
         let blocks = self.ic.div_ceil(16);
         let taps = self.g.y.kernel as usize * self.g.x.kernel as usize;
-        let most = if whole || !matches!(self.kind, Kind::Blocked) { blocks } else { (PART / (taps * 256)).max(1) };
+        let most = match self.kind {
+            Kind::Blocked if !whole => (PART / (taps * 256 * self.planes)).max(1),
+            _ => blocks,
+        };
         (0..blocks).step_by(most).map(move |first| {
             let end = (first + most).min(blocks);
             Part { blocks: first..end, last: end == blocks }
@@ -116,21 +124,65 @@ impl Operands<'_> {
     }
 }
 
-/// Computes pixels `first .. first + count` of the plane.
+/// How many neighbouring blocks from `block` on can share tiles, `left` of them being wanted.
 #[inline(always)]
-pub(crate) fn run<S: Simd>(s: S, o: &Operands<'_>, part: &Part, first: usize, count: usize, finish: Finish<'_, '_>) {
+pub(crate) fn together<S: Simd>(g: &Conv2d, block: usize, left: usize) -> usize {
+    if g.is_depthwise() {
+        return 1;
+    }
+    // A group other than the only one is made of whole blocks.
+    let group = (g.oc as usize).div_ceil(16) / g.groups as usize;
+    left.min(group - block % group).min(S::BLOCKS)
+}
+
+/// Computes pixels `first .. first + count` of the planes; `finish` begins with the first pixel of the first plane and
+/// ends with the last plane, each plane being `size` elements.
+#[inline(always)]
+pub(crate) fn run<S: Simd>(
+    s: S,
+    o: &Operands<'_>,
+    part: &Part,
+    first: usize,
+    count: usize,
+    size: usize,
+    finish: Finish<'_, '_>,
+) {
     use reach::{CHECKED, DENSE, SPACED};
     let (place, reach) = Place::new(o, first, count);
     let place = &place;
+    match (o.kind, o.planes) {
+        (Kind::Depthwise, _) => match reach {
+            DENSE => with_rows!(S, count, R => s.call(Depthwise::<R, DENSE> { o, place, finish })),
+            SPACED => with_rows!(S, count, R => s.call(Depthwise::<R, SPACED> { o, place, finish })),
+            _ => with_rows!(S, count, R => s.call(Depthwise::<R, CHECKED> { o, place, finish })),
+        },
+        (_, 1) => shared::<S, 1>(s, o, part, place, reach, count, size, finish),
+        (_, 2) if const { S::BLOCKS >= 2 } => shared::<S, 2>(s, o, part, place, reach, count, size, finish),
+        _ => unreachable!("a tile has between 1 and BLOCKS planes"),
+    }
+}
+
+/// [`run`] where every output channel reads every input channel.
+#[inline(always)]
+#[allow(clippy::too_many_arguments, reason = "one call with what it passes on")]
+fn shared<S: Simd, const B: usize>(
+    s: S,
+    o: &Operands<'_>,
+    part: &Part,
+    place: &Place,
+    reach: usize,
+    count: usize,
+    size: usize,
+    finish: Finish<'_, '_>,
+) {
+    use reach::{CHECKED, DENSE, SPACED};
+    let task = Shared { o, part, place, size, finish };
     match (o.kind, reach) {
-        (Kind::Blocked, DENSE) => with_rows!(S, count, R => s.call(Blocked::<R, DENSE> { o, part, place, finish })),
-        (Kind::Blocked, SPACED) => with_rows!(S, count, R => s.call(Blocked::<R, SPACED> { o, part, place, finish })),
-        (Kind::Blocked, _) => with_rows!(S, count, R => s.call(Blocked::<R, CHECKED> { o, part, place, finish })),
-        (Kind::Plain, CHECKED) => with_rows!(S, count, R => s.call(Plain::<R, CHECKED> { o, place, finish })),
-        (Kind::Plain, _) => with_rows!(S, count, R => s.call(Plain::<R, SPACED> { o, place, finish })),
-        (Kind::Depthwise, DENSE) => with_rows!(S, count, R => s.call(Depthwise::<R, DENSE> { o, place, finish })),
-        (Kind::Depthwise, SPACED) => with_rows!(S, count, R => s.call(Depthwise::<R, SPACED> { o, place, finish })),
-        (Kind::Depthwise, _) => with_rows!(S, count, R => s.call(Depthwise::<R, CHECKED> { o, place, finish })),
+        (Kind::Plain, CHECKED) => with_rows!(S, count, R => s.call(Plain::<R, B, CHECKED>(task))),
+        (Kind::Plain, _) => with_rows!(S, count, R => s.call(Plain::<R, B, SPACED>(task))),
+        (_, DENSE) => with_rows!(S, count, R => s.call(Blocked::<R, B, DENSE>(task))),
+        (_, SPACED) => with_rows!(S, count, R => s.call(Blocked::<R, B, SPACED>(task))),
+        (_, _) => with_rows!(S, count, R => s.call(Blocked::<R, B, CHECKED>(task))),
     }
 }
 
@@ -229,85 +281,121 @@ impl<'a, const R: usize, const REACH: usize> Finder<'a, R, REACH> {
     }
 }
 
-/// Channels in blocks: sixteen inner products per tap.
-struct Blocked<'a, 'b, const R: usize, const REACH: usize> {
+/// What a tile over all input channels of a group gets.
+struct Shared<'a, 'b> {
     o: &'a Operands<'a>,
     part: &'a Part,
     place: &'a Place,
+    /// Elements of one output plane.
+    size: usize,
     finish: Finish<'a, 'b>,
 }
 
-impl<const R: usize, const REACH: usize> Kernel for Blocked<'_, '_, R, REACH> {
+impl Shared<'_, '_> {
+    /// Bias, or the sums of the parts before.
+    #[inline(always)]
+    fn begin<S: Simd, const R: usize, const B: usize>(&self, s: S) -> [[S::V; R]; B] {
+        let mut acc = [[s.splat(0.0); R]; B];
+        for b in 0..B {
+            if self.part.blocks.start > 0 {
+                let (sums, _) = self.finish.to[b * self.size..].as_chunks();
+                let sums = &sums[..R];
+                for r in 0..R {
+                    acc[b][r] = s.load(&sums[r]);
+                }
+            } else if let Some(bias) = self.o.bias {
+                acc[b] = [s.load(&bias[b]); R];
+            }
+        }
+        acc
+    }
+
+    #[inline(always)]
+    fn end<S: Simd, const R: usize, const B: usize>(mut self, s: S, acc: [[S::V; R]; B]) {
+        for b in 0..B {
+            for r in 0..R {
+                self.finish.store(s, acc[b][r], b * self.size + r * 16, 16);
+            }
+        }
+    }
+
+    /// The weights of each output plane from vector `at` on.
+    #[inline(always)]
+    fn weights<const B: usize>(&self, at: usize) -> [&[Lanes]; B] {
+        let plane = self.o.weight.len() / B;
+        let mut weights: [&[Lanes]; B] = [&[]; B];
+        for b in 0..B {
+            weights[b] = &self.o.weight[b * plane + at..(b + 1) * plane];
+        }
+        weights
+    }
+}
+
+/// Channels in blocks: sixteen inner products per tap.
+struct Blocked<'a, 'b, const R: usize, const B: usize, const REACH: usize>(Shared<'a, 'b>);
+
+impl<const R: usize, const B: usize, const REACH: usize> Kernel for Blocked<'_, '_, R, B, REACH> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Blocked { o, part, place, mut finish } = self;
+        let (o, place) = (self.0.o, self.0.place);
         let (kh, kw) = (o.g.y.kernel as usize, o.g.x.kernel as usize);
         let finder = Finder::<R, REACH>::new(o, place);
         let (cells, _) = o.input.as_chunks::<16>();
-        let mut acc = [[s.load(o.bias); R]];
-        if part.blocks.start > 0 {
-            let (sums, _) = finish.to.as_chunks();
-            for r in 0..R {
-                acc[0][r] = s.load(&sums[r]);
-            }
-        }
-        for block in part.blocks.clone() {
+        let mut acc = self.0.begin::<S, R, B>(s);
+        for block in self.0.part.blocks.clone() {
             let plane = &cells[block * o.h * o.w..][..o.h * o.w];
-            let weight = &o.weight[block * 16 * kh * kw..];
             let lanes = (o.ic - block * 16).min(16);
             for ky in place.rows.clone() {
                 for kx in 0..kw {
                     let x = finder.taps(plane, &ZERO, ky, kx);
-                    let weight = [&weight[ky * kw + kx..]];
+                    let weights = self.0.weights(block * 16 * kh * kw + (ky * kw + kx) * lanes);
                     // The constant lets the compiler unroll; only a last block with missing channels has fewer.
                     if lanes == 16 {
-                        accumulate(s, &mut acc, x, weight, kh * kw, 16);
+                        accumulate(s, &mut acc, x, weights, 16);
                     } else {
-                        accumulate(s, &mut acc, x, weight, kh * kw, lanes);
+                        accumulate(s, &mut acc, x, weights, lanes);
                     }
                 }
             }
         }
-        for r in 0..R {
-            finish.store(s, acc[0][r], r * 16, 16);
-        }
+        self.0.end(s, acc);
     }
 }
 
 /// Channels in planes: one product per tap and channel. First layers.
-struct Plain<'a, 'b, const R: usize, const REACH: usize> {
-    o: &'a Operands<'a>,
-    place: &'a Place,
-    finish: Finish<'a, 'b>,
-}
+struct Plain<'a, 'b, const R: usize, const B: usize, const REACH: usize>(Shared<'a, 'b>);
 
-impl<const R: usize, const REACH: usize> Kernel for Plain<'_, '_, R, REACH> {
+impl<const R: usize, const B: usize, const REACH: usize> Kernel for Plain<'_, '_, R, B, REACH> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Plain { o, place, mut finish } = self;
+        let (o, place) = (self.0.o, self.0.place);
         let (kh, kw) = (o.g.y.kernel as usize, o.g.x.kernel as usize);
         let finder = Finder::<R, REACH>::new(o, place);
-        let mut acc = [s.load(o.bias); R];
+        let mut acc = self.0.begin::<S, R, B>(s);
         for channel in 0..o.ic {
             let plane = &o.input[channel * o.h * o.w..][..o.h * o.w];
-            let weight = &o.weight[channel * kh * kw..][..kh * kw];
             for ky in place.rows.clone() {
-                for (kx, weight) in weight[ky * kw..(ky + 1) * kw].iter().enumerate() {
+                let row = self.0.weights::<B>((channel * kh + ky) * kw).map(|row| &row[..kw]);
+                for kx in 0..kw {
                     let x = finder.taps(plane, &0.0, ky, kx);
-                    let w = s.load(weight);
+                    let mut w = [s.splat(0.0); B];
+                    for b in 0..B {
+                        w[b] = s.load(&row[b][kx]);
+                    }
                     for r in 0..R {
-                        acc[r] = s.mul_add(s.splat(*x[r]), w, acc[r]);
+                        let x = s.splat(*x[r]);
+                        for b in 0..B {
+                            acc[b][r] = s.mul_add(x, w[b], acc[b][r]);
+                        }
                     }
                 }
             }
         }
-        for r in 0..R {
-            finish.store(s, acc[r], r * 16, 16);
-        }
+        self.0.end(s, acc);
     }
 }
 
@@ -327,7 +415,7 @@ impl<const R: usize, const REACH: usize> Kernel for Depthwise<'_, '_, R, REACH> 
         let kw = o.g.x.kernel as usize;
         let finder = Finder::<R, REACH>::new(o, place);
         let (plane, _) = o.input.as_chunks::<16>();
-        let mut acc = [s.load(o.bias); R];
+        let mut acc = [s.load(o.bias.map_or(&ZERO, |bias| &bias[0])); R];
         for ky in place.rows.clone() {
             for (kx, weight) in o.weight[ky * kw..(ky + 1) * kw].iter().enumerate() {
                 let x = finder.taps(plane, &ZERO, ky, kx);

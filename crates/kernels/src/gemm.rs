@@ -151,7 +151,7 @@ impl<const R: usize, const B: usize> Kernel for Rows<'_, '_, R, B> {
             for r in 0..R {
                 x[r] = &rows[r].0[chunk];
             }
-            accumulate(s, &mut acc, x, weight.map(|w| &w[chunk * 16..]), 1, 16);
+            accumulate(s, &mut acc, x, weight.map(|w| &w[chunk * 16..]), 16);
         }
         // The tail is read in place: a padded copy of it would draw the accumulators into memory with it.
         for (l, at) in (k / 16 * 16..k).enumerate() {
@@ -270,7 +270,7 @@ impl<const R: usize> Kernel for StridedRows<'_, R> {
             let from: [&[f32]; R] = core::array::from_fn(|r| &a[(at.row + r) * a_row + first * a_column..]);
             if a_column == 1 && from.iter().all(|row| row.len() >= 16) {
                 let x = from.map(|row| row.first_chunk::<16>().unwrap_or(&ZERO));
-                accumulate(s, &mut acc, x, [panel], 1, panel.len());
+                accumulate(s, &mut acc, x, [panel], panel.len());
             } else {
                 let x: [Lanes; R] = from.map(|row| {
                     let mut lanes = ZERO;
@@ -279,7 +279,7 @@ impl<const R: usize> Kernel for StridedRows<'_, R> {
                     }
                     lanes
                 });
-                accumulate(s, &mut acc, x.each_ref(), [panel], 1, panel.len());
+                accumulate(s, &mut acc, x.each_ref(), [panel], panel.len());
             }
         }
         let [acc] = acc;

@@ -38,7 +38,9 @@ pub struct Axis {
 /// The 2-D convolution of the canonical block layout.
 ///
 /// Output is blocked. `groups` is 1, or both channel counts per group are multiples of 16, or `groups == ic == oc`
-/// (depthwise, input blocked). Weights are `(ceil(oc / 16), ic / groups, kh, kw, 16)`, lanes past `oc` zero.
+/// (depthwise, input blocked). Weights are `(ceil(oc / 16), ic / groups, kh, kw, 16)` for plain input and
+/// `(ceil(oc / 16), blocks of ic / groups, kh, kw, up to 16 of the block, 16)` for blocked input, so that they are read
+/// from first to last; lanes past `oc` are zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Conv2d {
     /// Batch.

@@ -1,4 +1,5 @@
-//! The register tile shared by convolutions and matrix products: rows of input times one block of sixteen columns.
+//! The register tile shared by convolutions and matrix products: rows of input times blocks of sixteen columns, at most
+//! `ROWS` times `BLOCKS` of the kernel set.
 //!
 //! The accumulators must stay in registers, so their number is a constant of the function (`R`) and they are indexed only
 //! in loops of constant length. An accumulator is always extended in the same order over the inner extent, whatever the
@@ -25,32 +26,56 @@ macro_rules! with_rows {
                 const $R: usize = 1;
                 $body
             }
-            2 if $S::ROWS >= 2 => {
+            2 if const { $S::ROWS >= 2 } => {
                 const $R: usize = 2;
                 $body
             }
-            3 if $S::ROWS >= 3 => {
+            3 if const { $S::ROWS >= 3 } => {
                 const $R: usize = 3;
                 $body
             }
-            4 if $S::ROWS >= 4 => {
+            4 if const { $S::ROWS >= 4 } => {
                 const $R: usize = 4;
                 $body
             }
-            5 if $S::ROWS >= 5 => {
+            5 if const { $S::ROWS >= 5 } => {
                 const $R: usize = 5;
                 $body
             }
-            6 if $S::ROWS >= 6 => {
+            6 if const { $S::ROWS >= 6 } => {
                 const $R: usize = 6;
                 $body
             }
-            7 if $S::ROWS >= 7 => {
+            7 if const { $S::ROWS >= 7 } => {
                 const $R: usize = 7;
                 $body
             }
-            8 if $S::ROWS >= 8 => {
+            8 if const { $S::ROWS >= 8 } => {
                 const $R: usize = 8;
+                $body
+            }
+            9 if const { $S::ROWS >= 9 } => {
+                const $R: usize = 9;
+                $body
+            }
+            10 if const { $S::ROWS >= 10 } => {
+                const $R: usize = 10;
+                $body
+            }
+            11 if const { $S::ROWS >= 11 } => {
+                const $R: usize = 11;
+                $body
+            }
+            12 if const { $S::ROWS >= 12 } => {
+                const $R: usize = 12;
+                $body
+            }
+            13 if const { $S::ROWS >= 13 } => {
+                const $R: usize = 13;
+                $body
+            }
+            14 if const { $S::ROWS >= 14 } => {
+                const $R: usize = 14;
                 $body
             }
             _ => unreachable!("a tile has between 1 and ROWS rows"),
@@ -59,20 +84,23 @@ macro_rules! with_rows {
 }
 pub(crate) use with_rows;
 
-/// `acc[b][r] += sum over l < count of rows[r][l] * weights[b][l * step]`, in the order of `l`; `count` is at most 16.
+/// `acc[b][r] += sum over l < count of rows[r][l] * weights[b][l]`, in the order of `l`; `count` is at most 16.
 #[inline(always)]
 pub(crate) fn accumulate<S: Simd, const R: usize, const B: usize>(
     s: S,
     acc: &mut [[S::V; R]; B],
     rows: [&Lanes; R],
-    weights: [&[Lanes]; B],
-    step: usize,
+    mut weights: [&[Lanes]; B],
     count: usize,
 ) {
-    for l in 0..count.min(16) {
+    let count = count.min(16);
+    for b in 0..B {
+        weights[b] = &weights[b][..count];
+    }
+    for l in 0..count {
         let mut w = [s.splat(0.0); B];
         for b in 0..B {
-            w[b] = s.load(&weights[b][l * step]);
+            w[b] = s.load(&weights[b][l]);
         }
         for r in 0..R {
             let x = s.splat(rows[r][l]);

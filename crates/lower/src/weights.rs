@@ -19,7 +19,8 @@ pub(crate) enum Form {
     F32(Vec<f32>),
     /// Small computed data.
     I64(Vec<i64>),
-    /// `(outer, inner…)` to `(ceil(outer / 16), inner…, 16)`: convolution weights, or the transposed matrix of `Dense`.
+    /// `(outer, inner…)` to `(ceil(outer / 16), inner…, 16)`: weights of a convolution that reads plain or single
+    /// channels, or the transposed matrix of `Dense`.
     Rows {
         /// `(outer, inner)` when seen as a matrix.
         tensor: Tensor,
@@ -27,6 +28,18 @@ pub(crate) enum Form {
         outer: usize,
         /// Elements of a row.
         inner: usize,
+    },
+    /// `(outer, channels, taps)` to `(ceil(outer / 16), blocks of channels, taps, up to 16 of the block, 16)`: weights of
+    /// a convolution that reads blocks.
+    Blocks {
+        /// `(outer, channels, taps)`.
+        tensor: Tensor,
+        /// Output channels; become lanes.
+        outer: usize,
+        /// Input channels of a group.
+        channels: usize,
+        /// Kernel positions.
+        taps: usize,
     },
     /// `(inner, outer)` to `(ceil(outer / 16), inner, 16)`: the matrix of `Dense` as `MatMul` stores it.
     Columns {
@@ -65,7 +78,7 @@ impl WeightSource {
                 ElemType::Bool => DType::Bool,
                 _ => DType::I64,
             },
-            Form::F32(_) | Form::Rows { .. } | Form::Columns { .. } => DType::F32,
+            Form::F32(_) | Form::Rows { .. } | Form::Blocks { .. } | Form::Columns { .. } => DType::F32,
             Form::I64(_) => DType::I64,
         }
     }
@@ -79,6 +92,7 @@ impl WeightSource {
             Form::Rows { outer, inner, .. } | Form::Columns { outer, inner, .. } => {
                 outer.next_multiple_of(BLOCK) * inner
             }
+            Form::Blocks { outer, channels, taps, .. } => outer.next_multiple_of(BLOCK) * channels * taps,
         };
         u32::try_from(len).unwrap_or(u32::MAX)
     }
@@ -103,6 +117,7 @@ impl WeightSource {
             Form::I64(values) => (2, values.first()).hash(&mut hasher),
             Form::Rows { tensor, outer, .. } => (3, outer, sample(&tensor.data)).hash(&mut hasher),
             Form::Columns { tensor, outer, .. } => (4, outer, sample(&tensor.data)).hash(&mut hasher),
+            Form::Blocks { tensor, outer, .. } => (5, outer, sample(&tensor.data)).hash(&mut hasher),
         }
         hasher.finish()
     }
@@ -128,13 +143,32 @@ impl WeightSource {
             },
             Form::F32(values) => write_f32(values.iter().copied(), sink),
             Form::I64(values) => write_i64(values.iter().copied(), sink),
-            Form::Rows { tensor, outer, inner } => self.write_lanes(tensor, [*outer, *inner], [*inner, 1], sink),
-            Form::Columns { tensor, outer, inner } => self.write_lanes(tensor, [*outer, *inner], [1, *outer], sink),
+            Form::Rows { tensor, outer, inner } => self.write_lanes(tensor, [*outer, *inner], *inner, |at| at, sink),
+            Form::Columns { tensor, outer, inner } => {
+                self.write_lanes(tensor, [*outer, *inner], 1, |at| at * outer, sink);
+            }
+            Form::Blocks { tensor, outer, channels, taps } => {
+                let inner = channels * taps;
+                let from = |at: usize| {
+                    let first = at / (BLOCK * taps) * BLOCK;
+                    let (lanes, at) = (BLOCK.min(channels - first), at % (BLOCK * taps));
+                    (first + at % lanes) * taps + at / lanes
+                };
+                self.write_lanes(tensor, [*outer, inner], inner, from, sink);
+            }
         }
     }
 
-    /// `(ceil(outer / 16), inner, 16)`, lanes past `outer` zero; `steps` are those of the two axes in the tensor.
-    fn write_lanes(&self, tensor: &Tensor, [outer, inner]: [usize; 2], steps: [usize; 2], sink: &mut dyn FnMut(&[u8])) {
+    /// `(ceil(outer / 16), inner, 16)`, lanes past `outer` zero. Lanes are `step` apart in the tensor, and element `at` of
+    /// `inner` is `from(at)` after the first.
+    fn write_lanes(
+        &self,
+        tensor: &Tensor,
+        [outer, inner]: [usize; 2],
+        step: usize,
+        from: impl Fn(usize) -> usize,
+        sink: &mut dyn FnMut(&[u8]),
+    ) {
         let source = tensor.data.as_chunks::<4>().0;
         let factor = |lane: usize| self.scale.as_ref().map_or(1.0, |scale| scale[lane % scale.len()]);
         let mut piece = vec![[0; 4]; PIECE / 4];
@@ -146,10 +180,9 @@ impl WeightSource {
                 let piece = &mut piece[..count * BLOCK];
                 piece.fill([0; 4]);
                 for (lane, factor) in factors.iter().enumerate() {
-                    let first = (block + lane) * steps[0] + start * steps[1];
-                    let values = source[first..].iter().step_by(steps[1]);
-                    for (to, from) in piece[lane..].iter_mut().step_by(BLOCK).zip(values) {
-                        *to = (f32::from_le_bytes(*from) * factor).to_le_bytes();
+                    let source = &source[(block + lane) * step..];
+                    for (at, to) in (start..start + count).zip(piece[lane..].iter_mut().step_by(BLOCK)) {
+                        *to = (f32::from_le_bytes(source[from(at)]) * factor).to_le_bytes();
                     }
                 }
                 sink(piece.as_flattened());
@@ -208,6 +241,28 @@ mod tests {
             assert_eq!(got[(lane / 16 * inner + index) * 16 + lane % 16], data[lane * inner + index]);
         }
         assert_eq!(got[inner * 16 + 2..inner * 16 + 16], [0.0; 14]);
+    }
+
+    #[test]
+    fn blocks_of_channels_keep_the_channels_of_a_tap_together() {
+        let (outer, channels, taps) = (18, 21, 9);
+        let data: Vec<f32> = (0..outer * channels * taps).map(|index| index as f32).collect();
+        let tensor = Tensor::from_f32(&[outer, channels, 3, 3], &data);
+        let got = packed(&WeightSource::new(Form::Blocks { tensor, outer, channels, taps }));
+        let mut at = 0;
+        for (block, first) in [(0, 0), (0, 16), (16, 0), (16, 16)] {
+            for tap in 0..taps {
+                for channel in first..channels.min(first + 16) {
+                    let want = |lane: usize| match block + lane < outer {
+                        true => data[((block + lane) * channels + channel) * taps + tap],
+                        false => 0.0,
+                    };
+                    assert!((0..16).all(|lane| got[at + lane] == want(lane)), "channel {channel}, tap {tap}");
+                    at += 16;
+                }
+            }
+        }
+        assert_eq!(at, got.len());
     }
 
     #[test]

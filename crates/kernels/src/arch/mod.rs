@@ -17,8 +17,11 @@ mod x86;
 pub(crate) trait Simd: Copy {
     /// Sixteen lanes.
     type V: Copy;
-    /// Rows of a register tile: as many accumulators as fit beside one row of weights.
+    /// Rows of a register tile.
     const ROWS: usize;
+    /// Blocks of sixteen columns of a register tile. `ROWS * BLOCKS` accumulators fit into registers beside one row of
+    /// weights, and either is enough to hide the latency of multiply-adds.
+    const BLOCKS: usize;
     /// Every lane `x`.
     fn splat(self, x: f32) -> Self::V;
     /// Lanes in order.
@@ -52,6 +55,7 @@ pub(crate) struct Portable;
 impl Simd for Portable {
     type V = [f32; 16];
     const ROWS: usize = 2;
+    const BLOCKS: usize = 1;
 
     #[inline(always)]
     fn splat(self, x: f32) -> [f32; 16] {

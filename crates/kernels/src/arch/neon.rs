@@ -20,6 +20,7 @@ impl Simd for Neon {
     type V = [float32x4_t; 4];
     // 24 accumulators, 4 registers of weights, 2 of input: 30 of 32.
     const ROWS: usize = 6;
+    const BLOCKS: usize = 1;
 
     #[inline(always)]
     fn splat(self, x: f32) -> [float32x4_t; 4] {

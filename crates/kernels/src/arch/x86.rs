@@ -66,6 +66,7 @@ impl Simd for Avx2 {
     type V = [__m256; 2];
     // 12 accumulators, 2 registers of weights, 1 of input: 15 of 16.
     const ROWS: usize = 6;
+    const BLOCKS: usize = 1;
 
     #[inline(always)]
     fn splat(self, x: f32) -> [__m256; 2] {
@@ -117,8 +118,10 @@ impl Simd for Avx2 {
 
 impl Simd for Avx512 {
     type V = __m512;
-    // The eight chains that hide the latency of two FMA units; inputs are broadcast from memory.
-    const ROWS: usize = 8;
+    // 28 accumulators, 2 registers of weights, 1 of input: 31 of 32. A row of weights serves 14 rows of input and a
+    // broadcast input two blocks, so multiply-adds, not loads, are what two ports of each are short of.
+    const ROWS: usize = 14;
+    const BLOCKS: usize = 2;
 
     #[inline(always)]
     fn splat(self, x: f32) -> __m512 {

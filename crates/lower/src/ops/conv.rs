@@ -107,7 +107,14 @@ fn conv_2d(ctx: &mut LowerCtx<'_, '_>, shape: &Shape, weight: &Val) -> Result<()
     let geometry =
         Conv2d { n: u(shape.n), groups: u(shape.groups), ic: u(shape.ic), oc: u(shape.oc), y, x, input: input.layout };
     let tensor = weight.constant().ok_or("weights must be constant")?.clone();
-    let form = Form::Rows { tensor, outer: shape.oc, inner: weight.count() / shape.oc };
+    let (outer, inner) = (shape.oc, weight.count() / shape.oc);
+    let form = match input.layout {
+        Layout::Plain => Form::Rows { tensor, outer, inner },
+        Layout::Blocked => {
+            let taps = shape.axes.iter().map(|axis| axis.kernel as usize).product();
+            Form::Blocks { tensor, outer, channels: shape.ic / shape.groups, taps }
+        }
+    };
     let weight = ctx.weight(WeightSource::new(form));
     let (bias, late_bias) = bias(ctx, shape.oc, shape.oc.next_multiple_of(BLOCK))?;
     let out = ctx.new_val(DType::F32, &shape.out_dims(), Layout::Blocked)?;
