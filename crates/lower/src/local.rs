@@ -4,7 +4,7 @@
 use crate::emit::Lowered;
 use crate::error::LowerError;
 use cordon_engine::program::{DType, Port};
-use cordon_engine::{CHUNK, KernelSet, Limits, MemoryReport, Prepared, Reply, Residency, Step, ValueRef};
+use cordon_engine::{CHUNK, Compute, KernelSet, Limits, MemoryReport, Prepared, Reply, Residency, Step, ValueRef};
 use cordon_graph::{ElemType, Tensor};
 
 /// A segment loaded into an engine of its own, weights resident.
@@ -20,11 +20,11 @@ pub fn run_lowered(lowered: &Lowered, inputs: &[Tensor]) -> Result<Vec<Tensor>, 
 
 impl Local {
     /// Validates the program and loads the weights, packing them on the way.
-    pub fn new(lowered: &Lowered, kernels: KernelSet) -> Result<Self, LowerError> {
+    pub fn new(lowered: &Lowered, compute: impl Into<Compute>) -> Result<Self, LowerError> {
         let (program, weights) = (lowered.program.clone(), lowered.weights.clone());
         let ports = program.inputs.clone();
         let limits = Limits { instruction_work: u64::MAX, ..Limits::new(u64::MAX) };
-        let mut engine = Prepared::new(program, weights, kernels, Residency::All, limits).map_err(refused)?;
+        let mut engine = Prepared::new(program, weights, compute, Residency::All, limits).map_err(refused)?;
         let mut step = wanted(engine.step(Reply::Go).map_err(refused)?);
         let mut loader = Loader { chunk: Vec::with_capacity(CHUNK), index: 0, failed: None };
         lowered.write_weights(&mut |bytes| loader.push(bytes, &mut engine, &mut step));
@@ -41,11 +41,16 @@ impl Local {
 
     /// One request.
     pub fn run(&mut self, inputs: &[Tensor]) -> Result<Vec<Tensor>, LowerError> {
+        self.run_observed(inputs, &mut |_| ())
+    }
+
+    /// One request; `ran` gets the index of every instruction right after it was executed, to take the time.
+    pub fn run_observed(&mut self, inputs: &[Tensor], ran: &mut dyn FnMut(u32)) -> Result<Vec<Tensor>, LowerError> {
         if inputs.len() != self.ports.len() {
             let (got, want) = (inputs.len(), self.ports.len());
             return Err(LowerError::Misuse(format!("{got} inputs for {want} input ports")));
         }
-        let result = self.drive(inputs);
+        let result = self.drive(inputs, ran);
         self.engine.reset();
         result
     }
@@ -55,7 +60,7 @@ impl Local {
         self.engine.memory()
     }
 
-    fn drive(&mut self, inputs: &[Tensor]) -> Result<Vec<Tensor>, LowerError> {
+    fn drive(&mut self, inputs: &[Tensor], ran: &mut dyn FnMut(u32)) -> Result<Vec<Tensor>, LowerError> {
         enum Next {
             Go,
             Input(usize),
@@ -75,7 +80,10 @@ impl Local {
                 }
             };
             next = match step.map_err(refused)? {
-                Step::Ran { .. } => Next::Go,
+                Step::Ran { instruction } => {
+                    ran(instruction);
+                    Next::Go
+                }
                 Step::Input(_) => {
                     fed += 1;
                     Next::Input(fed - 1)
