@@ -26,6 +26,7 @@ pub mod math;
 pub mod movement;
 pub mod normalize;
 pub mod parallel;
+pub mod peak;
 pub mod pool;
 pub mod reduce;
 mod strided;
