@@ -10,6 +10,7 @@ use rten::{Model, ModelOptions, NodeId, RunOptions, ThreadPool, Value, ValueOrVi
 use rten_tensor::Layout;
 use rten_tensor::prelude::*;
 
+use crate::tensor::bytes_of;
 use crate::{Executor, ExecutorError, ModelSource, Options, Session, Tensor, elem, proto};
 
 const NAME: &str = "rten";
@@ -120,12 +121,12 @@ fn to_rten(name: &str, tensor: &Tensor) -> Result<Value, ExecutorError> {
 
 fn from_rten(name: &str, value: &Value, declared: i32) -> Result<Tensor, ExecutorError> {
     let (dims, natural, data): (Vec<usize>, i32, Bytes) = match value {
-        Value::FloatTensor(t) => (t.shape().to_vec(), elem::FLOAT, t.iter().flat_map(|v| v.to_le_bytes()).collect()),
+        Value::FloatTensor(t) => (t.shape().to_vec(), elem::FLOAT, bytes_of(t.iter().map(|v| v.to_le_bytes()))),
         Value::Int32Tensor(t) => {
             let data = match declared {
                 elem::BOOL => t.iter().map(|v| u8::from(*v != 0)).collect(),
-                elem::INT64 => t.iter().flat_map(|v| i64::from(*v).to_le_bytes()).collect(),
-                _ => t.iter().flat_map(|v| v.to_le_bytes()).collect(),
+                elem::INT64 => bytes_of(t.iter().map(|v| i64::from(*v).to_le_bytes())),
+                _ => bytes_of(t.iter().map(|v| v.to_le_bytes())),
             };
             let natural = if matches!(declared, elem::BOOL | elem::INT64) { declared } else { elem::INT32 };
             (t.shape().to_vec(), natural, data)

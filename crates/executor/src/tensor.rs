@@ -102,12 +102,12 @@ impl Tensor {
 
     /// A float tensor.
     pub fn from_f32(dims: Vec<usize>, values: &[f32]) -> Result<Self, ExecutorError> {
-        Self::new(elem::FLOAT, dims, values.iter().flat_map(|v| v.to_le_bytes()).collect())
+        Self::new(elem::FLOAT, dims, bytes_of(values.iter().map(|v| v.to_le_bytes())))
     }
 
     /// An int64 tensor.
     pub fn from_i64(dims: Vec<usize>, values: &[i64]) -> Result<Self, ExecutorError> {
-        Self::new(elem::INT64, dims, values.iter().flat_map(|v| v.to_le_bytes()).collect())
+        Self::new(elem::INT64, dims, bytes_of(values.iter().map(|v| v.to_le_bytes())))
     }
 
     /// A boolean tensor; any non-zero byte is true.
@@ -175,6 +175,12 @@ impl Tensor {
             elem::name(wanted)
         )))
     }
+}
+
+/// The bytes of elements. Arrays first: an iterator over single bytes does not know its length and is many times slower,
+/// which every value that crosses between the worlds would feel.
+pub(crate) fn bytes_of<const N: usize>(elements: impl Iterator<Item = [u8; N]>) -> Bytes {
+    elements.collect::<Vec<_>>().into_flattened().into()
 }
 
 /// The product of `dims`, or `None` when it overflows.

@@ -22,6 +22,7 @@ mod segment;
 #[cfg(test)]
 mod testing;
 mod weights;
+mod work;
 
 pub use arena::ArenaReport;
 pub use broadcast::{Broadcast, broadcast_dims};
@@ -30,3 +31,4 @@ pub use error::LowerError;
 pub use local::{Local, run_lowered};
 pub use ops::{Operator, OperatorTable, supported};
 pub use segment::{LowerOptions, lower, lower_graph, unsupported_reason};
+pub use work::{Work, describe};
