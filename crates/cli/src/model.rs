@@ -3,6 +3,7 @@
 use crate::failure::{Failure, Outcome};
 use crate::ui::Ui;
 use cordon_plan::Model;
+use cordon_runtime::MAX_THREADS;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -28,8 +29,8 @@ pub(crate) struct ExecutorArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) onnxruntime: Option<PathBuf>,
 
-    /// Threads of the engine; by default its own choice
-    #[arg(long, value_name = "T")]
+    /// Threads of the engine and of the enclave, 1 to 16; by default the engine's own choice, and at most two in the enclave
+    #[arg(long, value_name = "T", value_parser = parse_threads)]
     pub(crate) threads: Option<usize>,
 }
 
@@ -75,6 +76,11 @@ pub(crate) fn read(
     let model = cordon_plan::prepare(&args.model, shapes, &mut cordon_seal::OwnerEvaluator::new(engine.as_mut()));
     bar.finish_and_clear();
     Ok(model?)
+}
+
+fn parse_threads(text: &str) -> Result<usize, String> {
+    let threads = text.parse().ok().filter(|threads| (1..=MAX_THREADS).contains(threads));
+    threads.ok_or_else(|| format!("give a number from 1 to {MAX_THREADS}"))
 }
 
 fn parse_shape(text: &str) -> Result<(String, Vec<usize>), String> {

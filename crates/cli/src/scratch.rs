@@ -71,7 +71,11 @@ impl Scratch {
         plan: &Plan,
         executor: (&str, cordon_executor::Options),
     ) -> Outcome<Deployment> {
+        let threads = executor.1.threads;
         let mut options = Deployment::options().device(self.device()).executor(executor.0, executor.1);
+        if let Some(threads) = threads {
+            options = options.threads(threads);
+        }
         if let Some(limit) = plan.memory.limit {
             options = options.secure_memory(limit);
         }

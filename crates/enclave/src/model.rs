@@ -87,7 +87,7 @@ impl Model {
         for (draft, residency) in drafts.into_iter().zip(residencies) {
             let crossings = Crossing::of_segment(manifest, draft.index as usize, header.output_policy)?;
             let limits = Limits::new(platform.memory().available());
-            let prepared = Prepared::new(draft.program, draft.table, platform.kernels(), residency, limits)
+            let prepared = Prepared::new(draft.program, draft.table, platform.compute(), residency, limits)
                 .map_err(|e| refuse::engine(e, draft.index, platform.memory().available()))?;
             report.resident += u32::from(residency == Residency::All);
             report.compute = report.compute.saturating_add(prepared.peak_bytes());

@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use cordon_engine::KernelSet;
+use cordon_engine::Compute;
 use cordon_package::{DeviceFile, OwnerPublic, Recipient};
 use cordon_protocol::{MemoryUse, Protection};
 
@@ -36,8 +36,8 @@ pub trait Platform {
     /// What holds and what does not, as checked when the platform started.
     fn protections(&self) -> Vec<Protection>;
 
-    /// The kernel set to compute with.
-    fn kernels(&self) -> KernelSet;
+    /// Kernel set and threads to compute with, the same at every call.
+    fn compute(&self) -> Compute;
 
     /// Every writable byte, counted.
     fn memory(&self) -> MemoryUse;

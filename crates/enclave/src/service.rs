@@ -97,10 +97,12 @@ impl<P: Platform> Enclave<P> {
         let version = negotiate((OLDEST_VERSION, VERSION), (oldest, newest)).ok_or(Refusal::new(Code::Version))?;
         self.greeted = true;
         let platform = &self.platform;
+        let compute = platform.compute();
         Reply::Hello(Greeting {
             version,
             platform: platform.name().to_string(),
-            kernels: platform.kernels().name().to_string(),
+            kernels: compute.set.name().to_string(),
+            threads: u32::try_from(compute.workers.threads()).unwrap_or(u32::MAX),
             development: platform.is_development(),
             has_key: platform.device().is_some(),
             payload_limit: u32::try_from(platform.payload_limit()).unwrap_or(u32::MAX),

@@ -32,6 +32,9 @@ pub const OLDEST_VERSION: u16 = 1;
 /// The most payload bytes one frame carries, on any platform (design rule 5). A platform may offer less.
 pub const PAYLOAD_LIMIT: usize = 1 << 20;
 
+/// The most threads an enclave computes with.
+pub const MAX_THREADS: usize = 16;
+
 /// The version both sides speak, given the ranges they offer; the highest common one.
 pub fn negotiate(ours: (u16, u16), theirs: (u16, u16)) -> Option<u16> {
     let lowest = ours.0.max(theirs.0);
@@ -59,6 +62,7 @@ mod tests {
             ("VERSION", u64::from(VERSION)),
             ("OLDEST_VERSION", u64::from(OLDEST_VERSION)),
             ("PAYLOAD_LIMIT", PAYLOAD_LIMIT as u64),
+            ("MAX_THREADS", MAX_THREADS as u64),
             ("HEAD_LIMIT", frame::HEAD_LIMIT as u64),
             ("RING_HEADER", ring::HEADER_BYTES as u64),
             ("RING_LAYOUT", u64::from(ring::LAYOUT)),

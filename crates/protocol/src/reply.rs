@@ -27,6 +27,8 @@ pub struct Greeting {
     pub platform: String,
     /// The kernel set its arithmetic uses.
     pub kernels: String,
+    /// Threads it computes with, 1 to [`crate::MAX_THREADS`].
+    pub threads: u32,
     /// No hardware protects it.
     pub development: bool,
     /// The device has a key.
@@ -256,7 +258,7 @@ impl Reply {
 
 fn encode_greeting(greeting: &Greeting, w: &mut Writer) {
     w.u16(greeting.version).string(&greeting.platform).string(&greeting.kernels);
-    w.bool(greeting.development).bool(greeting.has_key).u32(greeting.payload_limit);
+    w.u32(greeting.threads).bool(greeting.development).bool(greeting.has_key).u32(greeting.payload_limit);
     w.list(greeting.protections.iter(), |w, p| p.encode(w));
     greeting.memory.encode(w);
 }
@@ -266,6 +268,7 @@ fn decode_greeting(r: &mut Reader<'_>) -> Result<Greeting, DecodeError> {
         version: r.u16("version")?,
         platform: r.string(MAX_NAME_BYTES, "platform")?,
         kernels: r.string(MAX_NAME_BYTES, "kernels")?,
+        threads: r.u32("threads")?,
         development: r.bool("development")?,
         has_key: r.bool("has key")?,
         payload_limit: r.u32("payload limit")?,
@@ -377,6 +380,7 @@ mod tests {
                 version: 1,
                 platform: "process".into(),
                 kernels: "avx2".into(),
+                threads: 2,
                 development: true,
                 has_key: false,
                 payload_limit: 9,

@@ -27,6 +27,8 @@ pub mod word {
     pub const BUDGET_LOW: usize = 2;
     /// High half.
     pub const BUDGET_HIGH: usize = 3;
+    /// Threads to compute with, written by the host.
+    pub const THREADS: usize = 4;
     /// Number of the last request; futex. Written by the host.
     pub const REQUEST: usize = 16;
     /// Bytes of its frame.

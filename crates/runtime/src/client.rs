@@ -48,6 +48,7 @@ impl Enclave {
             version: 0,
             platform: String::new(),
             kernels: String::new(),
+            threads: 0,
             development: false,
             has_key: false,
             payload_limit: 0,

@@ -7,14 +7,14 @@ use std::time::Instant;
 
 use cordon_executor::{Executor, Tensor, elem};
 use cordon_package::{Manifest, Placement};
-use cordon_protocol::{Greeting, LoadReport, MemoryUse, Ranked};
+use cordon_protocol::{Greeting, LoadReport, MAX_THREADS, MemoryUse, Ranked};
 
 use crate::client::{Crossed, Enclave, Traffic};
 use crate::device::Device;
 use crate::error::RuntimeError;
 use crate::normal::NormalSegment;
 use crate::package_file::PackageFile;
-use crate::process::ProcessBackend;
+use crate::process::{ProcessBackend, default_threads};
 use crate::transport::Backend;
 
 /// How to open a [`Deployment`].
@@ -23,6 +23,7 @@ pub struct Options {
     device: Option<PathBuf>,
     grant: Option<PathBuf>,
     secure_memory: Option<u64>,
+    threads: Option<usize>,
     executor: String,
     executor_options: cordon_executor::Options,
 }
@@ -43,6 +44,12 @@ impl Options {
     /// Budget of secure memory in bytes; without it whatever the package needs with all weights resident.
     pub fn secure_memory(mut self, bytes: u64) -> Self {
         self.secure_memory = Some(bytes);
+        self
+    }
+
+    /// Threads of the enclave: 1 to 16, [`crate::default_threads`] without it.
+    pub fn threads(mut self, threads: usize) -> Self {
+        self.threads = Some(threads);
         self
     }
 
@@ -74,7 +81,11 @@ impl Options {
             .map_err(|error| RuntimeError::Input(error.to_string()))?;
         let file = PackageFile::open(path)?;
         let budget = self.secure_memory.unwrap_or_else(|| generous_budget(&file));
-        let backend = ProcessBackend::new(device.key_file()?, Some(budget));
+        let threads = self.threads.unwrap_or_else(default_threads);
+        if !(1..=MAX_THREADS).contains(&threads) {
+            return Err(RuntimeError::Input(format!("{threads} threads: an enclave computes with 1 to {MAX_THREADS}")));
+        }
+        let backend = ProcessBackend::new(device.key_file()?, Some(budget)).threads(threads);
         Deployment::with_backend(file, grant, device, Box::new(backend), executor.as_ref())
     }
 }
@@ -162,6 +173,7 @@ impl Deployment {
             device: None,
             grant: None,
             secure_memory: None,
+            threads: None,
             executor: "rten".into(),
             executor_options: cordon_executor::Options::default(),
         }

@@ -33,13 +33,22 @@ const START_LIMIT: Duration = Duration::from_secs(30);
 pub struct ProcessBackend {
     key: File,
     budget: u64,
+    threads: usize,
 }
 
 impl ProcessBackend {
     /// A backend for the device whose key file this is; the file is handed to the enclave, never read here. `budget` is
     /// its secure memory in bytes.
     pub fn new(key: File, budget: Option<u64>) -> Self {
-        Self { key, budget: budget.unwrap_or(KEY_BUDGET) }
+        Self { key, budget: budget.unwrap_or(KEY_BUDGET), threads: default_threads() }
+    }
+
+    /// Threads the enclave computes with instead of [`default_threads`]; its start refuses 0 and more than
+    /// [`cordon_protocol::MAX_THREADS`].
+    #[must_use]
+    pub fn threads(mut self, threads: usize) -> Self {
+        self.threads = threads;
+        self
     }
 }
 
@@ -57,11 +66,18 @@ impl Backend for ProcessBackend {
         ring.set_word(word::LAYOUT, LAYOUT);
         ring.set_word(word::PAYLOAD, payload);
         ring.set_wide(word::BUDGET_LOW, self.budget);
+        ring.set_word(word::THREADS, u32::try_from(self.threads).unwrap_or(u32::MAX));
         let child = image.start("cordon-enclave", &[memory.as_fd(), self.key.as_fd()]).map_err(failed("exec"))?;
         let mut process = ProcessTransport { memory, child };
         process.wait_until_ready()?;
         Ok(Box::new(process))
     }
+}
+
+/// Threads of an enclave when nobody chose: the machine's, at most two. More were not measured, and each costs secure
+/// memory for its stack.
+pub fn default_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from).min(2)
 }
 
 fn ring(memory: &SharedMemory) -> Result<Ring<'_>, RuntimeError> {
@@ -116,7 +132,7 @@ impl ProcessTransport {
 fn start_error(stage: u32, errno: u32, death: Death) -> RuntimeError {
     let name = match stage {
         10 => "its arguments",
-        11 => "mapping the ring",
+        11 => "reading its ring: another layout, or a number of threads it does not take",
         12 => "taking secure memory: the budget is too small, or the kernel refused it",
         13 => "starting its service",
         14 => "loading the system-call filter",

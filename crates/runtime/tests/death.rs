@@ -26,8 +26,13 @@ fn a_dead_enclave_is_named_restarted_and_unreadable_while_it_lives() {
     }
 
     for pid in enclaves() {
-        assert_eq!(field(pid, "Seccomp:").as_deref(), Some("2"), "the kernel says that a filter is loaded");
-        assert_eq!(field(pid, "NoNewPrivs:").as_deref(), Some("1"));
+        let threads = statuses(&format!("/proc/{pid}/task"));
+        assert_eq!(threads.len(), 3, "the first thread, the service and one helper");
+        for status in threads {
+            let field = |name| line(&status, name);
+            assert_eq!(field("Seccomp:").as_deref(), Some("2"), "the kernel says that a filter is loaded");
+            assert_eq!(field("NoNewPrivs:").as_deref(), Some("1"));
+        }
         assert!(std::fs::read(format!("/proc/{pid}/environ")).is_ok_and(|e| e.is_empty()) || !is_root());
     }
 
@@ -106,8 +111,17 @@ fn enclaves_of(host: &str) -> Vec<u32> {
 
 /// A line of what the kernel says about a process.
 fn field(pid: u32, name: &str) -> Option<String> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    line(&std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?, name)
+}
+
+fn line(status: &str, name: &str) -> Option<String> {
     status.lines().find_map(|line| line.strip_prefix(name)).map(|value| value.trim().to_string())
+}
+
+/// What the kernel says about each of the threads in a folder.
+fn statuses(folder: &str) -> Vec<String> {
+    let threads = std::fs::read_dir(folder).expect("the process lives").flatten();
+    threads.map(|thread| std::fs::read_to_string(thread.path().join("status")).expect("it still lives")).collect()
 }
 
 fn is_root() -> bool {

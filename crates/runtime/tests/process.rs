@@ -70,6 +70,24 @@ fn every_protection_is_reported_and_the_ones_this_kernel_has_are_in_force() {
 }
 
 #[test]
+fn it_computes_with_as_many_threads_as_it_was_told() {
+    let dir = tempfile::tempdir().expect("temporary folder");
+    let (device, _) = Device::init(dir.path(), &[owner().public()]).expect("initialises");
+    let mut fixed = Vec::new();
+    for threads in [1, 2, 16] {
+        let transport = ProcessBackend::new(open_key(&device), None).threads(threads).start().expect("starts");
+        let enclave = Enclave::greet(transport).expect("greets");
+        assert_eq!(enclave.greeting().threads as usize, threads);
+        fixed.push(enclave.greeting().memory.fixed);
+    }
+    assert!(fixed.is_sorted_by(|fewer, more| fewer < more), "stacks are counted: {fixed:?}");
+    for threads in [0, 17] {
+        let error = ProcessBackend::new(open_key(&device), None).threads(threads).start().err().expect("refused");
+        assert!(error.to_string().contains("threads"), "{error}");
+    }
+}
+
+#[test]
 fn a_budget_too_small_to_start_says_so() {
     let dir = tempfile::tempdir().expect("temporary folder");
     let (device, _) = Device::init(dir.path(), &[owner().public()]).expect("initialises");

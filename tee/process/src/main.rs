@@ -4,9 +4,10 @@
 //! numbers are the two arguments: the shared ring and the device's key file. The order of what follows is the point:
 //!
 //! 1. the ring is mapped and the budget read (`ring.rs`);
-//! 2. one region of secret memory is taken, for stack and heap; nothing is mapped later (`region.rs`);
+//! 2. one region of secret memory is taken, for stacks and heap; nothing is mapped later (`region.rs`);
 //! 3. the sandbox closes: no new privileges, no core file, not dumpable, no files, no network (`sandbox.rs`);
-//! 4. the service starts on a stack inside the region, and the system-call filter closes behind it;
+//! 4. the service and its helpers start on stacks inside the region (`thread.rs`, `pool.rs`), and the system-call filter
+//!    closes behind all of them;
 //! 5. only now the key is read, from its descriptor, into the region (`platform.rs`);
 //! 6. commands are served until the host is gone.
 //!
@@ -14,22 +15,29 @@
 //! this platform protects against no one who is root anyway. What it cannot do without ends the process with an exit code
 //! of [`Stage`].
 
+mod futex;
 mod heap;
 mod platform;
+mod pool;
 mod region;
 mod ring;
 mod sandbox;
+mod thread;
 
 use cordon_enclave::Enclave;
 use cordon_protocol::Protection;
 
 use crate::heap::Heap;
 use crate::platform::ProcessPlatform;
+use crate::pool::Pool;
 use crate::region::Region;
 use crate::ring::SharedRing;
 
 #[cfg_attr(not(test), global_allocator)]
 static HEAP: Heap = Heap::new();
+
+/// The service's threads. A static, not in the region: futexes cannot lie in secret memory.
+static POOL: Pool = Pool::new();
 
 /// The part of the start that failed; its number is the exit code and, with the error number, in the ring's header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +48,7 @@ pub(crate) enum Stage {
     Ring = 11,
     /// The region could not be mapped, or the budget is smaller than the stack.
     Region = 12,
-    /// The thread on the region's stack could not be started.
+    /// A thread on one of the region's stacks could not be started.
     Thread = 13,
     /// The system-call filter could not be loaded.
     Filter = 14,
@@ -80,21 +88,28 @@ fn main() {
     };
     let Some(ring) = SharedRing::map(ring_fd) else { stop(Stage::Ring, None) };
     let mut protections = sandbox::before_memory(ring_fd, key);
-    let region = match Region::take(ring.budget(), &mut protections) {
+    let region = match Region::take(ring.budget(), ring.threads() - 1, &mut protections) {
         Ok(region) => region,
         Err(errno) => stop_with(Stage::Region, errno, Some(&ring)),
     };
     HEAP.use_region(region.heap());
     sandbox::close(&mut protections);
-    let (stack, stack_len) = region.stack();
+    if !region.helper_stacks().all(|stack| thread::start(stack, |pool: &Pool| pool.help(), &POOL)) {
+        stop(Stage::Thread, Some(&ring))
+    }
+    let stack = region.stack();
     let start = Start { ring, region, key, protections };
-    sandbox::run_on_stack(stack, stack_len, serve, start);
-    std::process::exit(Stage::Thread as i32)
+    if !thread::start(stack, serve, start) {
+        std::process::exit(Stage::Thread as i32)
+    }
+    thread::park()
 }
 
 /// The service thread: closes the filter, reads the key, serves.
 fn serve(start: Start) -> ! {
     let Start { ring, region, key, mut protections } = start;
+    thread::wait_for_main_thread();
+    POOL.wait_for_helpers(ring.threads() - 1);
     if !sandbox::filter(key, &mut protections) {
         stop(Stage::Filter, Some(&ring))
     }

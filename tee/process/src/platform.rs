@@ -4,15 +4,15 @@ use std::collections::BTreeMap;
 
 use cordon_codec::{Reader, Writer};
 use cordon_enclave::{CounterId, Platform, PlatformError};
-use cordon_engine::KernelSet;
+use cordon_engine::{Compute, KernelSet};
 use cordon_package::{DeviceFile, DeviceKey, OwnerPublic, PackageError, PlatformKind, Recipient};
 use cordon_protocol::{Guard, MemoryUse, Protection, Reason};
 use hkdf::Hkdf;
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
-use crate::HEAP;
 use crate::region::Region;
+use crate::{HEAP, POOL};
 
 /// Most counters: one for each owner and package name, one for each package with a request limit.
 const MAX_COUNTERS: u32 = 4096;
@@ -80,8 +80,8 @@ impl Platform for ProcessPlatform {
         self.protections.clone()
     }
 
-    fn kernels(&self) -> KernelSet {
-        KernelSet::detect()
+    fn compute(&self) -> Compute {
+        Compute { set: KernelSet::detect(), workers: &POOL }
     }
 
     fn memory(&self) -> MemoryUse {

@@ -1,29 +1,36 @@
-//! The one region of writable memory: guard page, stack, heap. Taken once, before the sandbox closes.
+//! The one region of writable memory: a guard and a stack for each thread, then the heap. Taken once, before the sandbox
+//! closes.
 
 use core::ffi::c_void;
 use core::ptr::{NonNull, null_mut};
 
 use cordon_protocol::{Guard, Protection, Reason};
 
+use crate::thread::Stack;
+
 const PAGE: usize = 4096;
 
 /// Bytes of the service's stack. The deepest path is signature and HPKE arithmetic while loading, below 100 KiB.
 const STACK_BYTES: usize = 512 * 1024;
 
-/// Below the stack: an overflow ends the process.
+/// Bytes of a helper's stack, which runs kernels and chunk decryption, with the guard page below it.
+const HELPER_BYTES: usize = 64 * 1024;
+
+/// Below the service's stack: an overflow ends the process.
 const GUARD_BYTES: usize = 16 * PAGE;
 
-/// Secret at least, if the kernel gives any, and the least that a service takes: the stack, and the heap's low end, where
+/// Secret at least, if the kernel gives any, and the least that a service takes besides stacks: the heap's low end, where
 /// small blocks such as keys lie.
-const LEAST_BYTES: usize = STACK_BYTES + 768 * 1024;
+const LEAST_HEAP_BYTES: usize = 768 * 1024;
 
-/// What the C library may still map for the service's thread after the rest of the process was measured.
+/// What the C library may still map for new threads after the rest of the process was measured.
 const THREAD_BYTES: u64 = 64 * 1024;
 
 /// See the module.
 pub(crate) struct Region {
     base: NonNull<u8>,
     len: usize,
+    helpers: usize,
     /// Private writable memory of the process outside the region: static data, the first thread's stack, the C library's
     /// own. Measured; the filter lets nothing be mapped later.
     outside: u64,
@@ -37,11 +44,12 @@ impl Region {
     /// the limit on locked memory is too low for that, the part that holds keys.
     ///
     /// Fails with the system's error number, or 0 if the budget is too small.
-    pub(crate) fn take(budget: u64, protections: &mut Vec<Protection>) -> Result<Self, i32> {
+    pub(crate) fn take(budget: u64, helpers: usize, protections: &mut Vec<Protection>) -> Result<Self, i32> {
+        let least = STACK_BYTES + helpers * HELPER_BYTES + LEAST_HEAP_BYTES;
         let outside = writable_bytes().ok_or(libc::EACCES)? + THREAD_BYTES;
         let len = usize::try_from(budget.saturating_sub(outside)).map_err(|_| libc::EOVERFLOW)? / PAGE * PAGE;
-        if len < LEAST_BYTES {
-            crate::ring::report_refusal(LEAST_BYTES + outside as usize, budget as usize);
+        if len < least {
+            crate::ring::report_refusal(least + outside as usize, budget as usize);
             return Err(0);
         }
         raise_lock_limit();
@@ -50,10 +58,10 @@ impl Region {
         // SAFETY: within the range just mapped.
         let base = unsafe { whole.add(GUARD_BYTES) };
         let mut secret = secret_memory(base, len).map(|()| len);
-        if secret.is_err() && secret_memory(base, LEAST_BYTES).is_ok() {
-            protections.push(Protection::in_force(Guard::SecretKeys, LEAST_BYTES as u64));
+        if secret.is_err() && secret_memory(base, least).is_ok() {
+            protections.push(Protection::in_force(Guard::SecretKeys, least as u64));
             protections.push(missing_secret(Guard::SecretHeap, secret.err().unwrap_or(0)));
-            secret = Ok(LEAST_BYTES);
+            secret = Ok(least);
         } else {
             for guard in [Guard::SecretKeys, Guard::SecretHeap] {
                 protections.push(match secret {
@@ -70,23 +78,47 @@ impl Region {
         });
         // Every later mapping is denied by the filter, so the heap cannot grow beyond the region.
         protections.push(Protection::in_force(Guard::Budget, budget));
-        Ok(Self { base, len, outside })
+        let region = Self { base, len, helpers, outside };
+        for helper in 0..helpers {
+            // SAFETY: the lowest page of a stack that nothing uses yet.
+            if unsafe { libc::mprotect(region.helper(helper).as_ptr().cast(), PAGE, libc::PROT_NONE) } != 0 {
+                return Err(errno());
+            }
+        }
+        Ok(region)
     }
 
-    /// Where the service's stack lies.
-    pub(crate) fn stack(&self) -> (NonNull<u8>, usize) {
-        (self.base, STACK_BYTES)
+    /// The service's stack.
+    pub(crate) fn stack(&self) -> Stack {
+        Stack { base: self.base, len: STACK_BYTES }
+    }
+
+    /// The helpers' stacks, without their guards.
+    pub(crate) fn helper_stacks(&self) -> impl Iterator<Item = Stack> {
+        // SAFETY: within the helper's own bytes.
+        let stack = |helper| Stack { base: unsafe { self.helper(helper).add(PAGE) }, len: HELPER_BYTES - PAGE };
+        (0..self.helpers).map(stack)
+    }
+
+    /// Where a helper's guard and stack lie.
+    fn helper(&self, index: usize) -> NonNull<u8> {
+        // SAFETY: within the region, whose least length `take` checked.
+        unsafe { self.base.add(STACK_BYTES + index * HELPER_BYTES) }
     }
 
     /// Where the heap lies.
     pub(crate) fn heap(&self) -> (NonNull<u8>, usize) {
-        // SAFETY: within the region, whose least length `take` checked.
-        (unsafe { self.base.add(STACK_BYTES) }, self.len - STACK_BYTES)
+        (self.helper(self.helpers), self.len - self.stacks())
     }
 
-    /// Bytes that count before the model asks for any: the stack, whole, and what lies outside.
+    /// Bytes of all stacks.
+    fn stacks(&self) -> usize {
+        STACK_BYTES + self.helpers * HELPER_BYTES
+    }
+
+    /// Bytes that count before the model asks for any: the stacks, whole, and what lies outside.
     pub(crate) fn fixed(&self) -> u64 {
-        STACK_BYTES as u64 + self.outside
+        self.stacks() as u64 + self.outside
     }
 
     /// Bytes that the region and the process around it can use.

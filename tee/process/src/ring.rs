@@ -5,8 +5,10 @@ use core::sync::atomic::{AtomicU32, AtomicU64};
 use std::collections::TryReserveError;
 use std::sync::OnceLock;
 
-use cordon_protocol::PAYLOAD_LIMIT;
 use cordon_protocol::ring::{HEADER_BYTES, LAYOUT, Ring, total_bytes, word};
+use cordon_protocol::{MAX_THREADS, PAYLOAD_LIMIT};
+
+use crate::futex;
 
 /// How often the wait for a request looks whether the host still lives.
 const LIVENESS_SECONDS: i64 = 1;
@@ -27,6 +29,7 @@ pub(crate) struct SharedRing {
     ring: Ring<'static>,
     payload: usize,
     budget: u64,
+    threads: usize,
     host: libc::pid_t,
 }
 
@@ -53,15 +56,24 @@ impl SharedRing {
             )
         };
         let ring = Ring::new(header, body, payload)?;
+        let threads = usize::try_from(ring.word(word::THREADS)).ok()?;
+        if !(1..=MAX_THREADS).contains(&threads) {
+            return None;
+        }
         RING.set(ring).ok()?;
         // SAFETY: no argument, always succeeds.
         let host = unsafe { libc::getppid() };
-        Some(Self { ring, payload, budget: ring.wide(word::BUDGET_LOW), host })
+        Some(Self { ring, payload, budget: ring.wide(word::BUDGET_LOW), threads, host })
     }
 
     /// Bytes of secure memory the host grants.
     pub(crate) fn budget(&self) -> u64 {
         self.budget
+    }
+
+    /// Threads the host wants to compute with: 1 to [`MAX_THREADS`].
+    pub(crate) fn threads(&self) -> usize {
+        self.threads
     }
 
     /// Payload bytes of a frame.
@@ -89,10 +101,8 @@ impl SharedRing {
             if asked != answered {
                 return Some(asked);
             }
-            if let Some(futex) = self.ring.futex(word::REQUEST) {
-                let timeout = libc::timespec { tv_sec: LIVENESS_SECONDS, tv_nsec: 0 };
-                // SAFETY: the futex word is mapped for the life of the process; the timeout is read during the call.
-                unsafe { libc::syscall(libc::SYS_futex, futex.as_ptr(), libc::FUTEX_WAIT, asked, &raw const timeout) };
+            if let Some(word) = self.ring.futex(word::REQUEST) {
+                futex::wait(word, asked, Some(LIVENESS_SECONDS));
             }
             // SAFETY: no argument, always succeeds.
             if unsafe { libc::getppid() } != self.host {
@@ -114,10 +124,9 @@ impl SharedRing {
     }
 }
 
-fn wake(futex: Option<&AtomicU32>) {
-    if let Some(futex) = futex {
-        // SAFETY: the futex word is mapped for the life of the process.
-        unsafe { libc::syscall(libc::SYS_futex, futex.as_ptr(), libc::FUTEX_WAKE, i32::MAX) };
+fn wake(word: Option<&AtomicU32>) {
+    if let Some(word) = word {
+        futex::wake(word, i32::MAX);
     }
 }
 

@@ -1,8 +1,7 @@
-//! What the process gives up before it reads the key, and the thread it serves on.
+//! What the process gives up before it reads the key.
 
 use core::ffi::c_void;
-use core::ptr::{NonNull, null_mut};
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::ptr::null_mut;
 use std::collections::BTreeMap;
 
 use cordon_protocol::{Guard, Protection, Reason};
@@ -145,10 +144,10 @@ fn landlock_abi() -> Result<u64, i32> {
         .ok_or_else(|| std::io::Error::last_os_error().raw_os_error().unwrap_or(0))
 }
 
-/// Allows what serving needs, for every thread, and ends the process on anything else.
+/// Allows what serving needs, for every thread, and ends the process on anything else. What the C library still does in a
+/// thread that starts, or has started another, is not on the list: every thread must have come to rest.
 pub(crate) fn filter(key: i32, protections: &mut Vec<Protection>) -> bool {
     let Some((program, calls)) = build_filter(key, is_empty(key)) else { return false };
-    wait_for_main_thread();
     if seccompiler::apply_filter_all_threads(&program).is_err() {
         return false;
     }
@@ -192,52 +191,4 @@ fn build_filter(key: i32, new_device: bool) -> Option<(BpfProgram, u64)> {
     let arch = std::env::consts::ARCH.try_into().ok()?;
     let filter = SeccompFilter::new(rules, SeccompAction::KillProcess, SeccompAction::Allow, arch).ok()?;
     Some((filter.try_into().ok()?, calls))
-}
-
-/// Runs `job`, which never returns, on a new thread whose stack is the given memory. Returns only if it could not start.
-pub(crate) fn run_on_stack<T: Send>(stack: NonNull<u8>, len: usize, job: fn(T) -> !, argument: T) {
-    struct Call<T> {
-        job: fn(T) -> !,
-        argument: T,
-    }
-    extern "C" fn enter<T>(call: *mut c_void) -> *mut c_void {
-        // SAFETY: the pointer comes from `Box::into_raw` below and is taken back once.
-        let call = unsafe { Box::from_raw(call.cast::<Call<T>>()) };
-        (call.job)(call.argument)
-    }
-    let call = Box::into_raw(Box::new(Call { job, argument })).cast::<c_void>();
-    // SAFETY: the attributes are initialised before use; the stack is page-aligned memory of this length that nothing else
-    // uses; `enter` takes `call` over.
-    let started = unsafe {
-        let mut attributes: libc::pthread_attr_t = core::mem::zeroed();
-        let mut thread: libc::pthread_t = core::mem::zeroed();
-        libc::pthread_attr_init(&mut attributes) == 0
-            && libc::pthread_attr_setstack(&mut attributes, stack.as_ptr().cast(), len) == 0
-            && libc::pthread_create(&mut thread, &attributes, enter::<T>, call) == 0
-    };
-    // Joining would wait on a word of the thread's own memory, which the kernel refuses for secret memory (EFAULT, on which
-    // the C library aborts). The service ends the process itself, so this thread only has to sleep.
-    if !started {
-        return;
-    }
-    PARKED.store(1, Ordering::Release);
-    loop {
-        // SAFETY: a static word.
-        unsafe {
-            libc::syscall(libc::SYS_futex, PARKED.as_ptr(), libc::FUTEX_WAKE, 1);
-            libc::syscall(libc::SYS_futex, PARKED.as_ptr(), libc::FUTEX_WAIT, 1, null_mut::<c_void>());
-        }
-    }
-}
-
-/// 1 once the main thread does nothing but sleep.
-static PARKED: AtomicU32 = AtomicU32::new(0);
-
-/// Waits until the main thread sleeps: what the C library still does after it started the service thread is not on the
-/// filter's list.
-fn wait_for_main_thread() {
-    while PARKED.load(Ordering::Acquire) == 0 {
-        // SAFETY: a static word.
-        unsafe { libc::syscall(libc::SYS_futex, PARKED.as_ptr(), libc::FUTEX_WAIT, 0, null_mut::<c_void>()) };
-    }
 }

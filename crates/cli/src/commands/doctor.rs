@@ -121,7 +121,8 @@ fn enclave() -> Vec<Check> {
     match greeting() {
         Err(failure) => vec![check("process enclave", EXPECTED, failure.to_string(), Verdict::Broken, ADVICE)],
         Ok(greeting) => {
-            let mut checks = vec![check("process enclave", EXPECTED, "it does", Verdict::Good, ""), kernels(&greeting)];
+            let mut checks = vec![check("process enclave", EXPECTED, "it does", Verdict::Good, "")];
+            checks.extend([kernels(&greeting), threads(&greeting)]);
             checks.extend(greeting.protections.iter().map(|protection| {
                 let verdict = if protection.is_in_force() { Verdict::Good } else { Verdict::Missing };
                 check(protection.guard.name(), "in force", state(protection), verdict, advice(protection))
@@ -149,6 +150,10 @@ fn kernels(greeting: &Greeting) -> Check {
         verdict,
         "this processor lacks AVX2: the portable kernels are correct but slow",
     )
+}
+
+fn threads(greeting: &Greeting) -> Check {
+    check("enclave threads", "1 or more", greeting.threads.to_string(), Verdict::Good, "")
 }
 
 fn state(protection: &Protection) -> String {

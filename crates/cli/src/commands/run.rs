@@ -66,6 +66,9 @@ pub(crate) fn run(args: &Args, ui: Ui) -> Outcome {
     let mut options = Deployment::options()
         .device(device::dir(args.device.clone())?)
         .executor(&args.executor.executor, args.executor.options());
+    if let Some(threads) = args.executor.threads {
+        options = options.threads(threads);
+    }
     if let Some(bytes) = args.secure_memory {
         options = options.secure_memory(bytes);
     }
@@ -147,6 +150,7 @@ fn as_json(request: &Request, run: &Run, deployment: &Deployment, top: usize) ->
         "outputs": outputs,
         "elapsed_ms": run.elapsed.as_secs_f64() * 1e3,
         "secure_memory_measured": run.memory.peak,
+        "enclave_threads": deployment.greeting().map(|greeting| greeting.threads),
         "crossings": run.crossings(),
         "crossing_bytes": run.crossing_bytes(),
     })

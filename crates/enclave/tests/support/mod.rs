@@ -7,11 +7,11 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use cordon_enclave::{CounterId, Enclave, Platform, PlatformError};
-use cordon_engine::KernelSet;
 use cordon_engine::program::{
     ArenaSize, BinaryOp, DType, Instruction, Kind, Operand, Port, Program, Region, Strided2, Tile, Via, WeightInfo,
     WeightTable,
 };
+use cordon_engine::{Compute, KernelSet};
 use cordon_package::{
     DeviceFile, DeviceKey, Elem, Manifest, Normalisation, OutputPolicy, OwnerKey, OwnerPublic, PackageError, Parsed,
     Placement, PlatformKind, ProgramKind, Recipient, SealRequest, SealedProgram, SectionKind, SectionPlan, SegmentInfo,
@@ -79,8 +79,8 @@ impl Platform for Fake {
         vec![Protection::missing(Guard::Hardware, Reason::Platform, 0)]
     }
 
-    fn kernels(&self) -> KernelSet {
-        KernelSet::PORTABLE
+    fn compute(&self) -> Compute {
+        KernelSet::PORTABLE.into()
     }
 
     fn memory(&self) -> MemoryUse {

@@ -184,7 +184,7 @@ impl Transport for FaultyTransport {
 
 pub fn deployment(world: &World, budget: u64) -> (Deployment, Arc<Mutex<Option<Fault>>>) {
     let fault = Arc::new(Mutex::new(None));
-    let backend = Faulty { inner: ProcessBackend::new(world.key(), Some(budget)), fault: fault.clone() };
+    let backend = Faulty { inner: ProcessBackend::new(world.key(), Some(budget)).threads(2), fault: fault.clone() };
     let file = PackageFile::open(world.package()).expect("a good package");
     let executor = cordon_executor::open("rten", &cordon_executor::Options::default()).expect("always there");
     let device = world.device.clone();
