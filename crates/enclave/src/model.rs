@@ -4,7 +4,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use cordon_engine::program::{DType, Port, Via};
-use cordon_engine::{EngineError, Limits, Place, Prepared, Program, Residency, WeightTable};
+use cordon_engine::{EngineError, Limits, MemoryReport, Place, Prepared, Program, Residency, WeightTable};
 use cordon_package::{Elem, Header, Manifest, SealedSection};
 use cordon_protocol::{Code, LoadReport, Refusal};
 use sha2::{Digest, Sha256};
@@ -89,7 +89,7 @@ impl Model {
             let limits = Limits::new(platform.memory().available());
             let prepared = Prepared::new(draft.program, draft.table, platform.compute(), residency, limits)
                 .map_err(|e| refuse::engine(e, draft.index, platform.memory().available()))?;
-            report.resident += u32::from(residency == Residency::All);
+            report.resident += u32::from(prepared.memory().window == 0);
             report.compute = report.compute.saturating_add(prepared.peak_bytes());
             segments.push(Segment { index: draft.index, prepared, stream: draft.stream, crossings });
         }
@@ -137,9 +137,9 @@ fn check_ports(draft: &Draft, manifest: &Manifest) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Every segment streams its weights, unless the budget has room for them; the smallest are made resident first.
+/// Every segment streams its weights, as far as the budget has no room for them. What the least of all segments leaves
+/// over goes to the segments one after the other, those first that need least to hold everything.
 fn share_out(drafts: &[Draft], manifest: &Manifest, platform: &impl Platform) -> Result<Vec<Residency>, Refusal> {
-    const STREAM: Residency = Residency::Stream { window_bytes: u64::MAX };
     let mut available = platform.memory().available().saturating_sub(SLACK);
     let retained: u64 =
         manifest.segments.iter().flat_map(|s| &s.retained_out).map(|value| manifest.value_bytes(*value)).sum();
@@ -148,23 +148,27 @@ fn share_out(drafts: &[Draft], manifest: &Manifest, platform: &impl Platform) ->
     let mut left = available;
     for draft in drafts {
         let failed = |e| refuse::engine(e, draft.index, available);
-        let all = Prepared::predict(&draft.program, &draft.table, Residency::All).map_err(failed)?.total();
-        let stream = Prepared::predict(&draft.program, &draft.table, STREAM).map_err(failed)?.total().min(all);
-        left = left.checked_sub(stream).ok_or_else(|| {
+        let predict = |residency| Prepared::predict(&draft.program, &draft.table, residency).map_err(failed);
+        let (all, least) = (predict(Residency::All)?, predict(Residency::Least)?);
+        // The Program is there already.
+        let total = |memory: MemoryReport| memory.total().saturating_sub(draft.program.heap_bytes());
+        let (most, least) = (total(all.memory), total(least.memory).min(total(all.memory)));
+        left = left.checked_sub(least).ok_or_else(|| {
             let at = Place::Instruction { index: most_demanding(draft), name: "" };
-            failed(EngineError::Memory { at, what: "", needed: stream, available: left })
+            failed(EngineError::Memory { at, what: "", needed: least, available: left })
         })?;
-        costs.push((all, stream));
+        costs.push((most, least, most.saturating_sub(all.constants)));
     }
     let mut order: Vec<usize> = (0..costs.len()).collect();
-    order.sort_by_key(|&i| costs.get(i).map_or(u64::MAX, |(all, stream)| all - stream));
-    let mut residencies = alloc::vec![STREAM; drafts.len()];
+    order.sort_by_key(|&i| costs.get(i).map_or(u64::MAX, |(most, least, _)| most - least));
+    let mut residencies = alloc::vec![Residency::All; drafts.len()];
     for index in order {
-        if let (Some((all, stream)), Some(residency)) = (costs.get(index), residencies.get_mut(index))
-            && let Some(rest) = left.checked_sub(all - stream)
-        {
-            left = rest;
-            *residency = Residency::All;
+        if let (Some((most, least, others)), Some(residency)) = (costs.get(index), residencies.get_mut(index)) {
+            let more = left.min(most - least);
+            left -= more;
+            if more < most - least {
+                *residency = Residency::Budget { bytes: (least + more).saturating_sub(*others) };
+            }
         }
     }
     Ok(residencies)

@@ -25,7 +25,7 @@ mod wire;
 pub use cordon_kernels::KernelSet;
 pub use cordon_kernels::parallel::{Compute, Parallel, Serial, Task};
 pub use error::{EngineError, Place};
-pub use prepared::{Limits, MemoryReport, Prepared, Reply, Residency, Step, ValueRef};
+pub use prepared::{Limits, MemoryReport, Prediction, Prepared, Reply, Residency, Step, ValueRef};
 pub use program::{Program, WeightTable};
 
 /// Plaintext bytes of one weight chunk; only the last of a stream is shorter.

@@ -32,6 +32,18 @@ impl Extent {
         start
     }
 
+    /// Both together, type by type; saturates.
+    pub(crate) fn plus(self, other: Self) -> Self {
+        let [f32, i64, bool] = [(self.f32, other.f32), (self.i64, other.i64), (self.bool, other.bool)];
+        Self { f32: f32.0.saturating_add(f32.1), i64: i64.0.saturating_add(i64.1), bool: bool.0.saturating_add(bool.1) }
+    }
+
+    /// Without `other`, which was added before.
+    pub(crate) fn minus(self, other: Self) -> Self {
+        let [f32, i64, bool] = [(self.f32, other.f32), (self.i64, other.i64), (self.bool, other.bool)];
+        Self { f32: f32.0.saturating_sub(f32.1), i64: i64.0.saturating_sub(i64.1), bool: bool.0.saturating_sub(bool.1) }
+    }
+
     /// The larger extent, type by type.
     pub(crate) fn max(self, other: Self) -> Self {
         Self { f32: self.f32.max(other.f32), i64: self.i64.max(other.i64), bool: self.bool.max(other.bool) }

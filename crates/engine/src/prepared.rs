@@ -11,16 +11,20 @@ use crate::validate::validate;
 use crate::weights::{self, Weights};
 use crate::{EngineError, Place, dispatch};
 
-/// Where constants live while a Program runs.
+/// How many constants stay inside, loaded once and kept over requests. The others stay in the normal world, encrypted;
+/// each instruction's come into a window and are overwritten by the next ones. Which is which follows from the Program
+/// and the budget, never from data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Residency {
-    /// Inside, loaded once and kept over requests.
+    /// All of them.
     All,
-    /// In the normal world, encrypted; each instruction's tiles come into a window and are overwritten by the next ones.
-    Stream {
-        /// Most bytes the window may take.
-        window_bytes: u64,
+    /// As many as fit, those first that are read most often per request.
+    Budget {
+        /// Most bytes resident constants, the window and their tables may take together.
+        bytes: u64,
     },
+    /// None.
+    Least,
 }
 
 /// What a Program may ask for.
@@ -58,6 +62,17 @@ impl MemoryReport {
     pub fn total(&self) -> u64 {
         self.arena + self.weights + self.window + self.tables
     }
+}
+
+/// What a [`Prepared`] will take, known without allocating it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Prediction {
+    /// What [`Prepared::memory`] will report.
+    pub memory: MemoryReport,
+    /// Of these, what [`Residency::Budget`] bounds: resident constants, the window, and their tables.
+    pub constants: u64,
+    /// Chunks every request asks for: [`Prepared::chunks_per_request`].
+    pub chunks: u64,
 }
 
 /// A tensor's elements, row-major. No `Debug`: values are never printed.
@@ -183,7 +198,7 @@ impl Prepared {
         take(&mut left, program.arena.bytes(), "the arena")?;
         let arena = Buffers::allocate(program.arena.into(), "the arena")?;
         let weights = Weights::prepare(&program, &weights, residency, left)?;
-        let (resident, window) = if weights.is_window() { (0, weights.bytes()) } else { (weights.bytes(), 0) };
+        let (resident, window) = weights.bytes();
         let memory = MemoryReport {
             arena: arena.bytes(),
             weights: resident,
@@ -193,18 +208,14 @@ impl Prepared {
         Ok(Self { program, compute: compute.into(), arena, weights, state: State::Idle, filled: 0, memory })
     }
 
-    /// What [`Prepared::memory`] will report for a decoded Program, without allocating it. With
-    /// `Stream { window_bytes: u64::MAX }`, `window` is the smallest window that will do.
-    pub fn predict(
-        program: &Program,
-        weights: &WeightTable,
-        residency: Residency,
-    ) -> Result<MemoryReport, EngineError> {
+    /// What a decoded Program will take, without allocating it.
+    pub fn predict(program: &Program, weights: &WeightTable, residency: Residency) -> Result<Prediction, EngineError> {
         validate(program, weights, u64::MAX)?;
-        let (bytes, tables) = weights::predict(program, weights, residency)?;
-        let (resident, window) = if residency == Residency::All { (bytes, 0) } else { (0, bytes) };
+        let ((resident, window), tables, chunks) = weights::predict(program, weights, residency)?;
+        let constants = resident.saturating_add(window).saturating_add(tables);
         let tables = tables + program.heap_bytes() + size_of::<Self>() as u64;
-        Ok(MemoryReport { arena: program.arena.bytes(), weights: resident, window, tables })
+        let memory = MemoryReport { arena: program.arena.bytes(), weights: resident, window, tables };
+        Ok(Prediction { memory, constants, chunks })
     }
 
     /// Takes the answer to the step before and goes on to the next. After an error, and after [`Step::Done`], every call
@@ -260,6 +271,11 @@ impl Prepared {
     /// What the memory is used for.
     pub fn memory(&self) -> MemoryReport {
         self.memory
+    }
+
+    /// Chunks every request asks for; those of resident weights come once, before the first.
+    pub fn chunks_per_request(&self) -> u64 {
+        self.weights.chunks_per_request()
     }
 
     /// Consumes the reply `state` waits for; returns what to do next.
@@ -324,7 +340,7 @@ impl Prepared {
                 }
                 Next::Input(_) => Next::Begin(0),
                 Next::Begin(index) if index < self.program.instructions.len() => {
-                    self.weights.begin(index);
+                    self.weights.begin(index)?;
                     Next::Load(Some(index))
                 }
                 Next::Begin(_) => Next::Output(0),
@@ -424,16 +440,18 @@ mod tests {
 
     #[test]
     fn reset_leaves_nothing_of_a_request_behind() {
-        for residency in [Residency::All, Residency::Stream { window_bytes: 12 }] {
+        for residency in [Residency::All, Residency::Least] {
             let (program, weights) = program();
             let limits = Limits::new(1 << 20);
             let mut prepared =
                 Prepared::new(program, weights, KernelSet::PORTABLE, residency, limits).expect("a valid program");
             run(&mut prepared);
-            assert!(!prepared.arena.is_wiped() && !prepared.weights.is_wiped(), "the test must see data");
+            let all = residency == Residency::All;
+            assert!(!prepared.arena.is_wiped(), "the test must see data");
+            assert_eq!(prepared.weights.is_wiped(), [!all, all], "the test must see data");
             prepared.reset();
             assert!(prepared.arena.is_wiped());
-            assert_eq!(prepared.weights.is_wiped(), residency != Residency::All, "resident weights stay");
+            assert_eq!(prepared.weights.is_wiped(), [!all, true], "resident weights stay");
         }
     }
 }

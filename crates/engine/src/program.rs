@@ -502,7 +502,7 @@ impl Instruction {
 
 impl Program {
     /// Bytes the Program itself holds on the heap; exact for a decoded one, whose lists have no spare capacity.
-    pub(crate) fn heap_bytes(&self) -> u64 {
+    pub fn heap_bytes(&self) -> u64 {
         let ports = self.inputs.len() + self.outputs.len();
         let shapes: usize = self.inputs.iter().chain(&self.outputs).map(|port| port.shape.len()).sum();
         let strides: usize = self.instructions.iter().map(Instruction::strides).sum();

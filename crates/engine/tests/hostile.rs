@@ -32,7 +32,7 @@ fn examine(bytes: &[u8]) -> Reached {
     reached.decoded = 1;
     let limits = Limits { secure_memory_bytes: 1 << 20, instruction_work: 1 << 20 };
     let stream = weights.stream_bytes();
-    for residency in [Residency::All, Residency::Stream { window_bytes: 1 << 18 }] {
+    for residency in [Residency::All, Residency::Least] {
         let prepared = Prepared::new(program.clone(), weights.clone(), KernelSet::detect(), residency, limits);
         let Ok(mut prepared) = prepared else { continue };
         assert!(prepared.peak_bytes() <= limits.secure_memory_bytes);

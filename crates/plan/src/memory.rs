@@ -35,8 +35,8 @@ impl SegmentCost {
             Prepared::predict(program, &lowered.weights, residency)
                 .map_err(|error| PlanError::Lower(cordon_lower::LowerError::Engine(error.to_string())))
         };
-        let resident = report(Residency::All)?;
-        let streamed = report(Residency::Stream { window_bytes: u64::MAX })?;
+        let resident = report(Residency::All)?.memory;
+        let streamed = report(Residency::Least)?.memory;
         // The encoded Program and the decoded one, whose lists may have grown past their need, live side by side.
         let encoded = (program.encode().len() + lowered.weights.encode().len()) as u64;
         let leaves = lowered.weight_bytes().div_ceil(CHUNK as u64) * LEAF_BYTES;

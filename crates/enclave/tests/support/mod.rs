@@ -8,8 +8,8 @@ use std::rc::Rc;
 
 use cordon_enclave::{CounterId, Enclave, Platform, PlatformError};
 use cordon_engine::program::{
-    ArenaSize, BinaryOp, DType, Instruction, Kind, Operand, Port, Program, Region, Strided2, Tile, Via, WeightInfo,
-    WeightTable,
+    ArenaSize, BinaryOp, DType, Instruction, Kind, Operand, Port, Program, Region, Strided2, StridedCopy, Tile, Via,
+    WeightInfo, WeightTable,
 };
 use cordon_engine::{Compute, KernelSet};
 use cordon_package::{
@@ -170,9 +170,9 @@ fn tile(tensor: u32, start: u32) -> Operand {
     Operand::Weight(Tile { tensor, start, len: 4 })
 }
 
-/// Bytes of a large tensor, of which the back uses four elements from [`USED`] on.
-pub const LARGE: u32 = 40_000;
-pub const USED: u32 = 30_000;
+/// Elements of a large tensor. The back reads it in two halves and keeps four elements from [`USED`] on.
+pub const LARGE: u32 = 80_000;
+pub const USED: u32 = 50_000;
 
 fn program(inputs: Vec<Port>, outputs: Vec<Port>, instructions: Vec<Instruction>) -> Program {
     let arena = ArenaSize { f32: 16, ..ArenaSize::default() };
@@ -193,8 +193,22 @@ pub fn back() -> Program {
     program(
         vec![port(3, 0, Via::Cross), port(2, 4, Via::Retain)],
         vec![port(4, 12, Via::Cross)],
-        vec![binary(BinaryOp::Add, 0, Operand::Arena(region(4)), 8), binary(BinaryOp::Add, 8, tile(0, USED), 12)],
+        vec![
+            binary(BinaryOp::Add, 0, Operand::Arena(region(4)), 8),
+            pick(0, 0),
+            pick(LARGE / 2, USED - LARGE / 2),
+            binary(BinaryOp::Add, 8, Operand::Arena(region(0)), 12),
+        ],
     )
+}
+
+/// Four elements of half of the large tensor.
+fn pick(start: u32, from: u32) -> Instruction {
+    Instruction::Copy {
+        geometry: StridedCopy { dims: vec![4], from, from_strides: vec![1], to: 0, to_strides: vec![1] },
+        input: Operand::Weight(Tile { tensor: 0, start, len: LARGE / 2 }),
+        out: region(0),
+    }
 }
 
 fn info(len: u32, offset: u64) -> WeightInfo {

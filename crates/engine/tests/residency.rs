@@ -1,0 +1,124 @@
+//! Which constants stay inside under a budget: the budget is kept, results do not change, and no data decides.
+
+mod support;
+
+use cordon_engine::program::{BinaryOp, DType, Instruction, Operand, Strided2, Tile};
+use cordon_engine::{CHUNK, EngineError, Place, Prepared, Residency};
+use support::{Build, Random, Seen, Value, arena, drive, ramp};
+
+const PER_CHUNK: u32 = CHUNK as u32 / 4;
+
+/// Adds tiles of one tensor, half a chunk each, to the input one after the other, in the given order.
+fn adder(order: &[u32]) -> Build {
+    let mut b = Build::new();
+    let len = PER_CHUNK / 2;
+    let mut sum = b.input(DType::F32, &[len]);
+    let tiles = order.iter().max().expect("tiles") + 1;
+    let whole = b.weight_f32(&ramp((tiles * len) as usize, 3));
+    for &index in order {
+        let out = b.f32(len);
+        b.push(Instruction::Binary {
+            op: BinaryOp::Add,
+            shape: Strided2 { dims: vec![len], a: vec![1], b: vec![1] },
+            a: arena(sum),
+            b: Operand::Weight(Tile { start: index * len, len, ..whole }),
+            activation: None,
+            out,
+        });
+        sum = out;
+    }
+    b.output(sum);
+    b
+}
+
+fn input(seed: u32) -> [Value; 1] {
+    [Value::F32(ramp(PER_CHUNK as usize / 2, seed))]
+}
+
+fn chunks(seen: &[Seen]) -> Vec<u32> {
+    seen.iter().filter_map(|seen| if let Seen::Chunks(first, _) = seen { Some(*first) } else { None }).collect()
+}
+
+/// A warm engine: its resident tiles are loaded.
+fn warm(build: &Build, residency: Residency) -> Result<Prepared, EngineError> {
+    let mut prepared = build.prepare(residency)?;
+    drive(&mut prepared, &build.stream, &input(1))?;
+    prepared.reset();
+    Ok(prepared)
+}
+
+#[test]
+fn every_budget_is_kept_and_gives_the_same_bits() {
+    let build = adder(&[0, 1, 2, 3, 4, 5, 6, 7, 2, 2]);
+    let (expected, _) =
+        drive(&mut warm(&build, Residency::All).expect("valid"), &build.stream, &input(9)).expect("runs");
+    let mut last = u64::MAX;
+    for bytes in (0..400_000).step_by(5_000) {
+        let mut prepared = match warm(&build, Residency::Budget { bytes }) {
+            Ok(prepared) => prepared,
+            Err(EngineError::Memory {
+                at: Place::Instruction { .. },
+                what: "the weight window",
+                needed,
+                available,
+            }) => {
+                assert_eq!(available, bytes);
+                assert!(needed > bytes && last == u64::MAX, "a larger budget cannot fail where a smaller did not");
+                continue;
+            }
+            Err(other) => panic!("{other}"),
+        };
+        let memory = prepared.memory();
+        assert!(memory.weights + memory.window <= bytes, "{memory:?} in {bytes}");
+        let (outputs, seen) = drive(&mut prepared, &build.stream, &input(9)).expect("runs");
+        assert_eq!(outputs, expected);
+        assert_eq!(chunks(&seen).len() as u64, prepared.chunks_per_request());
+        assert!(prepared.chunks_per_request() <= last, "more memory must not cost more chunks");
+        last = prepared.chunks_per_request();
+        let predicted = Prepared::predict(&build.program, &build.weights, Residency::Budget { bytes }).expect("valid");
+        assert_eq!(
+            (predicted.memory.weights, predicted.memory.window, predicted.chunks),
+            (memory.weights, memory.window, last)
+        );
+    }
+    assert_eq!(last, 0, "the largest budget holds everything");
+}
+
+#[test]
+fn a_tile_read_three_times_stays_before_those_read_once() {
+    let build = adder(&[0, 1, 2, 3, 4, 5, 6, 7, 4, 4]);
+    // Room for the window, the chunk carried over, one tile and the tables.
+    let bytes = u64::from(PER_CHUNK * 4) * 2 + 2_000;
+    let mut prepared = warm(&build, Residency::Budget { bytes }).expect("fits");
+    assert_eq!(prepared.memory().weights, u64::from(PER_CHUNK) * 2);
+    let (_, seen) = drive(&mut prepared, &build.stream, &input(1)).expect("runs");
+    // Tile 4 is the first half of chunk 2, which still comes for tile 5, but not again for the last two instructions.
+    assert_eq!(chunks(&seen), [0, 1, 2, 3]);
+}
+
+#[test]
+fn neighbours_in_one_chunk_cost_one_chunk() {
+    let build = adder(&[0, 1, 2, 1]);
+    let mut prepared = warm(&build, Residency::Least).expect("valid");
+    let (_, seen) = drive(&mut prepared, &build.stream, &input(1)).expect("runs");
+    let asked: Vec<_> = seen.iter().filter(|seen| !matches!(seen, Seen::Input(_) | Seen::Done)).copied().collect();
+    let [a, b, c] = [Seen::Chunks(0, 1), Seen::Chunks(1, 1), Seen::Chunks(0, 1)];
+    assert_eq!(asked, [a, Seen::Ran(0), Seen::Ran(1), b, Seen::Ran(2), c, Seen::Ran(3), Seen::Output(100)]);
+}
+
+#[test]
+fn fifty_inputs_make_one_sequence_of_chunks_and_steps() {
+    let build = adder(&[0, 3, 1, 3, 2, 0]);
+    let mut random = Random(11);
+    for residency in [Residency::All, Residency::Budget { bytes: 170_000 }, Residency::Least] {
+        let mut prepared = warm(&build, residency).expect("fits");
+        let mut sequences = Vec::new();
+        for _ in 0..50 {
+            let bits = (0..PER_CHUNK / 2).map(|_| f32::from_bits(random.next() as u32)).collect();
+            let (_, seen) = drive(&mut prepared, &build.stream, &[Value::F32(bits)]).expect("runs");
+            prepared.reset();
+            sequences.push(seen);
+        }
+        assert!(sequences.iter().all(|one| *one == sequences[0]), "{residency:?}");
+    }
+}
