@@ -163,7 +163,7 @@ impl Parallel for Scoped {
             let mut tasks = tasks.iter_mut();
             let own = tasks.next();
             for task in tasks {
-                scope.spawn(|| task());
+                scope.spawn(task);
             }
             if let Some(task) = own {
                 task();
