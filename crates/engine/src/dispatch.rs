@@ -39,9 +39,9 @@ pub(crate) fn execute(
         I::Dense { geometry, input, weight, bias, residual, activation, .. } => {
             let (input, weight, bias) = (from.f32(*input)?, from.f32_tile(*weight)?, from.f32_tile_option(*bias)?);
             let residual = from.residual(*residual, region)?;
-            gemm::dense(set, geometry, input, weight, bias, residual, *activation, out.f32()?);
+            gemm::dense(compute, geometry, input, weight, bias, residual, *activation, out.f32()?);
         }
-        I::MatMul { geometry, a, b, .. } => gemm::matmul(set, geometry, from.f32(*a)?, from.f32(*b)?, out.f32()?),
+        I::MatMul { geometry, a, b, .. } => gemm::matmul(compute, geometry, from.f32(*a)?, from.f32(*b)?, out.f32()?),
         I::Unary { op, input, .. } if *input == Operand::Arena(region) => {
             elementwise::unary_in_place(set, *op, out.f32()?);
         }

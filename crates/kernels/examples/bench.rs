@@ -119,8 +119,8 @@ fn conv(name: &str, groups: u32, ic: u32, oc: u32, size: u32, kernel: u32, strid
 fn dense(name: &str, m: u32, k: u32, n: u32) -> Case {
     let g = Dense { m, k, n };
     let (x, w, mut out) = (known(g.input_len()), known(g.weight_len()), known(g.output_len()));
-    let run = move |set| {
-        gemm::dense(set, &g, &x, &w, None, Residual::None, None, &mut out);
+    let run = move |set: KernelSet| {
+        gemm::dense(set.into(), &g, &x, &w, None, Residual::None, None, &mut out);
         2.0 * f64::from(m) * f64::from(k) * f64::from(n)
     };
     (name.to_string(), Box::new(run))
@@ -130,8 +130,8 @@ fn matmul(name: &str, m: u32, k: u32, n: u32, transposed: bool) -> Case {
     let batch = Strided2 { dims: vec![12], a: vec![m * k], b: vec![k * n] };
     let g = MatMul { m, k, n, batch, a: [k, 1], b: if transposed { [1, k] } else { [n, 1] } };
     let (a, b, mut out) = (known(g.a_len()), known(g.b_len()), known(g.output_len()));
-    let run = move |set| {
-        gemm::matmul(set, &g, &a, &b, &mut out);
+    let run = move |set: KernelSet| {
+        gemm::matmul(set.into(), &g, &a, &b, &mut out);
         24.0 * f64::from(m) * f64::from(k) * f64::from(n)
     };
     (name.to_string(), Box::new(run))

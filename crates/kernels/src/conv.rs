@@ -6,6 +6,7 @@
 
 use crate::arch::{Kernel, KernelSet, Simd};
 use crate::conv_tile::{self, Operands};
+use crate::depthwise::Depthwise;
 use crate::geometry::{Conv2d, UnaryOp};
 use crate::parallel::Compute;
 use crate::tile::{Finish, Tiling};
@@ -40,11 +41,18 @@ pub fn conv2d(
     let act = Activation::new(act);
     let (set, plane) = (compute.set, g.y.output as usize * g.x.output as usize * 16);
     let taps = u64::from(g.ic / g.groups) * u64::from(g.y.kernel) * u64::from(g.x.kernel);
-    compute.split(out, plane, taps.saturating_mul(out.len() as u64), |planes, out| {
-        let residual = match residual {
-            Residual::Other(values) => Residual::Other(&values[planes.start * plane..planes.end * plane]),
-            other => other,
-        };
+    let cost = taps.saturating_mul(out.len() as u64);
+    if g.is_depthwise() {
+        let (input, weight) = (input.as_chunks().0, weight.as_chunks().0);
+        let bias = bias.map(|bias| bias.as_chunks().0);
+        let row = g.x.output as usize * 16;
+        return compute.split(out, row, cost, |rows, out| {
+            let residual = residual.part(rows.start * row..rows.end * row);
+            set.dispatch(Depthwise { set, geometry, input, weight, bias, residual, act, rows, out });
+        });
+    }
+    compute.split(out, plane, cost, |planes, out| {
+        let residual = residual.part(planes.start * plane..planes.end * plane);
         set.dispatch(Conv { set, geometry, input, weight, bias, residual, act, planes, out });
     });
 }
@@ -341,7 +349,7 @@ mod tests {
     #[test]
     fn bits_do_not_depend_on_how_the_planes_are_shared_out() {
         let mut rng = Rng(13);
-        for g in shapes() {
+        for g in shapes().into_iter().filter(|g| !g.is_depthwise()) {
             let case = Case::new(g, &mut rng);
             let (input, weight, bias) = (case.packed_input(0.0), case.packed_weight(), case.packed_bias());
             let planes = g.n as usize * (g.oc as usize).div_ceil(16);
@@ -370,6 +378,38 @@ mod tests {
                     parts.extend(run(at..at + count));
                     at += count;
                 }
+                assert!(whole.iter().zip(&parts).all(|(a, b)| a.to_bits() == b.to_bits()), "{} {g:?}", set.name());
+            }
+        }
+    }
+
+    #[test]
+    fn depthwise_bits_do_not_depend_on_how_the_rows_are_shared_out() {
+        let mut rng = Rng(15);
+        for g in shapes().into_iter().filter(Conv2d::is_depthwise) {
+            let case = Case::new(g, &mut rng);
+            let (input, weight, bias) = (case.packed_input(0.0), case.packed_weight(), case.packed_bias());
+            let row = g.x.output as usize * 16;
+            let count = len(g.output_len()) / row;
+            for set in sets() {
+                let run = |rows: Range<usize>| {
+                    let mut out = vec![0.0; rows.len() * row];
+                    set.dispatch(Depthwise {
+                        set,
+                        geometry: &g,
+                        input: input.as_chunks().0,
+                        weight: weight.as_chunks().0,
+                        bias: Some(bias.as_chunks().0),
+                        residual: Residual::None,
+                        act: Activation::new(Some(UnaryOp::Silu)),
+                        rows,
+                        out: &mut out,
+                    });
+                    out
+                };
+                let whole = run(0..count);
+                let cut = rng.below(count);
+                let parts = [run(0..cut), run(cut..count)].concat();
                 assert!(whole.iter().zip(&parts).all(|(a, b)| a.to_bits() == b.to_bits()), "{} {g:?}", set.name());
             }
         }

@@ -24,7 +24,6 @@ mod reach {
 enum Kind {
     Blocked,
     Plain,
-    Depthwise,
 }
 
 /// What the tiles of one output plane, or of neighbouring ones of one group, read.
@@ -63,18 +62,14 @@ impl<'a> Operands<'a> {
         let (h, w) = (g.y.input as usize, g.x.input as usize);
         let ic = (g.ic / g.groups) as usize;
         let kind = match g.input {
-            _ if g.is_depthwise() => Kind::Depthwise,
             Layout::Blocked => Kind::Blocked,
             Layout::Plain => Kind::Plain,
         };
         // First input channel of this block's group; every output channel of a block is in one group.
-        let channel = match kind {
-            Kind::Depthwise => block * 16,
-            _ => block * 16 / (g.oc / g.groups) as usize * ic,
-        };
+        let channel = block * 16 / (g.oc / g.groups) as usize * ic;
         let (channels, read) = match kind {
             Kind::Plain => (g.ic as usize, ic),
-            Kind::Blocked | Kind::Depthwise => ((g.ic as usize).next_multiple_of(16), ic.next_multiple_of(16)),
+            Kind::Blocked => ((g.ic as usize).next_multiple_of(16), ic.next_multiple_of(16)),
         };
         let from = (image * channels + channel) * h * w;
         let vectors = ic * g.y.kernel as usize * g.x.kernel as usize;
@@ -127,9 +122,6 @@ impl Operands<'_> {
 /// How many neighbouring blocks from `block` on can share tiles, `left` of them being wanted.
 #[inline(always)]
 pub(crate) fn together<S: Simd>(g: &Conv2d, block: usize, left: usize) -> usize {
-    if g.is_depthwise() {
-        return 1;
-    }
     // A group other than the only one is made of whole blocks.
     let group = (g.oc as usize).div_ceil(16) / g.groups as usize;
     left.min(group - block % group).min(S::BLOCKS)
@@ -147,22 +139,16 @@ pub(crate) fn run<S: Simd>(
     size: usize,
     finish: Finish<'_, '_>,
 ) {
-    use reach::{CHECKED, DENSE, SPACED};
     let (place, reach) = Place::new(o, first, count);
     let place = &place;
-    match (o.kind, o.planes) {
-        (Kind::Depthwise, _) => match reach {
-            DENSE => with_rows!(S, count, R => s.call(Depthwise::<R, DENSE> { o, place, finish })),
-            SPACED => with_rows!(S, count, R => s.call(Depthwise::<R, SPACED> { o, place, finish })),
-            _ => with_rows!(S, count, R => s.call(Depthwise::<R, CHECKED> { o, place, finish })),
-        },
-        (_, 1) => shared::<S, 1>(s, o, part, place, reach, count, size, finish),
-        (_, 2) if const { S::BLOCKS >= 2 } => shared::<S, 2>(s, o, part, place, reach, count, size, finish),
+    match o.planes {
+        1 => shared::<S, 1>(s, o, part, place, reach, count, size, finish),
+        2 if const { S::BLOCKS >= 2 } => shared::<S, 2>(s, o, part, place, reach, count, size, finish),
         _ => unreachable!("a tile has between 1 and BLOCKS planes"),
     }
 }
 
-/// [`run`] where every output channel reads every input channel.
+/// [`run`] for a constant number of planes.
 #[inline(always)]
 #[allow(clippy::too_many_arguments, reason = "one call with what it passes on")]
 fn shared<S: Simd, const B: usize>(
@@ -396,37 +382,5 @@ impl<const R: usize, const B: usize, const REACH: usize> Kernel for Plain<'_, '_
             }
         }
         self.0.end(s, acc);
-    }
-}
-
-/// Every channel for itself: one vector product per tap.
-struct Depthwise<'a, 'b, const R: usize, const REACH: usize> {
-    o: &'a Operands<'a>,
-    place: &'a Place,
-    finish: Finish<'a, 'b>,
-}
-
-impl<const R: usize, const REACH: usize> Kernel for Depthwise<'_, '_, R, REACH> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        let Depthwise { o, place, mut finish } = self;
-        let kw = o.g.x.kernel as usize;
-        let finder = Finder::<R, REACH>::new(o, place);
-        let (plane, _) = o.input.as_chunks::<16>();
-        let mut acc = [s.load(o.bias.map_or(&ZERO, |bias| &bias[0])); R];
-        for ky in place.rows.clone() {
-            for (kx, weight) in o.weight[ky * kw..(ky + 1) * kw].iter().enumerate() {
-                let x = finder.taps(plane, &ZERO, ky, kx);
-                let w = s.load(weight);
-                for r in 0..R {
-                    acc[r] = s.mul_add(s.load(x[r]), w, acc[r]);
-                }
-            }
-        }
-        for r in 0..R {
-            finish.store(s, acc[r], r * 16, 16);
-        }
     }
 }

@@ -6,15 +6,17 @@
 
 use crate::arch::{Kernel, KernelSet, Simd};
 use crate::geometry::{Dense, MatMul, UnaryOp};
+use crate::parallel::Compute;
 use crate::strided::Walk;
-use crate::tile::{Finish, Lanes, Residual, Tiling, ZERO, accumulate, with_rows};
+use crate::tile::{Lanes, Residual, Tiling, ZERO, accumulate, with_rows};
 use crate::unary::Activation;
+use core::ops::Range;
 
 /// `input` holds [`Dense::input_len`] elements, `weight` [`Dense::weight_len`], `bias` [`Dense::bias_len`], `out` and the
-/// residual [`Dense::output_len`]. Each output is `act(bias + products + residual)`.
+/// residual [`Dense::output_len`]. Each output is `act(bias + residual + products)`.
 #[allow(clippy::too_many_arguments, reason = "the instruction has that many operands")]
 pub fn dense(
-    set: KernelSet,
+    compute: Compute,
     geometry: &Dense,
     input: &[f32],
     weight: &[f32],
@@ -29,48 +31,49 @@ pub fn dense(
     assert!(bias.is_none_or(|b| Some(b.len() as u64) == g.bias_len()), "validated: dense's bias length");
     assert_eq!(Some(out.len() as u64), g.output_len(), "validated: dense's output length");
     let (m, k, n) = (g.m as usize, g.k as usize, g.n as usize);
+    let (set, cost) = (compute.set, (out.len() as u64).saturating_mul(k as u64));
+    let (weight, bias) = (weight.as_chunks().0, bias.map(|bias| bias.as_chunks().0));
     let act = Activation::new(act);
-    let operands = Operands { k, n, input, weight: weight.as_chunks().0, bias };
-    set.dispatch(Product { set, m, operands, residual, act, out });
-}
-
-/// A batched product: `out[b, i, j] = sum over l of a[b, i, l] * b[b, l, j]` with strides for every axis of the operands.
-/// `a` holds [`MatMul::a_len`] elements at least, `b` [`MatMul::b_len`], `out` exactly [`MatMul::output_len`].
-pub fn matmul(set: KernelSet, geometry: &MatMul, a: &[f32], b: &[f32], out: &mut [f32]) {
-    let g = geometry;
-    assert_eq!(Some(out.len() as u64), g.output_len(), "validated: matmul's output length");
-    let size = g.m as usize * g.n as usize;
-    if size == 0 {
-        return;
+    if m == 1 {
+        // The cost is that of reading the weights; each thread reads its own.
+        return compute.split(out, 16, cost, |blocks, out| {
+            let residual = residual.part(blocks.start * 16..blocks.start * 16 + out.len());
+            let (weight, bias) = (&weight[blocks.start * k..blocks.end * k], bias.map(|bias| &bias[blocks]));
+            let operands = Operands { k, n: out.len(), input, weight, bias, residual };
+            set.dispatch(Product { set, operands, act, out });
+        });
     }
-    let walk = Walk::from_lists(&g.batch.dims, [&g.batch.a, &g.batch.b]);
-    let (len, [step_a, step_b]) = (walk.row_len(), walk.row_strides());
-    let mut products = out.chunks_exact_mut(size);
-    walk.for_each_row(|[at_a, at_b]| {
-        for (i, out) in (0..len as isize).zip(&mut products) {
-            let (a, b) = (&a[(at_a + i * step_a) as usize..], &b[(at_b + i * step_b) as usize..]);
-            set.dispatch(Strided { g, a, b, out });
-        }
+    compute.split(out, n, cost, |rows, out| {
+        let residual = residual.part(rows.start * n..rows.end * n);
+        let operands = Operands { k, n, input: &input[rows.start * k..rows.end * k], weight, bias, residual };
+        set.dispatch(Product { set, operands, act, out });
     });
 }
 
-/// Rows whose input is kept in the second-level cache while all columns pass.
-const PANEL: usize = 96;
-
-/// What the tiles of a product read.
+/// What the tiles of a product with constant weights read.
 struct Operands<'a> {
     k: usize,
     n: usize,
+    /// `(rows, k)`.
     input: &'a [f32],
+    /// `(ceil(n / 16), k)`.
     weight: &'a [Lanes],
-    bias: Option<&'a [f32]>,
+    /// `(ceil(n / 16))`.
+    bias: Option<&'a [Lanes]>,
+    residual: Residual<'a>,
 }
+
+/// Rows that pass together, so that what they read of one depth stays in the second-level cache: 256 KiB.
+const PANEL: usize = 256;
+
+/// Inner elements of one pass: the weights of a register tile, 32 KiB at most, stay in the first-level cache while the rows
+/// of a panel pass. Between passes the sums lie in the output; stored and loaded they stay the same, and so does the order
+/// of additions.
+const DEPTH: usize = 256;
 
 struct Product<'a> {
     set: KernelSet,
-    m: usize,
     operands: Operands<'a>,
-    residual: Residual<'a>,
     act: Activation,
     out: &'a mut [f32],
 }
@@ -80,110 +83,269 @@ impl Kernel for Product<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let n = self.operands.n;
-        let blocks = n.div_ceil(16);
-        let tiling = Tiling::new(self.m, S::ROWS);
+        let Product { set, operands: p, act, out } = self;
+        let (k, n) = (p.k, p.n);
+        let rows = out.len() / n.max(1);
         // Few rows leave registers for several columns; a single pair would wait for its own sums.
-        let wide = match self.m {
+        let wide = match rows {
             1 => 4,
             2 | 3 => 2,
-            _ => 1,
+            _ => S::BLOCKS,
         };
-        let mut first = 0;
-        while first < tiling.len() {
-            let last = (first + PANEL / S::ROWS).min(tiling.len());
-            let mut block = 0;
-            while block < blocks {
-                let count = if block + wide <= blocks { wide } else { 1 };
-                for tile in first..last {
-                    let (start, end) = (tiling.start(tile), tiling.start(tile + 1));
-                    let (p, to) = (&self.operands, start * n..end * n);
-                    let (residual, in_place) = match self.residual {
-                        Residual::Other(values) => (Some(&values[to.clone()]), false),
-                        Residual::InPlace => (None, true),
-                        Residual::None => (None, false),
-                    };
-                    let finish = Finish { residual, in_place, act: &self.act, to: &mut self.out[to] };
-                    match (end - start, count) {
-                        (1, 4) => s.call(Rows::<1, 4> { p, row: start, block, finish }),
-                        (1, 2) => s.call(Rows::<1, 2> { p, row: start, block, finish }),
-                        (2, 2) => s.call(Rows::<2, 2> { p, row: start, block, finish }),
-                        (3, 2) if S::ROWS >= 3 => s.call(Rows::<3, 2> { p, row: start, block, finish }),
-                        (rows, _) => with_rows!(S, rows, R => s.call(Rows::<R, 1> { p, row: start, block, finish })),
+        let panels = Tiling::new(rows, PANEL);
+        for panel in 0..panels.len() {
+            let (top, bottom) = (panels.start(panel), panels.start(panel + 1));
+            let tiling = Tiling::new(bottom - top, S::ROWS);
+            // A single tile has nothing to keep weights for.
+            let depth = if tiling.len() > 1 { DEPTH } else { k.max(1) };
+            for first in (0..k.max(1)).step_by(depth) {
+                let depth = first..(first + depth).min(k);
+                let last = depth.end == k;
+                let mut column = 0;
+                while column < n {
+                    let wide = if column + wide * 16 <= n { wide } else { 1 };
+                    let end = (column + wide * 16).min(n);
+                    for tile in 0..tiling.len() {
+                        let (row, below) = (top + tiling.start(tile), top + tiling.start(tile + 1));
+                        let (at, to) = (row * n + column, &mut out[row * n + column..(below - 1) * n + end]);
+                        let begin = match p.residual {
+                            _ if first > 0 => Begin { bias: None, residual: None, sums: true },
+                            Residual::None => Begin { bias: p.bias(column), residual: None, sums: false },
+                            Residual::InPlace => Begin { bias: p.bias(column), residual: None, sums: true },
+                            Residual::Other(values) => {
+                                Begin { bias: p.bias(column), residual: Some(&values[at..at + to.len()]), sums: false }
+                            }
+                        };
+                        let input = Rows { values: &p.input[row * k + first..], step: k, column: 1 };
+                        let weight = Panels { vectors: &p.weight[column / 16 * k + first..], step: k };
+                        let act = last.then_some(&act);
+                        let tile = Tile { input, weight, depth: depth.len(), begin, act, step: n, to };
+                        tile.run(s, below - row, end - column);
                     }
+                    column = end;
                 }
-                block += count;
             }
-            self.act.finish(self.set, &mut self.out[tiling.start(first) * n..tiling.start(last) * n]);
-            first = last;
+            act.finish(set, &mut out[top * n..bottom * n]);
         }
     }
 }
 
-/// Rows `row .. row + R` of column blocks `block .. block + B`.
-struct Rows<'a, 'b, const R: usize, const B: usize> {
-    p: &'a Operands<'a>,
-    row: usize,
-    block: usize,
-    finish: Finish<'a, 'b>,
+impl<'a> Operands<'a> {
+    /// From `column` on.
+    #[inline(always)]
+    fn bias(&self, column: usize) -> Option<&'a [Lanes]> {
+        self.bias.map(|bias| &bias[column / 16..])
+    }
 }
 
-impl<const R: usize, const B: usize> Kernel for Rows<'_, '_, R, B> {
+/// The left operand of a tile, from its first row and inner element on.
+#[derive(Clone, Copy)]
+struct Rows<'a> {
+    values: &'a [f32],
+    /// From row to row.
+    step: usize,
+    /// From inner element to inner element.
+    column: usize,
+}
+
+/// The right operand of a tile, from its first block and inner element on: blocks of sixteen columns.
+#[derive(Clone, Copy)]
+struct Panels<'a> {
+    vectors: &'a [Lanes],
+    /// From block to block.
+    step: usize,
+}
+
+/// What the sums of a tile begin with.
+#[derive(Clone, Copy)]
+struct Begin<'a> {
+    bias: Option<&'a [Lanes]>,
+    /// Laid out as the output.
+    residual: Option<&'a [f32]>,
+    /// Whether what the output holds is added.
+    sums: bool,
+}
+
+/// A register tile: some rows of some blocks of columns.
+struct Tile<'a, 'b> {
+    input: Rows<'a>,
+    weight: Panels<'a>,
+    /// Inner elements.
+    depth: usize,
+    begin: Begin<'a>,
+    /// Its clamp is applied to sums that are finished.
+    act: Option<&'a Activation>,
+    /// From row to row of the output.
+    step: usize,
+    to: &'b mut [f32],
+}
+
+impl Tile<'_, '_> {
+    /// `columns` is a multiple of sixteen, or less than that; just sixteen at most where `input.column` is not 1.
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S, rows: usize, columns: usize) {
+        if columns < 16 {
+            return self.edge(s, rows, columns);
+        }
+        if self.input.column != 1 {
+            return with_rows!(S, rows, R => s.call(Whole::<R, 1, false>(self)));
+        }
+        match (rows, columns) {
+            (1, 64) => s.call(Whole::<1, 4, true>(self)),
+            (1, 32) => s.call(Whole::<1, 2, true>(self)),
+            (2, 32) => s.call(Whole::<2, 2, true>(self)),
+            (3, 32) if const { S::ROWS >= 3 } => s.call(Whole::<3, 2, true>(self)),
+            (rows, 32) if const { S::BLOCKS >= 2 } => with_rows!(S, rows, R => s.call(Whole::<R, 2, true>(self))),
+            (rows, _) => with_rows!(S, rows, R => s.call(Whole::<R, 1, true>(self))),
+        }
+    }
+
+    /// A last block with fewer columns goes through whole lanes beside the output: tiles that look at every load and store
+    /// were seen to keep their sums in memory.
+    #[inline(always)]
+    fn edge<S: Simd>(self, s: S, rows: usize, columns: usize) {
+        let (step, to) = (self.step, self.to);
+        let (mut sums, mut residual) = ([ZERO; MOST_ROWS], [ZERO; MOST_ROWS]);
+        for (row, (sums, residual)) in sums.iter_mut().zip(&mut residual).enumerate().take(rows) {
+            sums[..columns].copy_from_slice(&to[row * step..][..columns]);
+            if let Some(values) = self.begin.residual {
+                residual[..columns].copy_from_slice(&values[row * step..][..columns]);
+            }
+        }
+        let begin = Begin { residual: self.begin.residual.map(|_| residual.as_flattened()), ..self.begin };
+        let tile = Tile { begin, step: 16, to: sums.as_flattened_mut(), ..self };
+        match tile.input.column {
+            1 => with_rows!(S, rows, R => s.call(Whole::<R, 1, true>(tile))),
+            _ => with_rows!(S, rows, R => s.call(Whole::<R, 1, false>(tile))),
+        }
+        for (row, sums) in sums.iter().enumerate().take(rows) {
+            to[row * step..][..columns].copy_from_slice(&sums[..columns]);
+        }
+    }
+}
+
+/// No kernel set's tile has more.
+const MOST_ROWS: usize = 14;
+
+/// `R` rows of `B` blocks, none of which is cut short. `UNIT` says that inner elements are neighbours.
+struct Whole<'a, 'b, const R: usize, const B: usize, const UNIT: bool>(Tile<'a, 'b>);
+
+impl<const R: usize, const B: usize, const UNIT: bool> Kernel for Whole<'_, '_, R, B, UNIT> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Rows { p, row, block, mut finish } = self;
-        let k = p.k;
-        let mut weight: [&[Lanes]; B] = [&[]; B];
+        let Tile { input, weight, depth, begin, act, step, to } = self.0;
         let mut acc = [[s.splat(0.0); R]; B];
+        if begin.sums {
+            for b in 0..B {
+                for r in 0..R {
+                    acc[b][r] = s.load(lanes(to, r * step + b * 16));
+                }
+            }
+        }
+        if let Some(bias) = begin.bias {
+            for b in 0..B {
+                let bias = s.load(&bias[b]);
+                for r in 0..R {
+                    acc[b][r] = if begin.sums { s.add(acc[b][r], bias) } else { bias };
+                }
+            }
+        }
+        if let Some(residual) = begin.residual {
+            for b in 0..B {
+                for r in 0..R {
+                    acc[b][r] = s.add(acc[b][r], s.load(lanes(residual, r * step + b * 16)));
+                }
+            }
+        }
+        let mut weights: [&[Lanes]; B] = [&[]; B];
         for b in 0..B {
-            weight[b] = &p.weight[(block + b) * k..(block + b + 1) * k];
-            let bias = p.bias.and_then(|bias| bias[(block + b) * 16..].first_chunk::<16>()).unwrap_or(&ZERO);
-            acc[b] = [s.load(bias); R];
+            weights[b] = &weight.vectors[b * weight.step..][..depth];
         }
-        let mut rows: [(&[Lanes], &[f32]); R] = [(&[], &[]); R];
+        let mut rows: [&[f32]; R] = [&[]; R];
         for r in 0..R {
-            rows[r] = p.input[(row + r) * k..(row + r + 1) * k].as_chunks::<16>();
+            rows[r] = &input.values[r * input.step..]
+                [..if UNIT { depth } else { depth.saturating_sub(1) * input.column + 1 }];
         }
-        for chunk in 0..k / 16 {
+        let whole = if UNIT { depth / 16 } else { 0 };
+        for chunk in 0..whole {
             let mut x = [&ZERO; R];
             for r in 0..R {
-                x[r] = &rows[r].0[chunk];
+                x[r] = lanes(rows[r], chunk * 16);
             }
-            accumulate(s, &mut acc, x, weight.map(|w| &w[chunk * 16..]), 16);
+            accumulate(s, &mut acc, x, weights.map(|w| &w[chunk * 16..]), 16);
         }
-        // The tail is read in place: a padded copy of it would draw the accumulators into memory with it.
-        for (l, at) in (k / 16 * 16..k).enumerate() {
+        for l in whole * 16..depth {
             for b in 0..B {
-                let w = s.load(&weight[b][at]);
+                let w = s.load(&weights[b][l]);
                 for r in 0..R {
-                    acc[b][r] = s.mul_add(s.splat(rows[r].1[l]), w, acc[b][r]);
+                    let x = rows[r][if UNIT { l } else { l * input.column }];
+                    acc[b][r] = s.mul_add(s.splat(x), w, acc[b][r]);
+                }
+            }
+        }
+        if let Some(act) = act {
+            for b in 0..B {
+                for r in 0..R {
+                    acc[b][r] = act.clamp_lanes(s, acc[b][r]);
                 }
             }
         }
         for b in 0..B {
-            let column = (block + b) * 16;
             for r in 0..R {
-                finish.store(s, acc[b][r], r * p.n + column, (p.n - column).min(16));
+                if let Some(to) = to[r * step + b * 16..].first_chunk_mut() {
+                    s.store(acc[b][r], to);
+                }
             }
         }
     }
 }
 
 #[inline(always)]
-fn padded(tail: &[f32]) -> Lanes {
-    let mut lanes = ZERO;
-    lanes[..tail.len()].copy_from_slice(tail);
-    lanes
+fn lanes(values: &[f32], at: usize) -> &Lanes {
+    values[at..].first_chunk().expect("a whole block lies in the operands of a tile")
 }
 
-/// Inner elements packed at a time when an operand is not laid out as the tile wants it; the panel lies on the stack (4 KiB).
-const DEPTH: usize = 64;
+/// A batched product: `out[b, i, j] = sum over l of a[b, i, l] * b[b, l, j]` with strides for every axis of the operands.
+/// `a` holds [`MatMul::a_len`] elements at least, `b` [`MatMul::b_len`], `out` exactly [`MatMul::output_len`].
+pub fn matmul(compute: Compute, geometry: &MatMul, a: &[f32], b: &[f32], out: &mut [f32]) {
+    let g = geometry;
+    assert_eq!(Some(out.len() as u64), g.output_len(), "validated: matmul's output length");
+    let (m, n) = (g.m as usize, g.n as usize);
+    if m == 0 || n == 0 {
+        return;
+    }
+    let walk = Walk::from_lists(&g.batch.dims, [&g.batch.a, &g.batch.b]);
+    let (len, [step_a, step_b]) = (walk.row_len(), walk.row_strides());
+    let (set, cost) = (compute.set, (out.len() as u64).saturating_mul(g.k.into()));
+    // Rows of all products, counted through.
+    compute.split(out, n, cost, |rows, out| {
+        let (mut product, mut rest) = (0, out);
+        walk.for_each_row(|[at_a, at_b]| {
+            for i in 0..len as isize {
+                let mine = product * m..(product + 1) * m;
+                let (start, end) = (rows.start.clamp(mine.start, mine.end), rows.end.clamp(mine.start, mine.end));
+                product += 1;
+                if start < end {
+                    let (out, others) = core::mem::take(&mut rest).split_at_mut((end - start) * n);
+                    rest = others;
+                    let first = (start - mine.start) * g.a[0] as usize;
+                    let (a, b) = (&a[(at_a + i * step_a) as usize + first..], &b[(at_b + i * step_b) as usize..]);
+                    set.dispatch(Strided { g, a, b, out });
+                }
+            }
+        });
+    });
+}
 
-/// One product of strided matrices.
+/// Inner elements packed at a time; the panel lies on the stack (8 KiB at most).
+const PACKED: usize = 64;
+
+/// Some rows of one product of strided matrices.
 struct Strided<'a> {
     g: &'a MatMul,
+    /// From the first of the rows on.
     a: &'a [f32],
     b: &'a [f32],
     out: &'a mut [f32],
@@ -194,104 +356,63 @@ impl Kernel for Strided<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
+        // A left operand that is read across its rows is too slow for wide tiles to matter.
+        let wide = const { S::BLOCKS >= 2 } && self.g.a[1] == 1;
+        if wide { self.panels::<S, 2>(s) } else { self.panels::<S, 1>(s) }
+    }
+}
+
+impl Strided<'_> {
+    /// In panels of `B` blocks of columns.
+    #[inline(always)]
+    fn panels<S: Simd, const B: usize>(self, s: S) {
         let Strided { g, a, b, out } = self;
-        let (m, k, n) = (g.m as usize, g.k as usize, g.n as usize);
-        let [b_row, b_column] = g.b.map(|step| step as usize);
-        let tiling = Tiling::new(m, S::ROWS);
-        let mut panel = [ZERO; DEPTH];
+        let (k, n) = (g.k as usize, g.n as usize);
+        let [a_row, a_column] = g.a.map(|step| step as usize);
+        let tiling = Tiling::new(out.len() / n, S::ROWS);
+        let mut panel = [[ZERO; PACKED]; B];
         if k == 0 {
             out.fill(0.0);
         }
-        for column in (0..n).step_by(16) {
-            let columns = (n - column).min(16);
-            for first in (0..k).step_by(DEPTH) {
-                let depth = (k - first).min(DEPTH);
-                for (l, lanes) in panel[..depth].iter_mut().enumerate() {
-                    let from = &b[(first + l) * b_row + column * b_column..];
-                    match from.first_chunk::<16>() {
-                        Some(from) if b_column == 1 && columns == 16 => *lanes = *from,
-                        _ => {
-                            for (i, lane) in lanes[..columns].iter_mut().enumerate() {
-                                *lane = from[i * b_column];
-                            }
-                        }
-                    }
+        let mut column = 0;
+        while column < n {
+            let end = if column + 16 * B <= n { column + 16 * B } else { (column + 16).min(n) };
+            for first in (0..k).step_by(PACKED) {
+                let depth = first..(first + PACKED).min(k);
+                for (panel, column) in panel.iter_mut().zip((column..end).step_by(16)) {
+                    pack(g, b, &depth, column..end.min(column + 16), panel);
                 }
                 for tile in 0..tiling.len() {
-                    let (start, end) = (tiling.start(tile), tiling.start(tile + 1));
-                    let to = &mut out[start * n..end * n];
-                    let (panel, at) = (&panel[..depth], Position { row: start, first, column, columns });
-                    with_rows!(S, end - start, R => s.call(StridedRows::<R> { g, a, panel, at, to }));
+                    let (row, below) = (tiling.start(tile), tiling.start(tile + 1));
+                    let input = Rows { values: &a[row * a_row + first * a_column..], step: a_row, column: a_column };
+                    let weight = Panels { vectors: panel.as_flattened(), step: PACKED };
+                    let begin = Begin { bias: None, residual: None, sums: first > 0 };
+                    let to = &mut out[row * n + column..(below - 1) * n + end];
+                    let tile = Tile { input, weight, depth: depth.len(), begin, act: None, step: n, to };
+                    tile.run(s, below - row, end - column);
                 }
             }
+            column = end;
         }
     }
 }
 
-/// Where a tile of a strided product lies.
-#[derive(Clone, Copy)]
-struct Position {
-    row: usize,
-    /// First inner element.
-    first: usize,
-    column: usize,
-    columns: usize,
-}
-
-/// Extends the sums of `R` rows, which lie in `to` between panels.
-struct StridedRows<'a, const R: usize> {
-    g: &'a MatMul,
-    a: &'a [f32],
-    panel: &'a [Lanes],
-    at: Position,
-    to: &'a mut [f32],
-}
-
-impl<const R: usize> Kernel for StridedRows<'_, R> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        let StridedRows { g, a, panel, at, to } = self;
-        let [a_row, a_column] = g.a.map(|step| step as usize);
-        let n = g.n as usize;
-        let mut acc = [[s.splat(0.0); R]];
-        if at.first > 0 {
-            for r in 0..R {
-                let sums = &to[r * n + at.column..][..at.columns];
-                acc[0][r] = match sums.first_chunk() {
-                    Some(sums) => s.load(sums),
-                    None => s.load(&padded(sums)),
-                };
+/// Rows `depth` of up to sixteen columns of the right operand; missing columns keep what the panel holds.
+#[inline(always)]
+fn pack(g: &MatMul, b: &[f32], depth: &Range<usize>, columns: Range<usize>, panel: &mut [Lanes; PACKED]) {
+    let [b_row, b_column] = g.b.map(|step| step as usize);
+    let panel = &mut panel[..depth.len()];
+    let from = &b[depth.start * b_row + columns.start * b_column..];
+    if b_column == 1 && columns.len() == 16 {
+        for (l, lanes) in panel.iter_mut().enumerate() {
+            if let Some(from) = from[l * b_row..].first_chunk() {
+                *lanes = *from;
             }
         }
-        for (index, panel) in panel.chunks(16).enumerate() {
-            let first = at.first + index * 16;
-            let from: [&[f32]; R] = core::array::from_fn(|r| &a[(at.row + r) * a_row + first * a_column..]);
-            if a_column == 1 && from.iter().all(|row| row.len() >= 16) {
-                let x = from.map(|row| row.first_chunk::<16>().unwrap_or(&ZERO));
-                accumulate(s, &mut acc, x, [panel], panel.len());
-            } else {
-                let x: [Lanes; R] = from.map(|row| {
-                    let mut lanes = ZERO;
-                    for (l, lane) in lanes[..panel.len()].iter_mut().enumerate() {
-                        *lane = row[l * a_column];
-                    }
-                    lanes
-                });
-                accumulate(s, &mut acc, x.each_ref(), [panel], panel.len());
-            }
-        }
-        let [acc] = acc;
-        for r in 0..R {
-            let sums = &mut to[r * n + at.column..][..at.columns];
-            match sums.first_chunk_mut() {
-                Some(sums) => s.store(acc[r], sums),
-                None => {
-                    let mut lanes = ZERO;
-                    s.store(acc[r], &mut lanes);
-                    sums.copy_from_slice(&lanes[..at.columns]);
-                }
+    } else {
+        for i in 0..columns.len() {
+            for (lanes, &x) in panel.iter_mut().zip(from[i * b_column..].iter().step_by(b_row.max(1))) {
+                lanes[i] = x;
             }
         }
     }
@@ -341,7 +462,7 @@ mod tests {
             for set in sets() {
                 let what = alloc::format!("{} {g:?}", set.name());
                 let run = |residual: Residual<'_>, act, mut out: Vec<f32>| {
-                    dense(set, &g, &input, &packed, Some(&bias), residual, act, &mut out);
+                    dense(set.into(), &g, &input, &packed, Some(&bias), residual, act, &mut out);
                     out
                 };
                 let nan = vec![f32::NAN; m * n];
@@ -362,7 +483,7 @@ mod tests {
             let run = |m: usize, input: &[f32]| {
                 let mut out = vec![0.0; m * n];
                 let g = Dense { m: m as u32, k: k as u32, n: n as u32 };
-                dense(set, &g, input, &packed, None, Residual::None, None, &mut out);
+                dense(set.into(), &g, input, &packed, None, Residual::None, None, &mut out);
                 out
             };
             let whole = run(20, &input);
@@ -405,7 +526,7 @@ mod tests {
                 }
                 for set in sets() {
                     let mut out = vec![f32::NAN; expected.len()];
-                    matmul(set, &g, &left, &right, &mut out);
+                    matmul(set.into(), &g, &left, &right, &mut out);
                     assert_close(&alloc::format!("{} {g:?}", set.name()), &out, &expected, 2e-5);
                 }
             }

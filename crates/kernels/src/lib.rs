@@ -18,6 +18,7 @@ pub mod cast;
 pub mod conv;
 pub mod conv_nd;
 mod conv_tile;
+mod depthwise;
 pub mod elementwise;
 pub mod gemm;
 pub mod geometry;

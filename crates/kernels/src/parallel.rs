@@ -61,8 +61,8 @@ impl Compute {
         self.workers.threads().min(worthwhile).clamp(1, MAX_TASKS)
     }
 
-    /// Cuts `out`, whole items of `item` elements, into one contiguous range for each thread and computes each by
-    /// `part(items, their elements)`. `cost` is the elementary operations of all of it.
+    /// Cuts `out`, items of `item` elements of which the last may be shorter, into one contiguous range for each thread and
+    /// computes each by `part(items, their elements)`. `cost` is the elementary operations of all of it.
     pub(crate) fn split<T: Send>(
         &self,
         out: &mut [T],
@@ -70,7 +70,7 @@ impl Compute {
         cost: u64,
         part: impl Fn(Range<usize>, &mut [T]) + Sync,
     ) {
-        let items = out.len() / item.max(1);
+        let items = out.len().div_ceil(item.max(1));
         let ranges = self.ranges(cost).min(items);
         if ranges <= 1 {
             return part(0..items, out);
@@ -79,7 +79,8 @@ impl Compute {
         let mut jobs: [_; MAX_TASKS] = core::array::from_fn(|index| {
             let end = if index < ranges { items * (index + 1) / ranges } else { items };
             let range = first..end;
-            let (mine, others) = core::mem::take(&mut rest).split_at_mut(range.len() * item);
+            let all = core::mem::take(&mut rest);
+            let (mine, others) = all.split_at_mut((range.len() * item).min(all.len()));
             (rest, first) = (others, end);
             move || part(range.clone(), mine)
         });
@@ -123,6 +124,17 @@ mod tests {
                 assert!(out.iter().enumerate().all(|(at, &value)| value == at + 1), "{items} items");
             }
         }
+    }
+
+    #[test]
+    fn the_last_item_may_be_shorter() {
+        let compute = Compute { set: KernelSet::PORTABLE, workers: &Threads(3) };
+        let mut out = vec![0; 50];
+        compute.split(&mut out, 16, u64::MAX, |range, out| {
+            assert_eq!(out.len(), (range.end * 16).min(50) - range.start * 16);
+            out.fill(1);
+        });
+        assert_eq!(out, vec![1; 50]);
     }
 
     #[test]

@@ -11,6 +11,7 @@
 
 use crate::arch::Simd;
 use crate::unary::Activation;
+use core::ops::Range;
 
 /// One block of lanes.
 pub(crate) type Lanes = [f32; 16];
@@ -146,6 +147,16 @@ pub enum Residual<'a> {
     Other(&'a [f32]),
     /// The values the output holds before the call.
     InPlace,
+}
+
+impl Residual<'_> {
+    /// The same for a part of the output.
+    pub(crate) fn part(&self, range: Range<usize>) -> Self {
+        match self {
+            Residual::Other(values) => Residual::Other(&values[range]),
+            other => *other,
+        }
+    }
 }
 
 /// Where finished sums go, and what happens to them on the way.
