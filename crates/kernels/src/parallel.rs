@@ -105,7 +105,7 @@ mod tests {
         fn run(&self, tasks: &mut [Task<'_>]) {
             std::thread::scope(|scope| {
                 for task in tasks {
-                    scope.spawn(|| task());
+                    scope.spawn(task);
                 }
             });
         }
