@@ -79,13 +79,13 @@ impl Kernel for Conv<'_> {
         let blocks = (g.oc as usize).div_ceil(16);
         let pixels = g.y.output as usize * g.x.output as usize;
         let size = pixels * 16;
-        let tiling = Tiling::new(pixels, S::ROWS);
+        let tiling = Cuts::new::<S>(g);
         if pixels == 0 {
             return;
         }
         // A strip of pixels is computed for all output channels in turn, so that its input stays in the second-level cache.
         let strip = (STRIP / (g.ic / g.groups) as usize / S::ROWS).max(64);
-        let none = Activation::new(None);
+        let (none, mut patch) = (Activation::new(None), [0.0; conv_tile::PATCH]);
         let mut first = 0;
         while first < tiling.len() {
             let strip = first..(first + strip).min(tiling.len());
@@ -110,7 +110,7 @@ impl Kernel for Conv<'_> {
                         } else {
                             Finish { residual: None, in_place: false, act: &none, to }
                         };
-                        conv_tile::run(s, &operands, &part, start, end - start, size, finish);
+                        conv_tile::run(s, &operands, &part, start, end - start, size, &mut patch, finish);
                     }
                 }
                 for to in to.chunks_exact_mut(size) {
@@ -120,6 +120,43 @@ impl Kernel for Conv<'_> {
             }
             first = strip.end;
         }
+    }
+}
+
+/// Pixels of a tile from which on it keeps the arithmetic units of every kernel set busy.
+const ROW: usize = 4;
+
+/// How the pixels of a plane are cut into tiles.
+///
+/// Rows wide enough are cut one by one: a tile of one row skips the kernel rows that lie in the padding, and finds its
+/// input with one pointer. The pixels of narrow rows run on into each other.
+struct Cuts {
+    tiling: Tiling,
+    /// Pixels of one cut row, and how many there are.
+    width: usize,
+    rows: usize,
+}
+
+impl Cuts {
+    #[inline(always)]
+    fn new<S: Simd>(g: &Conv2d) -> Self {
+        let (height, width) = (g.y.output as usize, g.x.output as usize);
+        let shortest = width / width.div_ceil(S::ROWS).max(1);
+        let by_row = shortest >= ROW && !conv_tile::is_pointwise(g);
+        let (width, rows) = if by_row { (width, height) } else { (width * height, 1) };
+        Cuts { tiling: Tiling::new(width, S::ROWS), width, rows }
+    }
+
+    /// How many tiles.
+    fn len(&self) -> usize {
+        self.tiling.len() * self.rows
+    }
+
+    /// First pixel of tile `index`, or the end of the last.
+    #[inline(always)]
+    fn start(&self, index: usize) -> usize {
+        let row = index / self.tiling.len();
+        row * self.width + self.tiling.start(index % self.tiling.len())
     }
 }
 

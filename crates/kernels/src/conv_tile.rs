@@ -10,14 +10,11 @@ use crate::pool::Taps;
 use crate::tile::{Finish, Lanes, ZERO, accumulate, with_rows};
 use core::ops::Range;
 
-/// How the input of a tile's pixels is found. All three read the same values; they differ in what is computed per tap.
+/// How the input of a tile's pixels is found: this, or the step between pixels of one row. All read the same values; a
+/// constant step lets the compiler address all pixels from one pointer, where fourteen would not fit into registers.
 mod reach {
-    /// Pixels side by side in the input, no tap in the padding.
-    pub(super) const DENSE: usize = 0;
-    /// Pixels evenly spaced in the input, no tap in the padding.
-    pub(super) const SPACED: usize = 1;
-    /// Any pixels; each tap is checked.
-    pub(super) const CHECKED: usize = 2;
+    /// Pixels of several rows, or a step that has no code of its own: each tap of each is checked.
+    pub(super) const ANY: usize = 0;
 }
 
 #[derive(Clone, Copy)]
@@ -36,15 +33,21 @@ pub(crate) struct Operands<'a> {
     weight: &'a [Lanes],
     /// For each output plane one.
     bias: Option<&'a [Lanes]>,
-    /// Extents of one input plane.
+    /// Extents of one input plane; a pointwise convolution sees one row.
     h: usize,
     w: usize,
     /// Input channels of the group.
     ic: usize,
     /// Output planes.
     planes: usize,
-    /// Whether output pixels lie exactly like input pixels and there is one tap.
+    /// See [`is_pointwise`].
     pointwise: bool,
+}
+
+/// Whether output pixels lie exactly like input pixels and there is one tap.
+#[inline(always)]
+pub(crate) fn is_pointwise(g: &Conv2d) -> bool {
+    [&g.y, &g.x].iter().all(|a| a.kernel == 1 && a.stride == 1 && a.pad_begin == 0 && a.output == a.input)
 }
 
 impl<'a> Operands<'a> {
@@ -72,20 +75,19 @@ impl<'a> Operands<'a> {
             Kind::Blocked => ((g.ic as usize).next_multiple_of(16), ic.next_multiple_of(16)),
         };
         let from = (image * channels + channel) * h * w;
+        let pointwise = is_pointwise(g);
         let vectors = ic * g.y.kernel as usize * g.x.kernel as usize;
-        let same =
-            [&g.y, &g.x].iter().all(|a| a.kernel == 1 && a.stride == 1 && a.pad_begin == 0 && a.output == a.input);
         Operands {
             kind,
             g,
             input: &input[from..from + read * h * w],
             weight: &weight.as_chunks::<16>().0[block * vectors..(block + planes) * vectors],
             bias: bias.map(|bias| &bias.as_chunks::<16>().0[block..block + planes]),
-            h,
-            w,
+            h: if pointwise { 1 } else { h },
+            w: if pointwise { h * w } else { w },
             ic,
             planes,
-            pointwise: same,
+            pointwise,
         }
     }
 }
@@ -130,6 +132,7 @@ pub(crate) fn together<S: Simd>(g: &Conv2d, block: usize, left: usize) -> usize 
 /// Computes pixels `first .. first + count` of the planes; `finish` begins with the first pixel of the first plane and
 /// ends with the last plane, each plane being `size` elements.
 #[inline(always)]
+#[allow(clippy::too_many_arguments, reason = "one call with what it passes on")]
 pub(crate) fn run<S: Simd>(
     s: S,
     o: &Operands<'_>,
@@ -137,13 +140,13 @@ pub(crate) fn run<S: Simd>(
     first: usize,
     count: usize,
     size: usize,
+    patch: &mut [f32; PATCH],
     finish: Finish<'_, '_>,
 ) {
-    let (place, reach) = Place::new(o, first, count);
-    let place = &place;
+    let place = &Place::new(o, first, count);
     match o.planes {
-        1 => shared::<S, 1>(s, o, part, place, reach, count, size, finish),
-        2 if const { S::BLOCKS >= 2 } => shared::<S, 2>(s, o, part, place, reach, count, size, finish),
+        1 => shared::<S, 1>(s, o, part, place, count, size, patch, finish),
+        2 if const { S::BLOCKS >= 2 } => shared::<S, 2>(s, o, part, place, count, size, patch, finish),
         _ => unreachable!("a tile has between 1 and BLOCKS planes"),
     }
 }
@@ -156,19 +159,25 @@ fn shared<S: Simd, const B: usize>(
     o: &Operands<'_>,
     part: &Part,
     place: &Place,
-    reach: usize,
     count: usize,
     size: usize,
+    patch: &mut [f32; PATCH],
     finish: Finish<'_, '_>,
 ) {
-    use reach::{CHECKED, DENSE, SPACED};
     let task = Shared { o, part, place, size, finish };
-    match (o.kind, reach) {
-        (Kind::Plain, CHECKED) => with_rows!(S, count, R => s.call(Plain::<R, B, CHECKED>(task))),
-        (Kind::Plain, _) => with_rows!(S, count, R => s.call(Plain::<R, B, SPACED>(task))),
-        (_, DENSE) => with_rows!(S, count, R => s.call(Blocked::<R, B, DENSE>(task))),
-        (_, SPACED) => with_rows!(S, count, R => s.call(Blocked::<R, B, SPACED>(task))),
-        (_, _) => with_rows!(S, count, R => s.call(Blocked::<R, B, CHECKED>(task))),
+    if let Kind::Plain = o.kind {
+        match (Window::new(o, place, patch), o.g.x.stride) {
+            (Some(window), 1) => with_rows!(S, count, R => s.call(Plain::<R, B, 1> { task, window })),
+            (Some(window), 2) => with_rows!(S, count, R => s.call(Plain::<R, B, 2> { task, window })),
+            (Some(window), 4) => with_rows!(S, count, R => s.call(Plain::<R, B, 4> { task, window })),
+            _ => with_rows!(S, count, R => s.call(PlainAny::<R, B>(task))),
+        }
+    } else {
+        match place.reach {
+            1 => with_rows!(S, count, R => s.call(Blocked::<R, B, 1>(task))),
+            2 => with_rows!(S, count, R => s.call(Blocked::<R, B, 2>(task))),
+            _ => with_rows!(S, count, R => s.call(Blocked::<R, B, 0>(task))),
+        }
     }
 }
 
@@ -177,17 +186,22 @@ struct Place {
     /// Output position of the first pixel.
     oy: usize,
     ox: usize,
-    /// Index of the first tap of the first pixel; may be before the plane where `rows` begins later.
-    base: isize,
+    /// Input position of the first tap of the first pixel.
+    y: isize,
+    x: isize,
+    /// See [`reach`].
+    reach: usize,
     /// Kernel rows that touch the input for some pixel.
     rows: Range<usize>,
+    /// Input columns between the first and the last pixel.
+    span: usize,
 }
 
 impl Place {
     #[inline(always)]
-    fn new(o: &Operands<'_>, first: usize, count: usize) -> (Place, usize) {
+    fn new(o: &Operands<'_>, first: usize, count: usize) -> Place {
         if o.pointwise {
-            return (Place { oy: 0, ox: 0, base: first as isize, rows: 0..1 }, reach::DENSE);
+            return Place { oy: 0, ox: 0, y: 0, x: first as isize, reach: 1, rows: 0..1, span: count - 1 };
         }
         let g = o.g;
         let width = g.x.output as usize;
@@ -195,76 +209,90 @@ impl Place {
         let last = oy + (ox + count - 1) / width;
         // The window moves down with the pixel: the lowest begins first inside, the topmost ends last.
         let (top, bottom) = (Taps::new(&g.y, oy), Taps::new(&g.y, last));
-        let rows = bottom.skipped..top.skipped + top.inside;
-        let y = (oy * g.y.stride as usize) as isize - g.y.pad_begin as isize;
-        let x = (ox * g.x.stride as usize) as isize - g.x.pad_begin as isize;
-        let span = (count - 1) * g.x.stride as usize + (g.x.kernel as usize - 1) * g.x.dilation as usize;
-        let inside = oy == last && x >= 0 && x as usize + span < o.w;
-        let reach = match (inside, g.x.stride) {
-            (true, 1) => reach::DENSE,
-            (true, _) => reach::SPACED,
-            (false, _) => reach::CHECKED,
-        };
-        (Place { oy, ox, base: y * o.w as isize + x, rows }, reach)
+        let step = g.x.stride as usize;
+        Place {
+            oy,
+            ox,
+            y: (oy * g.y.stride as usize) as isize - g.y.pad_begin as isize,
+            x: (ox * step) as isize - g.x.pad_begin as isize,
+            reach: if oy == last { step } else { reach::ANY },
+            rows: bottom.skipped..top.skipped + top.inside,
+            span: (count - 1) * step,
+        }
+    }
+
+    /// First column of tap `kx` of the first pixel when those of all pixels are in the input.
+    #[inline(always)]
+    fn inside(&self, o: &Operands<'_>, kx: usize) -> Option<usize> {
+        let x = self.x.wrapping_add_unsigned(kx * o.g.x.dilation as usize) as usize;
+        (x < o.w && x + self.span < o.w).then_some(x)
+    }
+
+    /// Input row of kernel row `ky` for the pixels of one row, which is one of `rows`.
+    #[inline(always)]
+    fn row(&self, o: &Operands<'_>, ky: usize) -> usize {
+        self.y.wrapping_add_unsigned(ky * o.g.y.dilation as usize) as usize
     }
 
     /// Input position of the first tap of each pixel.
     #[inline(always)]
-    fn pixels<const R: usize>(&self, g: &Conv2d) -> ([isize; R], [isize; R]) {
-        let (mut y, mut x) = ([0; R], [0; R]);
+    fn pixels<const R: usize>(&self, g: &Conv2d) -> [(isize, isize); R] {
         let (mut oy, mut ox) = (self.oy, self.ox);
+        let mut pixels = [(0, 0); R];
         for r in 0..R {
-            y[r] = (oy * g.y.stride as usize) as isize - g.y.pad_begin as isize;
-            x[r] = (ox * g.x.stride as usize) as isize - g.x.pad_begin as isize;
+            let y = (oy * g.y.stride as usize) as isize - g.y.pad_begin as isize;
+            let x = (ox * g.x.stride as usize) as isize - g.x.pad_begin as isize;
+            pixels[r] = (y, x);
             ox += 1;
             if ox == g.x.output as usize {
                 (oy, ox) = (oy + 1, 0);
             }
         }
-        (y, x)
-    }
-}
-
-/// Finds the taps of `R` pixels.
-struct Finder<'a, const R: usize, const REACH: usize> {
-    o: &'a Operands<'a>,
-    place: &'a Place,
-    /// Only for [`reach::CHECKED`].
-    pixels: ([isize; R], [isize; R]),
-}
-
-impl<'a, const R: usize, const REACH: usize> Finder<'a, R, REACH> {
-    #[inline(always)]
-    fn new(o: &'a Operands<'a>, place: &'a Place) -> Self {
-        let pixels = if REACH == reach::CHECKED { place.pixels(o.g) } else { ([0; R], [0; R]) };
-        Finder { o, place, pixels }
+        pixels
     }
 
-    /// Tap `(ky, kx)` of each pixel in an `(h, w)` plane, `zero` where it is padding.
+    /// Tap `(ky, kx)` of each pixel in an `(h, w)` plane, `zero` where it is padding. `pixels` are read only where the
+    /// pixels are not of one row.
     ///
     /// Loops, not `array::from_fn`: that may stay a call, around which every accumulator goes through memory.
     #[inline(always)]
-    fn taps<'p, T>(&self, plane: &'p [T], zero: &'p T, ky: usize, kx: usize) -> [&'p T; R] {
-        let o = self.o;
+    fn taps<'p, T, const R: usize, const REACH: usize>(
+        &self,
+        o: &Operands<'_>,
+        pixels: &[(isize, isize); R],
+        plane: &'p [T],
+        zero: &'p T,
+        [ky, kx]: [usize; 2],
+    ) -> [&'p T; R] {
         let (dy, dx) = (ky * o.g.y.dilation as usize, kx * o.g.x.dilation as usize);
         let mut taps = [zero; R];
-        if REACH == reach::CHECKED {
-            let (y, x) = &self.pixels;
+        if REACH == reach::ANY {
             for r in 0..R {
-                let (y, x) = (y[r].wrapping_add_unsigned(dy) as usize, x[r].wrapping_add_unsigned(dx) as usize);
+                let (y, x) = (pixels[r].0.wrapping_add_unsigned(dy), pixels[r].1.wrapping_add_unsigned(dx));
+                let (y, x) = (y as usize, x as usize);
                 let at = if y < o.h && x < o.w { y * o.w + x } else { usize::MAX };
                 taps[r] = plane.get(at).unwrap_or(zero);
             }
         } else {
-            let step = if REACH == reach::DENSE { 1 } else { o.g.x.stride as usize };
-            let at = self.place.base.wrapping_add_unsigned(dy * o.w + dx) as usize;
-            let cells = &plane[at..at + (R - 1) * step + 1];
+            let row = &plane[self.row(o, ky) * o.w..][..o.w];
+            let x = self.x.wrapping_add_unsigned(dx);
             for r in 0..R {
-                taps[r] = &cells[r * step];
+                taps[r] = row.get(x.wrapping_add_unsigned(r * REACH) as usize).unwrap_or(zero);
             }
         }
         taps
     }
+}
+
+/// `R` cells `STEP` apart, all from one pointer.
+#[inline(always)]
+fn spaced<T, const R: usize, const STEP: usize>(cells: &[T]) -> [&T; R] {
+    let cells = &cells[..(R - 1) * STEP + 1];
+    let mut taps = [&cells[0]; R];
+    for r in 0..R {
+        taps[r] = &cells[r * STEP];
+    }
+    taps
 }
 
 /// What a tile over all input channels of a group gets.
@@ -327,7 +355,7 @@ impl<const R: usize, const B: usize, const REACH: usize> Kernel for Blocked<'_, 
     fn run<S: Simd>(self, s: S) {
         let (o, place) = (self.0.o, self.0.place);
         let (kh, kw) = (o.g.y.kernel as usize, o.g.x.kernel as usize);
-        let finder = Finder::<R, REACH>::new(o, place);
+        let pixels = if REACH == reach::ANY { place.pixels(o.g) } else { [(0, 0); R] };
         let (cells, _) = o.input.as_chunks::<16>();
         let mut acc = self.0.begin::<S, R, B>(s);
         for block in self.0.part.blocks.clone() {
@@ -335,8 +363,14 @@ impl<const R: usize, const B: usize, const REACH: usize> Kernel for Blocked<'_, 
             let lanes = (o.ic - block * 16).min(16);
             for ky in place.rows.clone() {
                 for kx in 0..kw {
-                    let x = finder.taps(plane, &ZERO, ky, kx);
                     let weights = self.0.weights(block * 16 * kh * kw + (ky * kw + kx) * lanes);
+                    let inside = if REACH == reach::ANY || lanes < 16 { None } else { place.inside(o, kx) };
+                    if let Some(x) = inside {
+                        let x = spaced::<_, R, REACH>(&plane[place.row(o, ky) * o.w + x..]);
+                        accumulate(s, &mut acc, x, weights, 16);
+                        continue;
+                    }
+                    let x = place.taps::<_, R, REACH>(o, &pixels, plane, &ZERO, [ky, kx]);
                     // The constant lets the compiler unroll; only a last block with missing channels has fewer.
                     if lanes == 16 {
                         accumulate(s, &mut acc, x, weights, 16);
@@ -350,37 +384,120 @@ impl<const R: usize, const B: usize, const REACH: usize> Kernel for Blocked<'_, 
     }
 }
 
-/// Channels in planes: one product per tap and channel. First layers.
-struct Plain<'a, 'b, const R: usize, const B: usize, const REACH: usize>(Shared<'a, 'b>);
+/// Elements of a copy of the plain input of one tile that reaches into the padding: enough for three channels, a kernel
+/// of 11 by 11 and steps of 4.
+pub(crate) const PATCH: usize = 2304;
 
-impl<const R: usize, const B: usize, const REACH: usize> Kernel for Plain<'_, '_, R, B, REACH> {
+/// Where a tile finds plain channels: in the input or, padding included, in a copy.
+struct Window<'a> {
+    cells: &'a [f32],
+    /// Elements from one channel to the next.
+    plane: usize,
+    /// Elements from one kernel row to the next.
+    row: usize,
+}
+
+impl<'a> Window<'a> {
+    /// `None` where the pixels are not of one row, or a copy has no room.
+    #[inline(always)]
+    fn new(o: &Operands<'a>, place: &Place, patch: &'a mut [f32; PATCH]) -> Option<Self> {
+        let (kw, rows) = (o.g.x.kernel as usize, place.rows.len());
+        let span = place.span + (kw - 1) * o.g.x.dilation as usize + 1;
+        if place.reach == reach::ANY || rows == 0 {
+            return None;
+        }
+        let (first, step) = (place.row(o, place.rows.start), o.g.y.dilation as usize);
+        if let (Some(x), Some(_)) = (place.inside(o, 0), place.inside(o, kw - 1)) {
+            return Some(Window { cells: &o.input[first * o.w + x..], plane: o.h * o.w, row: step * o.w });
+        }
+        let cells = patch.get_mut(..o.ic * rows * span)?;
+        let skip = place.x.min(0).unsigned_abs().min(span);
+        for (index, to) in cells.chunks_exact_mut(span).enumerate() {
+            let (channel, row) = (index / rows, first + index % rows * step);
+            let from = &o.input[(channel * o.h + row) * o.w..][..o.w];
+            let from = from.get(place.x.max(0) as usize..).unwrap_or(&[]);
+            let (before, to) = to.split_at_mut(skip);
+            let (inside, after) = to.split_at_mut(from.len().min(span - skip));
+            before.fill(0.0);
+            inside.copy_from_slice(&from[..inside.len()]);
+            after.fill(0.0);
+        }
+        Some(Window { cells, plane: rows * span, row: span })
+    }
+}
+
+/// Channels in planes: one product per tap and channel. First layers.
+struct Plain<'a, 'b, const R: usize, const B: usize, const STEP: usize> {
+    task: Shared<'a, 'b>,
+    window: Window<'a>,
+}
+
+impl<const R: usize, const B: usize, const STEP: usize> Kernel for Plain<'_, '_, R, B, STEP> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Plain { task, window } = self;
+        let (g, rows) = (task.o.g, task.place.rows.clone());
+        let (kh, kw, dx) = (g.y.kernel as usize, g.x.kernel as usize, g.x.dilation as usize);
+        let mut acc = task.begin::<S, R, B>(s);
+        for channel in 0..task.o.ic {
+            for ky in rows.clone() {
+                let weights = task.weights::<B>((channel * kh + ky) * kw).map(|row| &row[..kw]);
+                let at = channel * window.plane + (ky - rows.start) * window.row;
+                let cells = &window.cells[at..][..(R - 1) * STEP + (kw - 1) * dx + 1];
+                for kx in 0..kw {
+                    add(s, &mut acc, spaced::<_, R, STEP>(&cells[kx * dx..]), &weights, kx);
+                }
+            }
+        }
+        task.end(s, acc);
+    }
+}
+
+/// [`Plain`] for pixels that are found one by one.
+struct PlainAny<'a, 'b, const R: usize, const B: usize>(Shared<'a, 'b>);
+
+impl<const R: usize, const B: usize> Kernel for PlainAny<'_, '_, R, B> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let (o, place) = (self.0.o, self.0.place);
         let (kh, kw) = (o.g.y.kernel as usize, o.g.x.kernel as usize);
-        let finder = Finder::<R, REACH>::new(o, place);
+        let pixels = place.pixels(o.g);
         let mut acc = self.0.begin::<S, R, B>(s);
         for channel in 0..o.ic {
             let plane = &o.input[channel * o.h * o.w..][..o.h * o.w];
             for ky in place.rows.clone() {
-                let row = self.0.weights::<B>((channel * kh + ky) * kw).map(|row| &row[..kw]);
+                let weights = self.0.weights::<B>((channel * kh + ky) * kw).map(|row| &row[..kw]);
                 for kx in 0..kw {
-                    let x = finder.taps(plane, &0.0, ky, kx);
-                    let mut w = [s.splat(0.0); B];
-                    for b in 0..B {
-                        w[b] = s.load(&row[b][kx]);
-                    }
-                    for r in 0..R {
-                        let x = s.splat(*x[r]);
-                        for b in 0..B {
-                            acc[b][r] = s.mul_add(x, w[b], acc[b][r]);
-                        }
-                    }
+                    let x = place.taps::<_, R, { reach::ANY }>(o, &pixels, plane, &0.0, [ky, kx]);
+                    add(s, &mut acc, x, &weights, kx);
                 }
             }
         }
         self.0.end(s, acc);
+    }
+}
+
+/// `acc[b][r] += x[r] * weights[b][kx]`.
+#[inline(always)]
+fn add<S: Simd, const R: usize, const B: usize>(
+    s: S,
+    acc: &mut [[S::V; R]; B],
+    x: [&f32; R],
+    weights: &[&[Lanes]; B],
+    kx: usize,
+) {
+    let mut w = [s.splat(0.0); B];
+    for b in 0..B {
+        w[b] = s.load(&weights[b][kx]);
+    }
+    for r in 0..R {
+        let x = s.splat(*x[r]);
+        for b in 0..B {
+            acc[b][r] = s.mul_add(x, w[b], acc[b][r]);
+        }
     }
 }
