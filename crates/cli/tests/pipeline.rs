@@ -171,6 +171,52 @@ fn bench_reports_every_variant_in_one_json_object() {
 }
 
 #[test]
+fn bench_against_an_engine_compares_plans_or_budgets_and_knows_its_floor() {
+    let world = World::new();
+    let bench = ["--json", "bench", "digits.onnx", "--against", "rten", "--repeat", "3", "--threads", "1"];
+    let names = |values: &[serde_json::Value]| -> Vec<String> {
+        values.iter().map(|variant| variant["variant"].as_str().expect("a name").to_owned()).collect()
+    };
+    let mut budgets = lines(&world.ok(&[&bench[..], &["--secure-memory", "3MiB,4MiB"]].concat()));
+    budgets.pop();
+    assert_eq!(names(&budgets), ["plain", "all-secure", "all-secure in 3.0 MiB", "all-secure in 4.0 MiB"]);
+    assert_eq!(budgets[2]["secure_memory_limit"], 3 << 20);
+    assert!(budgets[1]["slowdown"] == 1.0 && budgets[2]["slowdown"].as_f64().is_some_and(|it| it > 0.0));
+    let mut values = lines(&world.ok(&bench));
+    let summary = values.pop().expect("the last line")["summary"].take();
+    assert_eq!(names(&values), ["plain", "all-secure", "classifier", "ternary"]);
+    for variant in &values {
+        assert_eq!(variant["baseline"], "rten");
+        assert!(variant["ratio_to_onnxruntime"].is_null(), "that engine did not run: {variant}");
+        assert_eq!(variant["ratio_quartiles"].as_array().map(Vec::len), Some(2), "{variant}");
+    }
+    // The classifier is the last layer, `logits`: 64 values in, 10 scores out.
+    assert_eq!((&values[2]["crossings"], &values[2]["crossing_bytes"]), (&2.into(), &(64 * 4 + 10 * 4).into()));
+    let number = |value: &serde_json::Value| value.as_f64().expect("a number");
+    let macs = 9 * (16 * 1024 + 16 * 32 * 256 + 32 * 32 * 64 + 32 * 64 * 16) + 256 * 64 + 64 * 10;
+    assert_eq!(summary["model"]["flops"], 2 * macs);
+    let rate = number(&summary["machine"]["peak_gflops"]);
+    let floor = f64::from(2 * macs) / rate / 1e6;
+    assert!((number(&summary["model"]["floor_of_flops_ms"]) / floor - 1.0).abs() < 1e-3, "{summary}");
+    assert!(number(&summary["crossing_us"]) > 0.0 && number(&summary["empty_request_us"]) > 0.0, "{summary}");
+}
+
+#[test]
+fn profile_names_every_instruction_and_its_node() {
+    let world = World::new();
+    let mut values =
+        lines(&world.ok(&["--json", "bench", "digits.onnx", "--profile", "--repeat", "3", "--threads", "2"]));
+    let profile = values.pop().expect("the last line")["profile"].take();
+    assert_eq!(profile["machine"]["threads"], 2);
+    assert!(profile["measured_in"].as_str().expect("said").contains("unprotected"), "{profile}");
+    let nodes: Vec<_> = values.iter().filter_map(|line| line["node"].as_str()).collect();
+    assert_eq!(nodes, ["block1.conv", "block2.conv", "block3.conv", "block4.conv", "hidden", "logits"]);
+    let flops: u64 = values.iter().map(|line| line["flops"].as_u64().expect("a number")).sum();
+    assert_eq!(profile["flops"], flops);
+    assert!(values.iter().all(|line| line["median_ms"].as_f64().is_some_and(|time| time > 0.0)));
+}
+
+#[test]
 fn doctor_and_demo_succeed() {
     let world = World::new();
     let checks = lines(&world.ok(&["--json", "doctor"]));

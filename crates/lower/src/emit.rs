@@ -19,7 +19,7 @@ pub struct Lowered {
     pub weights: WeightTable,
     /// Arena size and how good it is.
     pub arena: ArenaReport,
-    sources: Vec<WeightSource>,
+    pub(crate) sources: Vec<WeightSource>,
 }
 
 impl Lowered {

@@ -83,6 +83,17 @@ impl WeightSource {
         }
     }
 
+    /// The model's constant behind it; computed data has none.
+    pub(crate) fn constant(&self) -> Option<&Tensor> {
+        match &self.form {
+            Form::Raw(tensor)
+            | Form::Rows { tensor, .. }
+            | Form::Blocks { tensor, .. }
+            | Form::Columns { tensor, .. } => Some(tensor),
+            Form::F32(_) | Form::I64(_) => None,
+        }
+    }
+
     /// Elements after packing. Lengths were checked against `u32` when the constant was admitted.
     pub(crate) fn len(&self) -> u32 {
         let len = match &self.form {

@@ -3,6 +3,7 @@
 
 use crate::emit::Lowered;
 use cordon_engine::program::{Instruction, Layout, Operand, PoolKind, WeightTable};
+use cordon_graph::Tensor;
 
 /// Work of one instruction, or of a whole Program.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -38,6 +39,11 @@ impl Lowered {
     /// Work of every instruction, in order.
     pub fn work(&self) -> impl Iterator<Item = Work> {
         self.program.instructions.iter().map(|instruction| Work::of(instruction, &self.weights))
+    }
+
+    /// The model's constant that a weight tensor is packed from; `None` for computed ones.
+    pub fn constant(&self, tensor: u32) -> Option<&Tensor> {
+        self.sources.get(tensor as usize)?.constant()
     }
 
     /// Floating-point operations of the whole Program.

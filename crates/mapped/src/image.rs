@@ -62,11 +62,20 @@ impl SealedImage {
 pub fn cpu_time(child: &Child) -> Option<Duration> {
     let pid = libc::pid_t::try_from(child.id()).ok()?;
     let mut clock: libc::clockid_t = 0;
+    // SAFETY: the call writes one value of ours.
+    (unsafe { libc::clock_getcpuclockid(pid, &mut clock) } == 0).then_some(())?;
+    read_clock(clock)
+}
+
+/// CPU time this process has used so far, on all threads it ever had.
+pub fn own_cpu_time() -> Option<Duration> {
+    read_clock(libc::CLOCK_PROCESS_CPUTIME_ID)
+}
+
+fn read_clock(clock: libc::clockid_t) -> Option<Duration> {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: both calls write one value of ours.
-    let known =
-        unsafe { libc::clock_getcpuclockid(pid, &mut clock) == 0 && libc::clock_gettime(clock, &mut time) == 0 };
-    known.then_some(())?;
+    // SAFETY: the call writes one value of ours.
+    (unsafe { libc::clock_gettime(clock, &mut time) } == 0).then_some(())?;
     Some(Duration::new(time.tv_sec.try_into().ok()?, time.tv_nsec.try_into().ok()?))
 }
 

@@ -14,7 +14,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::FromRawFd;
 
-pub use image::{SealedImage, cpu_time};
+pub use image::{SealedImage, cpu_time, own_cpu_time};
 pub use shared::{SharedMemory, wait, wake};
 
 /// Maps a whole file read-only. An empty file gives empty bytes.

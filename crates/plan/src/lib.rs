@@ -29,6 +29,6 @@ pub use lowered::{LoweredPlan, LoweredSegment, lower_plan};
 pub use make::make;
 pub use memory::{FIXED_BYTES, SegmentCost, predict};
 pub use model::{Model, prepare};
-pub use placement::{Bound, Constraints, Protect};
+pub use placement::{Bound, Constraints, Protect, classifier_cut};
 pub use plan::{Crossing, Goal, Memory, ModelIdentity, OutputInfo, Placement, Plan, SegmentPlan, ValueShape, World};
 pub use preprocessing::{Channels, Fit, Preprocessing};

@@ -185,6 +185,11 @@ pub(crate) fn is_linear_layer(graph: &Graph, id: NodeId) -> bool {
         && node.inputs.iter().skip(1).flatten().any(|&input| graph.value(input).constant.is_some())
 }
 
+/// The cut before the last layer with weights: the literature's "one hidden layer". `None` when nothing comes before it.
+pub fn classifier_cut(graph: &Graph) -> Option<usize> {
+    linear_positions(graph).last().copied().filter(|&position| position > 0)
+}
+
 fn linear_positions(graph: &Graph) -> Vec<usize> {
     graph.node_ids().filter(|&id| is_linear_layer(graph, id)).map(|id| id.0 as usize).collect()
 }
