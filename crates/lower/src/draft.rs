@@ -24,7 +24,7 @@ pub(crate) struct Slot {
 }
 
 /// See the module's text.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Draft {
     /// Virtual tensors.
     pub(crate) slots: Vec<Slot>,
@@ -45,7 +45,6 @@ impl Draft {
     }
 
     /// `len` elements of `slot` from element `start` on, as a slot to read or write.
-    #[cfg_attr(not(test), expect(dead_code, reason = "tiling and in-place concatenation follow"))]
     pub(crate) fn part(&mut self, slot: u32, start: u32, len: u32) -> u32 {
         let whole = self.slots[slot as usize];
         assert!(start.checked_add(len).is_some_and(|end| end <= whole.len), "a part lies inside its slot");

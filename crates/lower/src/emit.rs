@@ -51,9 +51,8 @@ impl Lowered {
     }
 }
 
-/// Removes what nothing needs, plans the arena, numbers the weights in order of first use.
-pub(crate) fn finish(mut draft: Draft, batch: u32) -> Result<Lowered, LowerError> {
-    remove_dead(&mut draft);
+/// Plans the arena, numbers the weights in order of first use.
+pub(crate) fn finish(draft: Draft, batch: u32) -> Result<Lowered, LowerError> {
     let placement = arena::place(&draft).ok_or_else(|| LowerError::TooLarge { what: "the arena".into() })?;
     let (mut weights, mut sources) = (Vec::new(), Vec::new());
     let mut offset = 0u64;
@@ -91,7 +90,7 @@ pub(crate) fn finish(mut draft: Draft, batch: u32) -> Result<Lowered, LowerError
 }
 
 /// Drops instructions whose result nobody reads.
-fn remove_dead(draft: &mut Draft) {
+pub(crate) fn remove_dead(draft: &mut Draft) {
     let mut needed = vec![false; draft.slots.len()];
     draft.outputs.iter().for_each(|port| needed[draft.root(port.region.start).0 as usize] = true);
     let mut kept = Vec::with_capacity(draft.instructions.len());

@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | lower each node | [`ops`], [`context`] | engine instructions over virtual tensors |
 //! | fuse | `fuse` | batch-norm and bias into weights, activations and residual adds into `Conv2d` and `Dense` |
+//! | tile | `tile` | rows and output channels in pieces, where memory is small |
 //! | place | `arena` | lifetimes → offsets |
 //! | emit | `emit` | `Program`, weight table, weight stream |
 #![forbid(unsafe_code)]
@@ -21,6 +22,7 @@ pub mod ops;
 mod segment;
 #[cfg(test)]
 mod testing;
+mod tile;
 mod weights;
 mod work;
 
@@ -30,5 +32,6 @@ pub use emit::Lowered;
 pub use error::LowerError;
 pub use local::{Local, run_lowered};
 pub use ops::{Operator, OperatorTable, supported};
-pub use segment::{LowerOptions, lower, lower_graph, unsupported_reason};
+pub use segment::{LowerOptions, Untiled, lower, lower_graph, lower_untiled, unsupported_reason};
+pub use tile::Tiling;
 pub use work::{Work, describe};

@@ -1,9 +1,11 @@
 //! Entry points: a segment of a graph → [`Lowered`].
 
 use crate::context::{LowerCtx, Reason, State, Val, dtype_of};
+use crate::draft::Draft;
 use crate::emit::Lowered;
 use crate::error::LowerError;
 use crate::ops;
+use crate::tile::{self, Tiling};
 use crate::{emit, fuse};
 use cordon_engine::program::{DType, Layout, Port, Via};
 use cordon_graph::{ElemType, Graph, Node, NodeId, NodeView, Segment, TensorType, ValueId, segment};
@@ -18,11 +20,13 @@ pub struct LowerOptions {
     pub retained: BTreeSet<ValueId>,
     /// Batch the shapes were bound to.
     pub batch: u32,
+    /// How small it is cut.
+    pub tiling: Tiling,
 }
 
 impl Default for LowerOptions {
     fn default() -> Self {
-        Self { value_ids: HashMap::new(), retained: BTreeSet::new(), batch: 1 }
+        Self { value_ids: HashMap::new(), retained: BTreeSet::new(), batch: 1, tiling: Tiling::default() }
     }
 }
 
@@ -37,6 +41,27 @@ pub fn lower_graph(graph: &Graph) -> Result<Lowered, LowerError> {
 
 /// Lowers one segment. Shapes must be known ([`cordon_graph::infer`]).
 pub fn lower(graph: &Graph, segment: &Segment, options: &LowerOptions) -> Result<Lowered, LowerError> {
+    lower_untiled(graph, segment, options)?.tile(&options.tiling)
+}
+
+/// A segment lowered and fused, to be tiled in one way or several.
+#[derive(Clone, Debug)]
+pub struct Untiled {
+    draft: Draft,
+    batch: u32,
+}
+
+impl Untiled {
+    /// Cuts it, plans its arena and lays out its weights.
+    pub fn tile(&self, tiling: &Tiling) -> Result<Lowered, LowerError> {
+        let mut draft = self.draft.clone();
+        tile::apply(&mut draft, tiling);
+        emit::finish(draft, self.batch)
+    }
+}
+
+/// Lowers one segment as far as tiling does not matter. `options.tiling` is not looked at.
+pub fn lower_untiled(graph: &Graph, segment: &Segment, options: &LowerOptions) -> Result<Untiled, LowerError> {
     let mut state = State::new(graph);
     for &id in &segment.inputs {
         let val = input_port(&mut state, id)?;
@@ -53,7 +78,9 @@ pub fn lower(graph: &Graph, segment: &Segment, options: &LowerOptions) -> Result
         state.draft.outputs.push(port);
     }
     fuse::run(&mut state.draft);
-    emit::finish(state.draft, options.batch)
+    let mut draft = state.draft;
+    emit::remove_dead(&mut draft);
+    Ok(Untiled { draft, batch: options.batch })
 }
 
 /// Why a node cannot be placed in a secure segment; `None` when it can. Needs shapes.

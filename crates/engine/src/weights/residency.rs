@@ -1,9 +1,10 @@
 //! Which constants stay inside and which stream through the window: decided once, when a Program is prepared, from the
 //! Program, its weight table and the budget alone. Nothing here ever sees data.
 //!
-//! The unit is the *tile*, exactly as instructions name it. Tiles that more instructions read come first, since each
-//! byte kept then saves more; among equals those of the most demanding instructions, since without them the window may
-//! be smaller; among those, the order of the stream, since neighbours share chunks. As many as fit are kept.
+//! The unit is the *tile*, exactly as instructions name it. Those come first that save most per byte kept: tiles that many
+//! instructions read, and small ones, which cost a whole chunk each time. Among about equals those of the most demanding
+//! instructions come first, since without them the window may be smaller; among those, the order of the stream, since
+//! neighbours share chunks. As many as fit are kept.
 
 use alloc::vec::Vec;
 use core::cmp::Reverse;
@@ -45,6 +46,8 @@ struct Unit {
     reads: Range<u32>,
     /// Largest load, in bytes, of an instruction that reads it.
     load: u64,
+    /// Bytes of chunks saved per request and byte kept, as a power of two.
+    benefit: u32,
 }
 
 impl Layout {
@@ -116,7 +119,9 @@ fn units(program: &Program, table: &WeightTable, reads: &[Read]) -> Result<Vec<U
     let mut at = 0;
     for group in reads.chunk_by(same_tile) {
         let load = group.iter().filter_map(|read| loads.get(read.instruction as usize)).max().copied().unwrap_or(0);
-        units.push(Unit { reads: at..at + group.len() as u32, load });
+        let bytes = group.first().map_or(Ok(1), |read| extent(table, read).map(Extent::bytes))?.max(1);
+        let saved = (group.len() as u64).saturating_mul(bytes.max(CHUNK as u64));
+        units.push(Unit { reads: at..at + group.len() as u32, load, benefit: (saved / bytes).max(1).ilog2() });
         at += group.len() as u32;
     }
     Ok(units)
@@ -147,7 +152,7 @@ impl Choice<'_> {
         order.extend(0..self.units.len() as u32);
         order.sort_unstable_by_key(|&index| {
             let unit = self.units.get(index as usize);
-            unit.map(|unit| (Reverse(unit.reads.len()), Reverse(unit.load.checked_ilog2()), index))
+            unit.map(|unit| (Reverse(unit.benefit), Reverse(unit.load.checked_ilog2()), index))
         });
         let mut loads: Vec<Extent> = reserve(self.program.instructions.len())?;
         loads.resize(self.program.instructions.len(), Extent::default());

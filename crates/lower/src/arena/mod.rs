@@ -80,6 +80,48 @@ pub(crate) fn place(draft: &Draft) -> Option<Placement> {
     Some(placement)
 }
 
+/// The most bytes alive at one time, and the first instruction at which they are.
+pub(crate) fn peak(draft: &Draft) -> (u64, usize) {
+    let mut buffers = lifetimes(draft);
+    let owner = share::in_place(draft, &mut buffers);
+    let mut change = vec![0i128; draft.instructions.len() + 3];
+    for (slot, buffer) in
+        buffers.iter().enumerate().filter(|(slot, buffer)| owner[*slot] == *slot && buffer.first <= buffer.last)
+    {
+        let bytes = i128::from(buffer.len) * i128::from(buffer.dtype.bytes());
+        debug_assert!(draft.slots[slot].within.is_none(), "only roots are touched");
+        change[buffer.first] += bytes;
+        change[buffer.last + 1] -= bytes;
+    }
+    let (mut live, mut worst) = (0, (0, 0));
+    for (time, change) in change.into_iter().enumerate() {
+        live += change;
+        if live > worst.0 {
+            worst = (live, time);
+        }
+    }
+    (u64::try_from(worst.0).unwrap_or(u64::MAX), worst.1.saturating_sub(1))
+}
+
+/// First and last instruction that touches each slot, parts included in their root and each for itself. `usize::MAX`: an
+/// output is read after the last. Slots that nothing touches have none.
+pub(crate) fn touched(draft: &Draft) -> Vec<(usize, usize)> {
+    let mut touched = vec![(usize::MAX, 0); draft.slots.len()];
+    let mut touch = |slot: u32, time: usize| {
+        for slot in [slot, draft.root(slot).0] {
+            let entry = &mut touched[slot as usize];
+            *entry = (entry.0.min(time), entry.1.max(time));
+        }
+    };
+    draft.inputs.iter().for_each(|port| touch(port.region.start, 0));
+    for (index, instruction) in draft.instructions.iter().enumerate() {
+        touch(instruction.out().start, index);
+        draft::slots_read(instruction).into_iter().for_each(|slot| touch(slot, index));
+    }
+    draft.outputs.iter().for_each(|port| touch(port.region.start, usize::MAX));
+    touched
+}
+
 /// Slots that nothing touches any more (fusions leave them) take no memory.
 fn alive(buffer: &Buffer, dtype: DType) -> bool {
     buffer.dtype == dtype && buffer.first <= buffer.last

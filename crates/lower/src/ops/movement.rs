@@ -213,13 +213,24 @@ fn slice_shape(view: &NodeView<'_>) -> Result<Vec<TensorType>, ShapeError> {
 }
 
 fn slice(ctx: &mut LowerCtx<'_, '_>) -> Result<(), Reason> {
-    let input = ctx.plain_input(0)?;
     let ranges = slice_ranges(&ctx.view)?;
-    let dims: Vec<usize> = ranges.iter().map(|range| range.2).collect();
-    if dims == input.dims && ranges.iter().all(|range| range.1 > 0) {
+    let mut input = ctx.input(0)?;
+    let whole = |(range, dim): (&(usize, i64, usize), &usize)| range.2 == *dim && range.1 > 0;
+    if ranges.iter().zip(&input.dims).all(whole) {
+        let input = ctx.plain(&input)?;
         return ctx.output(0, input);
     }
-    let own = contiguous(&input.dims);
+    let logical: Vec<usize> = ranges.iter().map(|range| range.2).collect();
+    let mut ranges = ranges;
+    if input.layout == Layout::Blocked && ranges.iter().zip(&input.dims).take(2).all(whole) {
+        // Only spatial axes: the blocks stay as they are.
+        ranges[1].2 = input.dims[1].div_ceil(BLOCK);
+        ranges.push((0, 1, BLOCK));
+    } else {
+        input = ctx.plain(&input)?;
+    }
+    let dims: Vec<usize> = ranges.iter().map(|range| range.2).collect();
+    let own = contiguous(&input.physical());
     let from = ranges.iter().zip(&own).map(|(range, &stride)| range.0 * stride).sum();
     let strides = ranges.iter().zip(&own).map(|(range, &stride)| {
         // A step past the value's end is never taken: its extent is 1.
@@ -227,7 +238,7 @@ fn slice(ctx: &mut LowerCtx<'_, '_>) -> Result<(), Reason> {
         i64::try_from(stride).ok().and_then(|stride| i32::try_from(step * stride).ok())
     });
     let strides = strides.collect::<Option<Vec<_>>>().ok_or("a step is too large")?;
-    let out = ctx.new_val(input.dtype, &dims, Layout::Plain)?;
+    let out = ctx.new_val(input.dtype, &logical, input.layout)?;
     gather_strided(ctx, &input, &out, &dims, from, strides);
     ctx.output(0, out)
 }
@@ -347,7 +358,7 @@ fn rearrange(ctx: &mut LowerCtx<'_, '_>, dims: &[usize], perm: &[usize]) -> Resu
 
 #[cfg(test)]
 mod tests {
-    use crate::testing::{OneNode, f32s, i64s};
+    use crate::testing::{OneNode, f32s, i64s, noise};
 
     fn six() -> cordon_graph::Tensor {
         f32s(&[2, 3], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
@@ -369,6 +380,19 @@ mod tests {
         assert_eq!(run(&[-1], &[i64::MIN], &[1], &[-2]), vec![f32s(&[2, 2], &[3.0, 1.0, 6.0, 4.0])]);
         assert_eq!(run(&[1, 0], &[i64::MAX, 2], &[0, 1], &[1, 1]), vec![f32s(&[1, 2], &[4.0, 5.0])]);
         assert_eq!(run(&[0], &[3], &[1], &[i64::MAX]), vec![f32s(&[2, 1], &[1.0, 4.0])]);
+    }
+
+    #[test]
+    fn rows_and_columns_of_blocks_are_sliced_as_those_of_a_plain_value() {
+        let conv = || OneNode::new("Conv", 13).input(noise(&[1, 3, 6, 5], 1)).constant(noise(&[20, 3, 1, 1], 2));
+        let lists = [&[1, 1], &[6, 5], &[2, 3], &[2, 3]].map(|list: &[i64; 2]| i64s(&[2], list));
+        let sliced = lists.into_iter().fold(conv().then("Slice"), OneNode::constant);
+        let whole = conv().run()[0].to_f32().unwrap();
+        let want: Vec<f32> = (0..20)
+            .flat_map(|c| [1, 3, 5].into_iter().flat_map(move |y| [1, 4].map(|x| (c * 6 + y) * 5 + x)))
+            .map(|at| whole[at])
+            .collect();
+        assert_eq!(sliced.run(), vec![f32s(&[1, 20, 3, 2], &want)]);
     }
 
     #[test]

@@ -1,0 +1,36 @@
+//! Tiling: a draft whose instructions need less memory at one time and compute the same bits.
+//!
+//! | what is cut | module | so that |
+//! |---|---|---|
+//! | rows of chains of convolutions and pools | [`bands`], [`rows`] | large activations never exist whole |
+//! | output channels of convolutions and products | [`channels`] | the window for streamed weights is small |
+//!
+//! [`search`] decides which chains run in how many bands.
+
+mod bands;
+mod channels;
+mod rows;
+mod search;
+#[cfg(test)]
+mod tests;
+
+use crate::draft::Draft;
+
+/// How small a segment is to be cut. The default cuts nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tiling {
+    /// Bytes of weights one instruction reads, where it can be cut to that.
+    pub weights: Option<u64>,
+    /// Bytes of activations alive at one time. Where they cannot be brought so low, as low as they can.
+    pub arena: Option<u64>,
+}
+
+/// Cuts a fused draft.
+pub(crate) fn apply(draft: &mut Draft, tiling: &Tiling) {
+    if let Some(bytes) = tiling.arena {
+        search::fit(draft, bytes);
+    }
+    if let Some(bytes) = tiling.weights {
+        channels::split(draft, bytes);
+    }
+}

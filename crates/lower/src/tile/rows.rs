@@ -1,0 +1,252 @@
+//! Instructions seen as functions of image rows: which rows of an operand some rows of the result need, and the same
+//! instruction over those rows alone.
+
+use crate::arena::contiguous;
+use crate::context::BLOCK;
+use crate::draft::Draft;
+use cordon_engine::program::{Axis, Conv2d, DType, Instruction, Layout, Operand, Region, Strided2};
+use core::ops::Range;
+
+/// How a value lies in memory: `(planes, rows, width)`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Image {
+    pub(super) planes: u32,
+    pub(super) rows: u32,
+    pub(super) width: u32,
+}
+
+impl Image {
+    /// Elements of `rows` rows of every plane.
+    pub(super) fn len(&self, rows: u32) -> u32 {
+        self.planes * rows * self.width
+    }
+}
+
+/// How rows of the result follow from rows of an operand.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Reach {
+    /// The same rows.
+    Same,
+    /// A window slides over them.
+    Window(Axis),
+}
+
+impl Reach {
+    /// Rows of an operand of `rows` rows needed for rows `made` of the result.
+    pub(super) fn needed(&self, made: &Range<u32>, rows: u32) -> Range<u32> {
+        match self {
+            Self::Same => made.clone(),
+            Self::Window(axis) => {
+                let reach = (axis.kernel - 1) * axis.dilation + 1;
+                let last = (made.end.max(1) - 1) * axis.stride + reach;
+                self.first(made.start, rows)..last.saturating_sub(axis.pad_begin).min(rows)
+            }
+        }
+    }
+
+    /// First row needed for row `made` and all later ones.
+    pub(super) fn first(&self, made: u32, rows: u32) -> u32 {
+        match self {
+            Self::Same => made,
+            Self::Window(axis) => (made * axis.stride).saturating_sub(axis.pad_begin).min(rows),
+        }
+    }
+}
+
+/// An operand that is an image. Everything else an instruction reads is read whole.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Read {
+    pub(super) slot: u32,
+    pub(super) reach: Reach,
+}
+
+/// The images an instruction reads, at most two.
+pub(super) fn reads(instruction: &Instruction) -> Vec<Read> {
+    let same = |region: &Region| Read { slot: region.start, reach: Reach::Same };
+    let arena = |operand: &Operand| match operand {
+        Operand::Arena(region) => Some(*region),
+        Operand::Weight(_) => None,
+    };
+    match instruction {
+        Instruction::Conv2d { geometry, input, residual, .. } => {
+            let input = arena(input).map(|it| Read { slot: it.start, reach: Reach::Window(geometry.y) });
+            input.into_iter().chain(residual.as_ref().map(same)).collect()
+        }
+        Instruction::Pool { geometry, input, .. } => {
+            let input = arena(input).map(|it| Read { slot: it.start, reach: Reach::Window(geometry.axes[1]) });
+            input.into_iter().collect()
+        }
+        Instruction::Unary { input, .. } => arena(input).iter().map(same).collect(),
+        Instruction::Binary { shape, a, b, .. } => {
+            let flat = contiguous(&shape.dims);
+            let image = |operand: &Operand, strides: &[u32]| arena(operand).filter(|_| strides == flat);
+            [image(a, &shape.a), image(b, &shape.b)].iter().flatten().map(same).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// What every slot looks like as an image, as far as windows over it and element-by-element functions tell.
+pub(super) fn images(draft: &Draft) -> Vec<Option<Image>> {
+    let mut images: Vec<Option<Image>> = vec![None; draft.slots.len()];
+    let mut known = |slot: u32, image: Image| {
+        if image.len(image.rows) == draft.slots[slot as usize].len {
+            images[slot as usize].get_or_insert(image);
+        }
+    };
+    for instruction in &draft.instructions {
+        if let Some((input, output)) = windowed(instruction) {
+            known(instruction.out().start, output);
+            reads(instruction).iter().for_each(|read| match read.reach {
+                Reach::Same => known(read.slot, output),
+                Reach::Window(_) => known(read.slot, input),
+            });
+        }
+    }
+    for forward in [true, false, true] {
+        let mut order: Vec<&Instruction> = draft.instructions.iter().collect();
+        if !forward {
+            order.reverse();
+        }
+        for instruction in order.into_iter().filter(|it| is_pointwise(it)) {
+            let slots: Vec<u32> =
+                reads(instruction).iter().map(|read| read.slot).chain([instruction.out().start]).collect();
+            let Some(image) = slots.iter().find_map(|&slot| images[slot as usize]) else { continue };
+            for slot in slots {
+                if draft.slots[slot as usize].len == image.len(image.rows) {
+                    images[slot as usize].get_or_insert(image);
+                }
+            }
+        }
+    }
+    images
+}
+
+fn is_pointwise(instruction: &Instruction) -> bool {
+    matches!(instruction, Instruction::Unary { .. } | Instruction::Binary { .. })
+}
+
+/// Input and output of an instruction with a window.
+fn windowed(instruction: &Instruction) -> Option<(Image, Image)> {
+    let block = BLOCK as u32;
+    match instruction {
+        Instruction::Conv2d { geometry: g, .. } => {
+            let (planes, lanes) = match g.input {
+                Layout::Plain => (g.ic, 1),
+                Layout::Blocked => (g.ic.div_ceil(block), block),
+            };
+            let input = Image { planes: g.n * planes, rows: g.y.input, width: g.x.input * lanes };
+            let output = Image { planes: g.n * g.oc.div_ceil(block), rows: g.y.output, width: g.x.output * block };
+            Some((input, output))
+        }
+        Instruction::Pool { geometry: g, .. } if g.axes[0].input == 1 && g.axes[0].output == 1 => {
+            let image = |rows, width| Image { planes: g.planes, rows, width: width * g.lanes };
+            Some((image(g.axes[1].input, g.axes[2].input), image(g.axes[1].output, g.axes[2].output)))
+        }
+        _ => None,
+    }
+}
+
+/// Whether the instruction can be run over some rows: its result and the images it reads are known as such.
+pub(super) fn is_row_wise(instruction: &Instruction, images: &[Option<Image>]) -> bool {
+    let reads = reads(instruction);
+    let known = reads.iter().all(|read| images[read.slot as usize].is_some());
+    let Some(out) = images[instruction.out().start as usize] else { return false };
+    if reads.is_empty() || !known || instruction.out().dtype != DType::F32 {
+        return false;
+    }
+    match instruction {
+        Instruction::Conv2d { input: Operand::Weight(_), .. } => false,
+        Instruction::Conv2d { .. } | Instruction::Pool { .. } => {
+            // Every window touches a row: padding is less than its reach.
+            let touches = |axis: &Axis| axis.pad_begin.max(axis.pad_end) <= (axis.kernel - 1) * axis.dilation;
+            let windows = reads.iter().all(|read| match &read.reach {
+                Reach::Same => true,
+                Reach::Window(axis) => touches(axis),
+            });
+            windows && windowed(instruction).is_some()
+        }
+        Instruction::Unary { input, out, .. } => matches!(input, Operand::Arena(region) if region.len == out.len),
+        Instruction::Binary { shape, a, b, .. } => {
+            let flat = contiguous(&shape.dims);
+            let every_row_alike = |strides: &[u32]| row_axis(shape, &out).is_some_and(|axis| strides[axis] == 0);
+            let fits = |operand: &Operand, strides: &[u32]| match operand {
+                Operand::Arena(region) => region.dtype == DType::F32 && (strides == flat || every_row_alike(strides)),
+                Operand::Weight(_) => every_row_alike(strides),
+            };
+            fits(a, &shape.a) && fits(b, &shape.b)
+        }
+        _ => false,
+    }
+}
+
+/// The axis of `shape` that runs over rows (and maybe columns within them).
+fn row_axis(shape: &Strided2, image: &Image) -> Option<usize> {
+    (0..shape.dims.len()).find(|&axis| {
+        let inner: u32 = shape.dims[axis + 1..].iter().product();
+        shape.dims[axis] * inner == image.rows * image.width && image.width.is_multiple_of(inner)
+    })
+}
+
+/// The instruction over rows `made` of its result, which `out` holds exactly. `operands` stand for [`reads`], in order: the
+/// region and the rows of the operand it holds.
+pub(super) fn over(
+    instruction: &Instruction,
+    image: &Image,
+    made: &Range<u32>,
+    operands: &[(Region, Range<u32>)],
+    out: Region,
+) -> Instruction {
+    let count = made.end - made.start;
+    let band = |axis: &Axis, held: &Range<u32>| Axis {
+        input: held.end - held.start,
+        output: count,
+        // The first row held is the first one needed, so padding is left where the first window begins in it.
+        pad_begin: axis.pad_begin.saturating_sub(made.start * axis.stride),
+        pad_end: if held.end == axis.input { axis.pad_end } else { 0 },
+        ..*axis
+    };
+    let mut result = instruction.clone();
+    match &mut result {
+        Instruction::Conv2d { geometry, input, residual, out: to, .. } => {
+            *geometry = Conv2d { y: band(&geometry.y, &operands[0].1), ..*geometry };
+            *input = Operand::Arena(operands[0].0);
+            *residual = operands.get(1).map(|operand| operand.0);
+            *to = out;
+        }
+        Instruction::Pool { geometry, input, out: to } => {
+            geometry.axes[1] = band(&geometry.axes[1], &operands[0].1);
+            *input = Operand::Arena(operands[0].0);
+            *to = out;
+        }
+        Instruction::Unary { input, out: to, .. } => {
+            *input = Operand::Arena(operands[0].0);
+            *to = out;
+        }
+        Instruction::Binary { shape, a, b, out: to, .. } => {
+            let flat = contiguous(&shape.dims);
+            let images = [shape.a == flat, shape.b == flat];
+            let mut dims = shape.dims.clone();
+            match row_axis(shape, image) {
+                Some(axis) => dims[axis] = dims[axis] / image.rows * count,
+                None => dims = vec![out.len],
+            }
+            let flat = contiguous(&dims);
+            let mut operands = operands.iter();
+            for ((operand, strides), is_image) in [(a, &mut shape.a), (b, &mut shape.b)].into_iter().zip(images) {
+                let replaced = match operand {
+                    Operand::Arena(_) if is_image => operands.next(),
+                    _ => None,
+                };
+                if let Some((region, _)) = replaced {
+                    *operand = Operand::Arena(*region);
+                    strides.clone_from(&flat);
+                }
+            }
+            shape.dims = dims;
+            *to = out;
+        }
+        _ => {}
+    }
+    result
+}
