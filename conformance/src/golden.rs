@@ -6,11 +6,12 @@ use std::path::Path;
 use std::time::Instant;
 
 use bytes::Bytes;
+use cordon_engine::KernelSet;
 use cordon_executor::{Executor, ModelSource, Session, Tensor};
 use cordon_graph::{
     Graph, ImportOptions, NamePolicy, NodeId, ValueId, complete_shapes, export, fold, import, infer, segment,
 };
-use cordon_lower::{LowerOptions, OperatorTable, lower, lower_graph, run_lowered};
+use cordon_lower::{Local, LowerOptions, Lowered, OperatorTable, lower, lower_graph, run_lowered, with_threads};
 
 use crate::bridge::{Rten, source, to_executor, to_graph};
 use crate::compare::relative_error;
@@ -79,6 +80,9 @@ pub fn check(model: &Path, size: usize, reference: &dyn Executor) -> Result<Row,
 
         let fed = inputs.iter().map(to_graph).collect::<Result<Vec<_>, String>>()?;
         let got = run_lowered(&whole, &fed).map_err(|e| e.to_string())?;
+        if probe == 0 {
+            same_bits(&whole, &fed, &got)?;
+        }
         let got = got.iter().map(to_executor).collect::<Result<Vec<_>, String>>()?;
         row.all_secure = row.all_secure.max(worst(&got, &want));
 
@@ -90,6 +94,18 @@ pub fn check(model: &Path, size: usize, reference: &dyn Executor) -> Result<Row,
     }
     row.time = start.elapsed();
     Ok(row)
+}
+
+/// Fails unless several threads give these bits, too.
+fn same_bits(whole: &Lowered, inputs: &[cordon_graph::Tensor], one: &[cordon_graph::Tensor]) -> Result<(), String> {
+    for threads in [2, 3] {
+        let mut local = Local::new(whole, with_threads(KernelSet::detect(), threads)).map_err(|e| e.to_string())?;
+        let got = local.run(inputs).map_err(|e| e.to_string())?;
+        if got.iter().zip(one).any(|(got, one)| got.data != one.data) {
+            return Err(format!("{threads} threads give other bits than one"));
+        }
+    }
+    Ok(())
 }
 
 /// The model with every value typed; a dynamic batch is bound to 1, an image to `size`.
@@ -158,7 +174,7 @@ struct Part {
 }
 
 enum Runs {
-    Secure(Box<cordon_lower::Lowered>),
+    Secure(Box<Lowered>),
     Normal { session: Box<dyn Session>, inputs: Vec<String>, outputs: Vec<String> },
 }
 

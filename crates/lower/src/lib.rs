@@ -22,6 +22,7 @@ pub mod ops;
 mod segment;
 #[cfg(test)]
 mod testing;
+mod threads;
 mod tile;
 mod weights;
 mod work;
@@ -33,5 +34,6 @@ pub use error::LowerError;
 pub use local::{Local, run_lowered};
 pub use ops::{Operator, OperatorTable, supported};
 pub use segment::{LowerOptions, Untiled, lower, lower_graph, lower_untiled, unsupported_reason};
+pub use threads::with_threads;
 pub use tile::Tiling;
 pub use work::{Work, describe};

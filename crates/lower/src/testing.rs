@@ -186,6 +186,11 @@ impl OneNode {
         graph
     }
 
+    /// What the graph's inputs are fed.
+    pub(crate) fn inputs(&self) -> &[Tensor] {
+        &self.inputs
+    }
+
     /// Lowers without running.
     pub(crate) fn lower(&self) -> Result<crate::Lowered, LowerError> {
         lower_graph(&self.graph())
