@@ -19,9 +19,13 @@ use cordon_runtime::{
     Backend, Death, Deployment, Device, Output, PackageFile, ProcessBackend, RuntimeError, Tensor, Transport,
 };
 
-/// Elements of the large tensor, and where the four lie that are used.
+/// Elements of the large tensor, and where the four lie that end in the output.
 pub const LARGE: u32 = 300_000;
 pub const USED: u32 = 200_000;
+/// Elements of it that one instruction reads.
+const PIECE: u32 = 37_500;
+/// Elements of the arena.
+const ARENA: u32 = 8 + PIECE;
 
 pub const X: [f32; 4] = [1.0, -2.0, 3.0, 0.5];
 
@@ -57,10 +61,10 @@ pub struct World {
 
 impl World {
     pub fn new() -> Self {
-        Self::with_arena(12)
+        Self::with_arena(ARENA)
     }
 
-    /// A Program whose arena holds so many floats, of which twelve are used.
+    /// A Program whose arena holds so many floats.
     pub fn with_arena(elements: u32) -> Self {
         let dir = tempfile::tempdir().expect("temporary folder");
         let owner = OwnerKey::generate(&mut random(1)).expect("never fails");
@@ -79,26 +83,30 @@ impl World {
 }
 
 fn seal(owner: &OwnerKey, recipient: cordon_package::Recipient, arena: u32) -> Vec<u8> {
-    let region = |start| Region { dtype: DType::F32, start, len: 4 };
-    let port = |value, start| Port { value, shape: vec![1, 4], region: region(start), via: Via::Cross };
-    let binary = |op, a, b, out| Instruction::Binary {
+    let region = |start, len| Region { dtype: DType::F32, start, len };
+    let port = |value, start| Port { value, shape: vec![1, 4], region: region(start, 4), via: Via::Cross };
+    let binary = |op, rows, a, b, out| Instruction::Binary {
         op,
-        shape: Strided2 { dims: vec![1, 4], a: vec![4, 1], b: vec![4, 1] },
-        a: Operand::Arena(region(a)),
+        shape: Strided2 { dims: vec![rows, 4], a: vec![0, 1], b: vec![4, 1] },
+        a: Operand::Arena(region(a, 4)),
         b: Operand::Weight(b),
         activation: None,
-        out: region(out),
+        out: region(out, rows * 4),
     };
+    // The input scaled, added to every piece of the large tensor; the piece that is used comes last.
+    let mut instructions = vec![binary(BinaryOp::Mul, 1, 0, Tile { tensor: 0, start: 0, len: 4 }, 4)];
+    let last = USED / PIECE;
+    for piece in (0..LARGE / PIECE).filter(|piece| *piece != last).chain([last]) {
+        let tile = Tile { tensor: 1, start: piece * PIECE, len: PIECE };
+        instructions.push(binary(BinaryOp::Add, PIECE / 4, 4, tile, 8));
+    }
     let program = Program {
         kind: Kind::Inference,
         batch: 1,
         arena: ArenaSize { f32: arena, ..ArenaSize::default() },
         inputs: vec![port(0, 0)],
-        outputs: vec![port(1, 8)],
-        instructions: vec![
-            binary(BinaryOp::Mul, 0, Tile { tensor: 0, start: 0, len: 4 }, 4),
-            binary(BinaryOp::Add, 4, Tile { tensor: 1, start: USED, len: 4 }, 8),
-        ],
+        outputs: vec![port(1, 8 + USED % PIECE)],
+        instructions,
     };
     let info = |len, offset| WeightInfo { dtype: DType::F32, len, offset };
     let (program, table) = (program.encode(), WeightTable(vec![info(4, 0), info(LARGE, 64)]).encode());
