@@ -149,10 +149,12 @@ fn copy_in(words: &[AtomicU64], bytes: &[u8]) -> Option<()> {
 /// A length beyond the area is clamped to it: the frame decoder refuses what does not add up.
 fn copy_out(words: &[AtomicU64], len: u32, into: &mut Vec<u8>) -> Result<(), TryReserveError> {
     let len = usize::try_from(len).unwrap_or(usize::MAX).min(words.len().saturating_mul(8));
-    into.clear();
-    into.try_reserve(len.next_multiple_of(8))?;
-    for word in words.iter().take(len.div_ceil(8)) {
-        into.extend_from_slice(&word.load(Ordering::Relaxed).to_le_bytes());
+    let whole = len.next_multiple_of(8);
+    into.try_reserve(whole.saturating_sub(into.len()))?;
+    // What the vector held is overwritten, so only what is new needs a value first.
+    into.resize(whole, 0);
+    for (word, bytes) in words.iter().zip(into.as_chunks_mut::<8>().0) {
+        *bytes = word.load(Ordering::Relaxed).to_le_bytes();
     }
     into.truncate(len);
     Ok(())

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use cordon_executor::Tensor;
 use cordon_package::{OwnerPublic, Recipient, ValueInfo};
 use cordon_protocol::{
-    Command, Form, Greeting, LoadReport, MemoryUse, OLDEST_VERSION, Payload, Ranked, Reply, Supply, VERSION,
+    Command, Form, Greeting, LoadReport, MemoryUse, OLDEST_VERSION, Part, Payload, Ranked, Reply, Supply, VERSION,
 };
 
 use crate::error::RuntimeError;
@@ -49,6 +49,7 @@ impl Enclave {
             platform: String::new(),
             kernels: String::new(),
             threads: 0,
+            chunk_cipher: String::new(),
             development: false,
             has_key: false,
             payload_limit: 0,
@@ -105,8 +106,13 @@ impl Enclave {
         let len = |bytes: &[u8]| u32::try_from(bytes.len()).map_err(|_| RuntimeError::Protocol("a header too long"));
         let mut command = Command::LoadBegin { header_len: len(file.header_bytes())?, grant_len: len(grant)? };
         let mut payload = state.to_vec();
+        let mut supply: Option<(u32, Part, u32, u32)> = None;
         loop {
-            let (reply, answer) = self.call(DOING, command, &payload)?;
+            self.begin_frame(command, &payload);
+            if let Some((section, part, first, count)) = supply.take() {
+                file.supply(section, part, first, count, &mut self.frame)?;
+            }
+            let (reply, answer) = self.exchange(DOING)?;
             match reply {
                 Reply::Loaded(report) => {
                     return Ok((report, (!answer.is_empty()).then(|| answer.to_vec())));
@@ -118,7 +124,7 @@ impl Enclave {
                 }
                 Reply::NeedSection { section, part, first, count } => {
                     payload.clear();
-                    file.supply(section, part, first, count, &mut payload)?;
+                    supply = Some((section, part, first, count));
                     command = Command::LoadSupply { section, part, first, count };
                 }
                 _ => return Err(RuntimeError::Protocol("an answer while loading")),
@@ -147,8 +153,15 @@ impl Enclave {
         let mut traffic = Traffic::default();
         let mut collecting: Option<(u32, Form, u64, Vec<u8>)> = None;
         let (mut command, mut payload) = (Command::Run { request, segment }, Vec::new());
+        let mut chunks: Option<(u32, u32, u32)> = None;
         loop {
-            let (reply, answer) = self.call(DOING, command, &payload)?;
+            self.begin_frame(command, &payload);
+            if let Some((section, first, count)) = chunks.take() {
+                let head = self.frame.len();
+                file.supply(section, Part::Chunks, first, count, &mut self.frame)?;
+                traffic.weight_bytes += (self.frame.len() - head) as u64;
+            }
+            let (reply, answer) = self.exchange(DOING)?;
             traffic.steps += 1;
             let mut supply = Supply::Nothing;
             payload.clear();
@@ -156,8 +169,7 @@ impl Enclave {
                 Reply::SegmentDone => return Ok(traffic),
                 Reply::Working => {}
                 Reply::NeedChunks { section, first, count } => {
-                    file.supply(section, cordon_protocol::Part::Chunks, first, count, &mut payload)?;
-                    traffic.weight_bytes += payload.len() as u64;
+                    chunks = Some((section, first, count));
                     supply = Supply::Chunks { first, count };
                 }
                 Reply::NeedValue { value, start, len } => {
@@ -209,8 +221,18 @@ impl Enclave {
 
     /// One command, one reply; a refusal or a death is an error.
     fn call(&mut self, doing: &'static str, command: Command, payload: &[u8]) -> Result<(Reply, &[u8]), RuntimeError> {
+        self.begin_frame(command, payload);
+        self.exchange(doing)
+    }
+
+    /// Writes a command and its payload, to which more may be appended, where [`Self::exchange`] sends it from: chunks are
+    /// copied there from the package, and nowhere in between.
+    fn begin_frame(&mut self, command: Command, payload: &[u8]) {
         command.encode(&mut self.frame);
         self.frame.extend_from_slice(payload);
+    }
+
+    fn exchange(&mut self, doing: &'static str) -> Result<(Reply, &[u8]), RuntimeError> {
         self.transport.call(&mut self.frame).map_err(|death| RuntimeError::Died { doing, death, restart: None })?;
         match Reply::decode(&mut self.frame) {
             Ok((Reply::Refused(refusal), _)) => Err(RuntimeError::Refused { doing, refusal }),
