@@ -24,11 +24,16 @@ fn main() {
             }
         }
     }
-    // Shared between debug and release builds of the host: the enclave has one profile.
-    let target = out.ancestors().nth(4).expect("OUT_DIR lies four levels below the target folder").join("enclave");
+    // Shared between debug and release builds of the host: the enclave has one profile, and two sets of features.
+    let fast = std::env::var_os("CARGO_FEATURE_FAST_AEAD").is_some();
+    let folder = if fast { "enclave-fast-aead" } else { "enclave" };
+    let target = out.ancestors().nth(4).expect("OUT_DIR lies four levels below the target folder").join(folder);
     let mut cargo = Command::new(std::env::var_os("CARGO").expect("cargo sets CARGO"));
     cargo.args(["build", "--release", "--locked", "--quiet", "--manifest-path"]).arg(&manifest);
     cargo.arg("--target-dir").arg(&target);
+    if fast {
+        cargo.args(["--features", "fast-aead"]);
+    }
     // What cargo tells this build script is about the host's build, not the enclave's.
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();

@@ -38,6 +38,16 @@ pub(crate) fn packages(manifest: &Path) -> Result<Vec<Package>, String> {
         .collect())
 }
 
+/// The features of the workspace's own packages, without `default`.
+pub(crate) fn features(manifest: &Path) -> Result<Vec<String>, String> {
+    let manifest = manifest.to_string_lossy();
+    let arguments = ["metadata", "--format-version", "1", "--locked", "--no-deps", "--manifest-path", &manifest];
+    let metadata: Value =
+        serde_json::from_str(&capture(&mut cargo(&arguments))?).map_err(|e| format!("cargo metadata: {e}"))?;
+    let features = list(&metadata["packages"]).filter_map(|package| package["features"].as_object());
+    Ok(features.flat_map(|of| of.keys()).filter(|name| *name != "default").cloned().collect())
+}
+
 fn list(value: &Value) -> impl Iterator<Item = &Value> {
     value.as_array().into_iter().flatten()
 }

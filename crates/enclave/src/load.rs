@@ -16,7 +16,7 @@ use cordon_protocol::{Code, Expiry, LoadReport, Refusal};
 use crate::model::{Draft, Model, Stream, version_counter};
 use crate::platform::Platform;
 use crate::refuse;
-use crate::sections::{Content, Leaves, Need, batch, for_each_chunk};
+use crate::sections::{Content, Leaves, Need, batch, open_chunks};
 
 /// A package being loaded.
 pub(crate) enum Loading {
@@ -335,11 +335,10 @@ impl WeightStage {
     fn take(&mut self, first: u32, count: u32, payload: &mut [u8], platform: &impl Platform) -> Result<(), Refusal> {
         let internal = Refusal::new(Code::Internal);
         let segment = self.model.segments.get_mut(self.at).ok_or(internal)?;
-        let Stream { reader, .. } = segment.stream.as_ref().ok_or(internal)?;
+        let Stream { reader, .. } = segment.stream.as_mut().ok_or(internal)?;
         let wanted = &mut self.wanted;
         let mut over = false;
-        for_each_chunk(reader.section(), first, count, payload, |index, chunk| {
-            let plain = reader.decrypt_chunk(index, chunk).map_err(refuse::package)?;
+        open_chunks(reader, first, count, payload, platform.compute().workers, |index, plain| {
             let step = segment.prepared.step(Reply::Chunk { index, plain });
             *wanted = match step.map_err(|e| refuse::engine(e, segment.index, platform.memory().available()))? {
                 Step::NeedChunks { first, count } => Some((first, count)),

@@ -14,7 +14,7 @@ use crate::model::{MAX_OPEN_REQUESTS, Model, Segment};
 use crate::platform::Platform;
 use crate::policy::{Policy, Released};
 use crate::refuse;
-use crate::sections::{batch, for_each_chunk};
+use crate::sections::{batch, open_chunks};
 
 /// A loaded model and its open requests.
 pub(crate) struct Ready {
@@ -339,13 +339,12 @@ impl<P: Platform> Run<'_, P> {
         Wait::Value { value: port.value, dtype: port.dtype, start, len, total: port.bytes }
     }
 
-    /// Decrypts chunks where they were received and hands them to the engine one by one.
+    /// Decrypts chunks and hands them to the engine one by one.
     fn chunks(&mut self, first: u32, count: u32, payload: &mut [u8]) -> Result<Event, Refusal> {
         let Segment { index: of, prepared, stream, .. } = &mut *self.segment;
-        let reader = &stream.as_ref().ok_or(Refusal::new(Code::Internal))?.reader;
+        let reader = &mut stream.as_mut().ok_or(Refusal::new(Code::Internal))?.reader;
         let mut event = None;
-        for_each_chunk(reader.section(), first, count, payload, |index, chunk| {
-            let plain = reader.decrypt_chunk(index, chunk).map_err(refuse::package)?;
+        open_chunks(reader, first, count, payload, self.platform.compute().workers, |index, plain| {
             event = Some(engine(prepared, Answer::Chunk { index, plain }, *of, self.platform)?);
             Ok(())
         })?;

@@ -2,10 +2,10 @@
 
 use alloc::vec::Vec;
 
-use cordon_package::limits::HASH_BYTES;
-use cordon_package::{LeafTableBuilder, Verified};
-use cordon_package::{Opened, SealedSection, Section, SectionKind};
-use cordon_protocol::{Code, Part, Refusal};
+use cordon_engine::{Parallel, Task};
+use cordon_package::limits::{CHUNK_BYTES, HASH_BYTES};
+use cordon_package::{LeafTableBuilder, Mark, Opened, PackageError, SealedSection, Section, SectionKind, Verified};
+use cordon_protocol::{Code, PAYLOAD_LIMIT, Part, Refusal};
 use zeroize::Zeroizing;
 
 use crate::platform::Platform;
@@ -34,21 +34,68 @@ pub(crate) fn batch(section: &Section, first: u32, most: u32, limit: usize) -> u
 }
 
 /// Cuts the payload into the chunks that were asked for and hands each to `each`; no byte may be left over.
-pub(crate) fn for_each_chunk(
+pub(crate) fn for_each_chunk<'a>(
     section: &Section,
     first: u32,
     count: u32,
-    mut payload: &mut [u8],
-    mut each: impl FnMut(u32, &mut [u8]) -> Result<(), Refusal>,
+    mut payload: &'a mut [u8],
+    mut each: impl FnMut(u32, &'a mut [u8]) -> Result<(), Refusal>,
 ) -> Result<(), Refusal> {
     let wrong = Refusal::new(Code::WrongSupply);
     for index in first..first.saturating_add(count) {
         let (_, len) = section.chunk(index).ok_or(wrong)?;
-        let (chunk, rest) = payload.split_at_mut_checked(len).ok_or(wrong.about(index))?;
+        let (chunk, rest) = core::mem::take(&mut payload).split_at_mut_checked(len).ok_or(wrong.about(index))?;
         each(index, chunk)?;
         payload = rest;
     }
     if payload.is_empty() { Ok(()) } else { Err(wrong) }
+}
+
+/// Most chunks of a frame: all of a section are full but its last.
+const MAX_CHUNKS: usize = PAYLOAD_LIMIT / CHUNK_BYTES + 1;
+
+/// One thread's work: a chunk, then what came of it.
+struct Job<'a> {
+    index: u32,
+    stored: &'a mut [u8],
+    opened: Result<(usize, Option<Mark>), PackageError>,
+}
+
+/// Decrypts the chunks that were asked for where they were received, on all threads side by side, and then hands them to
+/// `each` in their order. Nothing is handed over past the first bad chunk, and no byte may be left over.
+pub(crate) fn open_chunks(
+    reader: &mut SealedSection,
+    first: u32,
+    count: u32,
+    payload: &mut [u8],
+    workers: &dyn Parallel,
+    mut each: impl FnMut(u32, &[u8]) -> Result<(), Refusal>,
+) -> Result<(), Refusal> {
+    let mut jobs: [_; MAX_CHUNKS] = core::array::from_fn(|_| None);
+    let mut free = jobs.iter_mut();
+    for_each_chunk(reader.section(), first, count, payload, |index, stored| {
+        let job = free.next().ok_or(Refusal::new(Code::WrongSupply).about(index))?;
+        *job = Some(Job { index, stored, opened: Ok((0, None)) });
+        Ok(())
+    })?;
+    let used = MAX_CHUNKS - free.len();
+    let opener = &*reader;
+    let mut work = jobs.each_mut().map(|job| {
+        move || {
+            if let Some(job) = job {
+                let opened = opener.open_chunk(job.index, job.stored);
+                job.opened = opened.map(|(plain, mark)| (plain.len(), mark));
+            }
+        }
+    });
+    let mut tasks = work.each_mut().map(|work| work as Task<'_>);
+    workers.run(tasks.get_mut(..used).unwrap_or_default());
+    for job in jobs.into_iter().flatten() {
+        let (len, mark) = job.opened.map_err(refuse::package)?;
+        mark.into_iter().for_each(|mark| reader.keep(mark));
+        each(job.index, job.stored.get(..len).unwrap_or_default())?;
+    }
+    Ok(())
 }
 
 /// Index of a section in the header's table.

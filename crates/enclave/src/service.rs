@@ -4,9 +4,10 @@ use alloc::boxed::Box;
 use alloc::string::ToString;
 use alloc::vec::Vec;
 
-use cordon_package::OwnerPublic;
 use cordon_package::limits::MAX_PINNED_OWNERS;
+use cordon_package::{CHUNK_CIPHER, OwnerPublic};
 use cordon_protocol::{Code, Command, Greeting, LoadReport, OLDEST_VERSION, Refusal, Reply, VERSION, negotiate};
+use zeroize::Zeroizing;
 
 use crate::load::{Loading, Progress};
 use crate::platform::Platform;
@@ -103,6 +104,7 @@ impl<P: Platform> Enclave<P> {
             platform: platform.name().to_string(),
             kernels: compute.set.name().to_string(),
             threads: u32::try_from(compute.workers.threads()).unwrap_or(u32::MAX),
+            chunk_cipher: CHUNK_CIPHER.to_string(),
             development: platform.is_development(),
             has_key: platform.device().is_some(),
             payload_limit: u32::try_from(platform.payload_limit()).unwrap_or(u32::MAX),
@@ -170,7 +172,13 @@ impl<P: Platform> Enclave<P> {
                     }
                 }
             }
-            Progress::Ready(model) => {
+            Progress::Ready(mut model) => {
+                // Weights that stream come again with every request.
+                for stream in model.segments.iter_mut().filter_map(|segment| segment.stream.as_mut()) {
+                    let mut key = Zeroizing::new([0; 16]);
+                    self.platform.random(key.as_mut_slice()).map_err(refuse::platform)?;
+                    stream.reader.use_marks(&key);
+                }
                 // Only now, when all of the package proved good, does it shut out older ones.
                 self.platform.raise(&model.version_counter, model.report.version).map_err(refuse::platform)?;
                 let used = self.platform.counter(&model.request_counter);

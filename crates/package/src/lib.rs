@@ -30,6 +30,7 @@
 
 extern crate alloc;
 
+mod aead;
 mod check;
 mod error;
 mod grant;
@@ -38,6 +39,7 @@ mod image;
 mod keys;
 pub mod limits;
 mod manifest;
+mod mark;
 pub mod merkle;
 mod open;
 mod policy;
@@ -55,9 +57,13 @@ pub use image::{Channels, Fit, ImageLayout, Preprocessing};
 pub use keys::{DeviceFile, DeviceKey, OwnerKey, OwnerPublic, PlatformKind, Random, Recipient};
 pub use limits::NORMAL_DATA_LOCATION;
 pub use manifest::{Elem, Manifest, Normalisation, Placement, SegmentInfo, ValueInfo};
+pub use mark::Mark;
 pub use open::{Opened, Parsed, Trust, Verified};
 pub use policy::OutputPolicy;
 pub use secret::{ProgramKind, SealedProgram, SegmentSecret};
 pub use section::{LeafTable, LeafTableBuilder, SealedSection, Section, SectionKind};
 pub use stanza::Broker;
 pub use write::{SealRequest, Sealer, SectionPlan, Sink, seal_to_vec};
+
+/// Whose code decrypts chunks: `aes-gcm`, or with the feature `fast-aead` `ring`.
+pub const CHUNK_CIPHER: &str = <aead::ChunkAead as aead::Aead>::NAME;

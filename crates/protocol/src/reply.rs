@@ -29,6 +29,8 @@ pub struct Greeting {
     pub kernels: String,
     /// Threads it computes with, 1 to [`crate::MAX_THREADS`].
     pub threads: u32,
+    /// Whose code decrypts chunks.
+    pub chunk_cipher: String,
     /// No hardware protects it.
     pub development: bool,
     /// The device has a key.
@@ -258,7 +260,11 @@ impl Reply {
 
 fn encode_greeting(greeting: &Greeting, w: &mut Writer) {
     w.u16(greeting.version).string(&greeting.platform).string(&greeting.kernels);
-    w.u32(greeting.threads).bool(greeting.development).bool(greeting.has_key).u32(greeting.payload_limit);
+    w.u32(greeting.threads)
+        .string(&greeting.chunk_cipher)
+        .bool(greeting.development)
+        .bool(greeting.has_key)
+        .u32(greeting.payload_limit);
     w.list(greeting.protections.iter(), |w, p| p.encode(w));
     greeting.memory.encode(w);
 }
@@ -269,6 +275,7 @@ fn decode_greeting(r: &mut Reader<'_>) -> Result<Greeting, DecodeError> {
         platform: r.string(MAX_NAME_BYTES, "platform")?,
         kernels: r.string(MAX_NAME_BYTES, "kernels")?,
         threads: r.u32("threads")?,
+        chunk_cipher: r.string(MAX_NAME_BYTES, "chunk cipher")?,
         development: r.bool("development")?,
         has_key: r.bool("has key")?,
         payload_limit: r.u32("payload limit")?,
@@ -381,6 +388,7 @@ mod tests {
                 platform: "process".into(),
                 kernels: "avx2".into(),
                 threads: 2,
+                chunk_cipher: "aes-gcm".into(),
                 development: true,
                 has_key: false,
                 payload_limit: 9,

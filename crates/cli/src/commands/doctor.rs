@@ -122,7 +122,7 @@ fn enclave() -> Vec<Check> {
         Err(failure) => vec![check("process enclave", EXPECTED, failure.to_string(), Verdict::Broken, ADVICE)],
         Ok(greeting) => {
             let mut checks = vec![check("process enclave", EXPECTED, "it does", Verdict::Good, "")];
-            checks.extend([kernels(&greeting), threads(&greeting)]);
+            checks.extend([kernels(&greeting), threads(&greeting), chunk_cipher(&greeting)]);
             checks.extend(greeting.protections.iter().map(|protection| {
                 let verdict = if protection.is_in_force() { Verdict::Good } else { Verdict::Missing };
                 check(protection.guard.name(), "in force", state(protection), verdict, advice(protection))
@@ -154,6 +154,10 @@ fn kernels(greeting: &Greeting) -> Check {
 
 fn threads(greeting: &Greeting) -> Check {
     check("enclave threads", "1 or more", greeting.threads.to_string(), Verdict::Good, "")
+}
+
+fn chunk_cipher(greeting: &Greeting) -> Check {
+    check("chunk cipher", "aes-gcm, or ring if built with fast-aead", &*greeting.chunk_cipher, Verdict::Good, "")
 }
 
 fn state(protection: &Protection) -> String {

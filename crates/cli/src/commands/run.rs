@@ -151,6 +151,7 @@ fn as_json(request: &Request, run: &Run, deployment: &Deployment, top: usize) ->
         "elapsed_ms": run.elapsed.as_secs_f64() * 1e3,
         "secure_memory_measured": run.memory.peak,
         "enclave_threads": deployment.greeting().map(|greeting| greeting.threads),
+        "chunk_cipher": deployment.greeting().map(|greeting| greeting.chunk_cipher.as_str()),
         "crossings": run.crossings(),
         "crossing_bytes": run.crossing_bytes(),
     })
