@@ -3,7 +3,7 @@
 use cordon_kernels::conv::Residual;
 use cordon_kernels::geometry::{Strided2, UnaryOp};
 use cordon_kernels::parallel::Compute;
-use cordon_kernels::{KernelSet, cast, conv, elementwise, gemm, movement, normalize, pool, reduce};
+use cordon_kernels::{cast, conv, elementwise, gemm, movement, normalize, pool, reduce};
 
 use crate::memory::{Buffers, Out, Rest};
 use crate::prepared::ValueRef;
@@ -35,7 +35,7 @@ pub(crate) fn execute(
             let (input, weight, bias) = (from.f32(*input)?, from.f32(*weight)?, from.f32_tile_option(*bias)?);
             conv::conv_nd(set, geometry, input, weight, bias, *activation, out.f32()?);
         }
-        I::Pool { geometry, input, .. } => pool::pool(set, geometry, from.f32(*input)?, out.f32()?),
+        I::Pool { geometry, input, .. } => pool::pool(compute, geometry, from.f32(*input)?, out.f32()?),
         I::Dense { geometry, input, weight, bias, residual, activation, .. } => {
             let (input, weight, bias) = (from.f32(*input)?, from.f32_tile(*weight)?, from.f32_tile_option(*bias)?);
             let residual = from.residual(*residual, region)?;
@@ -43,13 +43,13 @@ pub(crate) fn execute(
         }
         I::MatMul { geometry, a, b, .. } => gemm::matmul(compute, geometry, from.f32(*a)?, from.f32(*b)?, out.f32()?),
         I::Unary { op, input, .. } if *input == Operand::Arena(region) => {
-            elementwise::unary_in_place(set, *op, out.f32()?);
+            elementwise::unary_in_place(compute, *op, out.f32()?);
         }
-        I::Unary { op, input, .. } => elementwise::unary(set, *op, from.f32(*input)?, out.f32()?),
+        I::Unary { op, input, .. } => elementwise::unary(compute, *op, from.f32(*input)?, out.f32()?),
         I::Not { input, .. } if *input == Operand::Arena(region) => elementwise::not_in_place(out.bool()?),
         I::Not { input, .. } => elementwise::not(from.bool(*input)?, out.bool()?),
         I::Binary { op, shape, a, b, activation, .. } => {
-            binary(set, *op, shape, [*a, *b], *activation, &from, region, out)?;
+            binary(compute, *op, shape, [*a, *b], *activation, &from, region, out)?;
         }
         I::Select { shape, cond, then, otherwise, .. } => {
             let cond = from.bool(*cond)?;
@@ -60,20 +60,20 @@ pub(crate) fn execute(
             }
         }
         I::Softmax { along, log, input, .. } if *input == Operand::Arena(region) => {
-            normalize::softmax_in_place(set, along, *log, out.f32()?);
+            normalize::softmax_in_place(compute, along, *log, out.f32()?);
         }
-        I::Softmax { along, log, input, .. } => normalize::softmax(set, along, *log, from.f32(*input)?, out.f32()?),
+        I::Softmax { along, log, input, .. } => normalize::softmax(compute, along, *log, from.f32(*input)?, out.f32()?),
         I::Normalize { geometry, input, scale, bias, .. } => {
             let (scale, bias) = (from.f32_option(*scale)?, from.f32_option(*bias)?);
             if *input == Operand::Arena(region) {
-                normalize::normalize_in_place(set, geometry, scale, bias, out.f32()?);
+                normalize::normalize_in_place(compute, geometry, scale, bias, out.f32()?);
             } else {
-                normalize::normalize(set, geometry, from.f32(*input)?, scale, bias, out.f32()?);
+                normalize::normalize(compute, geometry, from.f32(*input)?, scale, bias, out.f32()?);
             }
         }
         I::Lrn { geometry, input, .. } => normalize::lrn(geometry, from.f32(*input)?, out.f32()?),
         I::Reduce { op, kept, reduced, input, .. } => match out {
-            Out::F32(out) => reduce::reduce_f32(*op, kept, reduced, from.f32(*input)?, out),
+            Out::F32(out) => reduce::reduce_f32(compute, *op, kept, reduced, from.f32(*input)?, out),
             Out::I64(out) => reduce::reduce_i64(*op, kept, reduced, from.i64(*input)?, out),
             Out::Bool(_) => return Err(MISTYPED),
         },
@@ -81,9 +81,9 @@ pub(crate) fn execute(
             reduce::argmax(along, *smallest, *last, from.f32(*input)?, out.i64()?);
         }
         I::Copy { geometry, input, .. } => match out {
-            Out::F32(out) => movement::copy(geometry, from.f32(*input)?, out),
-            Out::I64(out) => movement::copy(geometry, from.i64(*input)?, out),
-            Out::Bool(out) => movement::copy(geometry, from.bool(*input)?, out),
+            Out::F32(out) => movement::copy(compute, geometry, from.f32(*input)?, out),
+            Out::I64(out) => movement::copy(compute, geometry, from.i64(*input)?, out),
+            Out::Bool(out) => movement::copy(compute, geometry, from.bool(*input)?, out),
         },
         I::Fill { value, .. } => match out {
             Out::F32(out) => out.fill(f32::from_bits(*value as u32)),
@@ -122,7 +122,7 @@ pub(crate) fn execute(
 /// Broadcasting functions of two values, by element type and by which operand the output takes the place of.
 #[allow(clippy::too_many_arguments, reason = "the fields of one instruction and where they lie")]
 fn binary(
-    set: KernelSet,
+    compute: Compute,
     op: BinaryOp,
     shape: &Strided2,
     [a, b]: [Operand; 2],
@@ -141,10 +141,10 @@ fn binary(
     };
     match (out, in_place) {
         (Out::F32(out), Some((which, other))) => {
-            elementwise::binary_f32_in_place(set, op, shape, which, from.f32(other)?, activation, out);
+            elementwise::binary_f32_in_place(compute, op, shape, which, from.f32(other)?, activation, out);
         }
         (Out::F32(out), None) => {
-            elementwise::binary_f32(set, op, shape, from.f32(a)?, from.f32(b)?, activation, out);
+            elementwise::binary_f32(compute, op, shape, from.f32(a)?, from.f32(b)?, activation, out);
         }
         (Out::I64(out), Some((which, other))) => {
             elementwise::binary_i64_in_place(op, shape, which, from.i64(other)?, out);

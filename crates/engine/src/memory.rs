@@ -63,7 +63,7 @@ impl From<ArenaSize> for Extent {
 
 /// Three typed vectors of fixed length, zeroed at first and wiped at the end.
 pub(crate) struct Buffers {
-    f32: Vec<f32>,
+    f32: Lines,
     i64: Vec<i64>,
     bool: Vec<u8>,
 }
@@ -73,15 +73,15 @@ impl Buffers {
     pub(crate) fn allocate(extent: Extent, what: &'static str) -> Result<Self, EngineError> {
         let refused = EngineError::Allocation { what, needed: extent.bytes() };
         Ok(Self {
-            f32: zeroed(extent.f32).ok_or(refused)?,
+            f32: Lines::zeroed(extent.f32).ok_or(refused)?,
             i64: zeroed(extent.i64).ok_or(refused)?,
             bool: zeroed(extent.bool).ok_or(refused)?,
         })
     }
 
-    /// Bytes really held, allocator rounding included.
+    /// Bytes really held, allocator rounding included, without [`SLACK_BYTES`].
     pub(crate) fn bytes(&self) -> u64 {
-        (self.f32.capacity() * 4 + self.i64.capacity() * 8 + self.bool.capacity()) as u64
+        ((self.f32.all.capacity() - SLACK) * 4 + self.i64.capacity() * 8 + self.bool.capacity()) as u64
     }
 
     /// Overwrites every element with zero. The buffers live on, so these are ordinary stores the compiler must keep.
@@ -170,7 +170,7 @@ impl Buffers {
 
 impl Drop for Buffers {
     fn drop(&mut self) {
-        self.f32.zeroize();
+        self.f32.all.zeroize();
         self.i64.zeroize();
         self.bool.zeroize();
     }
@@ -245,6 +245,46 @@ fn split<T>(all: &mut [T], out: Region) -> Result<(&mut [T], Around<'_, T>), Eng
     let (before, rest) = all.split_at_mut_checked(start).ok_or(OUTSIDE)?;
     let (out, after) = rest.split_at_mut_checked(end - start).ok_or(OUTSIDE)?;
     Ok((out, Around { before, after, after_start: end as u64 }))
+}
+
+/// Elements that begin a cache line: vector loads and stores of blocks then never straddle two.
+struct Lines {
+    all: Vec<f32>,
+    /// First element used.
+    start: usize,
+    len: usize,
+}
+
+impl Lines {
+    fn zeroed(len: u64) -> Option<Self> {
+        let all: Vec<f32> = zeroed(len.checked_add(SLACK as u64)?)?;
+        let len = usize::try_from(len).ok()?;
+        // A start that this memory has no room for, which `align_offset` may give in theory, costs speed only.
+        let start = Some(all.as_ptr().align_offset(CACHE_LINE)).filter(|&start| start <= SLACK).unwrap_or(0);
+        Some(Self { all, start, len })
+    }
+}
+
+/// Bytes of a cache line, or more.
+const CACHE_LINE: usize = 64;
+
+/// Elements needed at most to reach the next cache line.
+const SLACK: usize = CACHE_LINE / 4 - 1;
+
+/// Bytes a [`Buffers`] takes beside its elements.
+pub(crate) const SLACK_BYTES: u64 = SLACK as u64 * 4;
+
+impl core::ops::Deref for Lines {
+    type Target = [f32];
+    fn deref(&self) -> &[f32] {
+        &self.all[self.start..self.start + self.len]
+    }
+}
+
+impl core::ops::DerefMut for Lines {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        &mut self.all[self.start..self.start + self.len]
+    }
 }
 
 fn zeroed<T: Default + Clone>(len: u64) -> Option<Vec<T>> {

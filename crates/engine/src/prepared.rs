@@ -5,7 +5,7 @@
 
 use cordon_kernels::parallel::Compute;
 
-use crate::memory::Buffers;
+use crate::memory::{Buffers, SLACK_BYTES};
 use crate::program::{DType, Port, Program, Region, WeightTable};
 use crate::validate::validate;
 use crate::weights::{self, Weights};
@@ -181,6 +181,9 @@ pub struct Prepared {
     memory: MemoryReport,
 }
 
+/// Bytes that do not depend on the Program: the struct, and what three [`Buffers`] take to begin with a cache line.
+const FIXED: u64 = size_of::<Prepared>() as u64 + 3 * SLACK_BYTES;
+
 impl Prepared {
     /// Checks everything about `program` and `weights` once and allocates all memory, including the weight window.
     /// Nothing is allocated before it is known to fit `limits`. A [`KernelSet`](crate::KernelSet) alone computes on one
@@ -194,7 +197,7 @@ impl Prepared {
     ) -> Result<Self, EngineError> {
         validate(&program, &weights, limits.instruction_work)?;
         let mut left = limits.secure_memory_bytes;
-        take(&mut left, program.heap_bytes() + size_of::<Self>() as u64, "the program")?;
+        take(&mut left, program.heap_bytes() + FIXED, "the program")?;
         take(&mut left, program.arena.bytes(), "the arena")?;
         let arena = Buffers::allocate(program.arena.into(), "the arena")?;
         let weights = Weights::prepare(&program, &weights, residency, left)?;
@@ -203,7 +206,7 @@ impl Prepared {
             arena: arena.bytes(),
             weights: resident,
             window,
-            tables: program.heap_bytes() + weights.table_bytes() + size_of::<Self>() as u64,
+            tables: program.heap_bytes() + weights.table_bytes() + FIXED,
         };
         Ok(Self { program, compute: compute.into(), arena, weights, state: State::Idle, filled: 0, memory })
     }
@@ -213,7 +216,7 @@ impl Prepared {
         validate(program, weights, u64::MAX)?;
         let ((resident, window), tables, chunks) = weights::predict(program, weights, residency)?;
         let constants = resident.saturating_add(window).saturating_add(tables);
-        let tables = tables + program.heap_bytes() + size_of::<Self>() as u64;
+        let tables = tables + program.heap_bytes() + FIXED;
         let memory = MemoryReport { arena: program.arena.bytes(), weights: resident, window, tables };
         Ok(Prediction { memory, constants, chunks })
     }

@@ -87,7 +87,7 @@ fn cases() -> Vec<Case> {
 fn peak() -> Case {
     const ROUNDS: u64 = 1_000_000;
     let mut turn = 0;
-    let run = move |set| {
+    let run = move |set: KernelSet| {
         turn += 1;
         peak::multiply_adds(set, peak::CHAINS[turn % peak::CHAINS.len()], ROUNDS) as f64
     };
@@ -148,8 +148,8 @@ fn matmul(name: &str, m: u32, k: u32, n: u32, transposed: bool) -> Case {
 fn unary(name: &str, op: UnaryOp) -> Case {
     let x = numbers(100_000);
     let mut out = x.clone();
-    let run = move |set| {
-        elementwise::unary(set, op, &x, &mut out);
+    let run = move |set: KernelSet| {
+        elementwise::unary(set.into(), op, &x, &mut out);
         x.len() as f64
     };
     (name.to_string(), Box::new(run))
@@ -159,8 +159,8 @@ fn softmax(name: &str, outer: u32, len: u32, inner: u32) -> Case {
     let along = Along { outer, len, inner };
     let x = known(along.len());
     let mut out = x.clone();
-    let run = move |set| {
-        normalize::softmax(set, &along, false, &x, &mut out);
+    let run = move |set: KernelSet| {
+        normalize::softmax(set.into(), &along, false, &x, &mut out);
         x.len() as f64
     };
     (name.to_string(), Box::new(run))
@@ -173,8 +173,8 @@ fn binary(name: &str, dims: &[u32], b: &[u32]) -> Case {
     }
     let shape = Strided2 { dims: dims.to_vec(), a, b: b.to_vec() };
     let (x, y, mut out) = (known(shape.a_len()), known(shape.b_len()), known(shape.len()));
-    let run = move |set| {
-        elementwise::binary_f32(set, BinaryOp::Add, &shape, &x, &y, None, &mut out);
+    let run = move |set: KernelSet| {
+        elementwise::binary_f32(set.into(), BinaryOp::Add, &shape, &x, &y, None, &mut out);
         x.len() as f64
     };
     (name.to_string(), Box::new(run))

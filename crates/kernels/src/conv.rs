@@ -6,7 +6,7 @@
 
 use crate::arch::{Kernel, KernelSet, Simd};
 use crate::conv_tile::{self, Operands};
-use crate::depthwise::Depthwise;
+use crate::depthwise::{self, Depthwise};
 use crate::geometry::{Conv2d, UnaryOp};
 use crate::parallel::Compute;
 use crate::tile::{Finish, Tiling};
@@ -45,7 +45,8 @@ pub fn conv2d(
     if g.is_depthwise() {
         let (input, weight) = (input.as_chunks().0, weight.as_chunks().0);
         let bias = bias.map(|bias| bias.as_chunks().0);
-        let row = g.x.output as usize * 16;
+        let geometry = &depthwise::flat(g);
+        let row = geometry.x.output as usize * 16;
         return compute.split(out, row, cost, |rows, out| {
             let residual = residual.part(rows.start * row..rows.end * row);
             set.dispatch(Depthwise { set, geometry, input, weight, bias, residual, act, rows, out });

@@ -43,6 +43,7 @@ impl Kernel for Depthwise<'_> {
             (3, 2, 1) => self.rows::<S, 3, 2>(s),
             (5, 1, 1) => self.rows::<S, 5, 1>(s),
             (5, 2, 1) => self.rows::<S, 5, 2>(s),
+            (1, 1, 1) => self.rows::<S, 1, 1>(s),
             _ => self.rows::<S, 0, 0>(s),
         }
     }
@@ -97,6 +98,19 @@ impl Depthwise<'_> {
             }
         }
     }
+}
+
+/// The same convolution, with the whole plane as one row where there is but one tap: a factor and a term per channel.
+pub(crate) fn flat(g: &Conv2d) -> Conv2d {
+    let plain = |axis: &Axis| {
+        (axis.kernel, axis.stride, axis.pad_begin, axis.pad_end) == (1, 1, 0, 0) && axis.input == axis.output
+    };
+    let mut flat = *g;
+    if let (true, true, Some(cells)) = (plain(&g.y), plain(&g.x), g.y.input.checked_mul(g.x.input)) {
+        let one = Axis { input: 1, output: 1, dilation: 1, ..g.y };
+        (flat.y, flat.x) = (one, Axis { input: cells, output: cells, dilation: 1, ..g.x });
+    }
+    flat
 }
 
 /// Windows that lie inside the input.

@@ -6,6 +6,7 @@
 use crate::arch::{Kernel, KernelSet, Simd};
 use crate::geometry::{BinaryOp, Strided2, Strided3, UnaryOp};
 use crate::math;
+use crate::parallel::Compute;
 use crate::strided::Walk;
 use crate::unary::Activation;
 
@@ -35,9 +36,9 @@ pub fn not_in_place(values: &mut [u8]) {
     }
 }
 
-/// `out = act(op(a, b))` for `op` with [`BinaryOp::is_f32_arithmetic`]. Bits do not depend on `set`.
+/// `out = act(op(a, b))` for `op` with [`BinaryOp::is_f32_arithmetic`]. Bits do not depend on the kernel set.
 pub fn binary_f32(
-    set: KernelSet,
+    compute: Compute,
     op: BinaryOp,
     shape: &Strided2,
     a: &[f32],
@@ -45,13 +46,12 @@ pub fn binary_f32(
     act: Option<UnaryOp>,
     out: &mut [f32],
 ) {
-    let walk = Walk::from_lists(&shape.dims, [&shape.a, &shape.b]);
-    set.dispatch(BinaryF32 { set, op, walk, operands: Operands::Both(a, b), act: Activation::new(act), out });
+    split(compute, op, shape, Operands::Both(a, b), act, out);
 }
 
 /// [`binary_f32`] with the operand named by `in_place` already in `out`; `other` is the one that is not.
 pub fn binary_f32_in_place(
-    set: KernelSet,
+    compute: Compute,
     op: BinaryOp,
     shape: &Strided2,
     in_place: InPlace,
@@ -59,8 +59,28 @@ pub fn binary_f32_in_place(
     act: Option<UnaryOp>,
     out: &mut [f32],
 ) {
+    split(compute, op, shape, in_place.with(other), act, out);
+}
+
+/// Shares out the turns of the outermost loop; in each, the output goes on where it was.
+fn split(
+    compute: Compute,
+    op: BinaryOp,
+    shape: &Strided2,
+    operands: Operands<'_, f32>,
+    act: Option<UnaryOp>,
+    out: &mut [f32],
+) {
     let walk = Walk::from_lists(&shape.dims, [&shape.a, &shape.b]);
-    set.dispatch(BinaryF32 { set, op, walk, operands: in_place.with(other), act: Activation::new(act), out });
+    assert_eq!(out.len(), walk.len(), "validated: the output is as long as the shape");
+    let (set, act) = (compute.set, Activation::new(act));
+    let costly = matches!(op, BinaryOp::Pow | BinaryOp::Mod | BinaryOp::Fmod);
+    let cost = out.len() as u64 * if costly { 64 } else { 1 };
+    compute.split(out, out.len() / walk.outer().max(1), cost, |turns, out| {
+        let (walk, [a, b]) = walk.cut(turns);
+        let operands = operands.from([a as usize, b as usize]);
+        set.dispatch(BinaryF32 { set, op, walk, operands, act, out });
+    });
 }
 
 /// `out = op(a, b)` for `op` with [`BinaryOp::is_comparison`]. Comparisons with NaN are false.
@@ -128,6 +148,17 @@ impl InPlace {
         match self {
             InPlace::A => Operands::OutAnd(other),
             InPlace::B => Operands::AndOut(other),
+        }
+    }
+}
+
+impl<T> Operands<'_, T> {
+    /// Those of the output from some element on: where each of them begins.
+    fn from(self, [first, second]: [usize; 2]) -> Self {
+        match self {
+            Operands::Both(a, b) => Operands::Both(&a[first..], &b[second..]),
+            Operands::OutAnd(b) => Operands::OutAnd(&b[second..]),
+            Operands::AndOut(a) => Operands::AndOut(&a[first..]),
         }
     }
 }
@@ -266,30 +297,44 @@ fn zip_in<T: Copy + Default>(walk: &Walk<2>, operands: Operands<'_, T>, out: &mu
 /// [`zip_in`] for rows of one block: what a value per channel meets in the block layout.
 #[inline(always)]
 fn zip_lanes<T: Copy>(walk: &Walk<2>, operands: Operands<'_, T>, out: &mut [T], f: impl Fn(T, T) -> T + Copy) {
-    let mut blocks = out.as_chunks_mut::<16>().0.iter_mut();
-    // Three loops, not one with a choice inside: the copy of the overwritten block must not exist where nothing is.
-    match operands {
-        Operands::Both(a, b) => walk.for_each_row(|[oa, ob]| {
-            if let Some(to) = blocks.next() {
-                lanes(f, block(a, oa), block(b, ob), to);
+    let mut rest = out.as_chunks_mut::<16>().0;
+    walk.for_each_run(|[a_at, b_at], count, steps| {
+        let (to, others) = core::mem::take(&mut rest).split_at_mut(count);
+        rest = others;
+        let [a_step, b_step] = steps.map(|step| step as usize);
+        // Loops apart, not one with a choice inside: the copy of an overwritten block must not exist where nothing is, and a
+        // block that serves all rows stays in registers.
+        match operands {
+            Operands::Both(a, b) => {
+                let (a, b) = (&a[a_at as usize..], &b[b_at as usize..]);
+                match (a_step, b_step) {
+                    (16, 0) => to.iter_mut().zip(a.as_chunks().0).for_each(|(to, a)| lanes(f, a, block(b, 0), to)),
+                    (0, 16) => to.iter_mut().zip(b.as_chunks().0).for_each(|(to, b)| lanes(f, block(a, 0), b, to)),
+                    _ => to.iter_mut().enumerate().for_each(|(row, to)| {
+                        lanes(f, block(a, row * a_step), block(b, row * b_step), to);
+                    }),
+                }
             }
-        }),
-        Operands::OutAnd(b) => walk.for_each_row(|[_, ob]| {
-            if let Some(to) = blocks.next() {
-                lanes(f, &to.clone(), block(b, ob), to);
+            Operands::OutAnd(b) => {
+                let b = &b[b_at as usize..];
+                match b_step {
+                    0 => to.iter_mut().for_each(|to| lanes(f, &to.clone(), block(b, 0), to)),
+                    _ => to.iter_mut().enumerate().for_each(|(row, to)| {
+                        lanes(f, &to.clone(), block(b, row * b_step), to);
+                    }),
+                }
             }
-        }),
-        Operands::AndOut(a) => walk.for_each_row(|[oa, _]| {
-            if let Some(to) = blocks.next() {
-                lanes(f, block(a, oa), &to.clone(), to);
+            Operands::AndOut(a) => {
+                let a = &a[a_at as usize..];
+                to.iter_mut().enumerate().for_each(|(row, to)| lanes(f, block(a, row * a_step), &to.clone(), to));
             }
-        }),
-    }
+        }
+    });
 }
 
 #[inline(always)]
-fn block<T>(values: &[T], at: isize) -> &[T; 16] {
-    values[at as usize..].first_chunk().expect("validated: an operand holds all its rows")
+fn block<T>(values: &[T], at: usize) -> &[T; 16] {
+    values[at..].first_chunk().expect("validated: an operand holds all its rows")
 }
 
 #[inline(always)]
@@ -404,18 +449,18 @@ mod tests {
                         }
                     };
                     let mut out = vec![7.0; expected.len()];
-                    binary_f32(set, op, &shape, &a, &b, None, &mut out);
+                    binary_f32(set.into(), op, &shape, &a, &b, None, &mut out);
                     check(&out, &|x| x);
-                    binary_f32(set, op, &shape, &a, &b, Some(UnaryOp::Relu), &mut out);
+                    binary_f32(set.into(), op, &shape, &a, &b, Some(UnaryOp::Relu), &mut out);
                     check(&out, &|x| if x < 0.0 { 0.0 } else { x });
-                    binary_f32(set, op, &shape, &a, &b, Some(UnaryOp::Tanh), &mut out);
+                    binary_f32(set.into(), op, &shape, &a, &b, Some(UnaryOp::Tanh), &mut out);
                     check(&out, &f32::tanh);
                     for (side, contiguous, from, other) in
                         [(InPlace::A, shape.a_is_contiguous(), &a, &b), (InPlace::B, shape.b_is_contiguous(), &b, &a)]
                     {
                         if contiguous {
                             let mut out = from[..expected.len()].to_vec();
-                            binary_f32_in_place(set, op, &shape, side, other, Some(UnaryOp::Neg), &mut out);
+                            binary_f32_in_place(set.into(), op, &shape, side, other, Some(UnaryOp::Neg), &mut out);
                             check(&out, &|x| -x);
                         }
                     }

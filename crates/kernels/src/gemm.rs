@@ -71,6 +71,9 @@ const PANEL: usize = 256;
 /// of additions.
 const DEPTH: usize = 256;
 
+/// Finished columns over which the activation that a tile cannot apply runs while they are in the second-level cache.
+const HOT: usize = 256;
+
 struct Product<'a> {
     set: KernelSet,
     operands: Operands<'a>,
@@ -101,7 +104,7 @@ impl Kernel for Product<'_> {
             for first in (0..k.max(1)).step_by(depth) {
                 let depth = first..(first + depth).min(k);
                 let last = depth.end == k;
-                let mut column = 0;
+                let (mut column, mut unfinished) = (0, 0);
                 while column < n {
                     let wide = if column + wide * 16 <= n { wide } else { 1 };
                     let end = (column + wide * 16).min(n);
@@ -123,9 +126,14 @@ impl Kernel for Product<'_> {
                         tile.run(s, below - row, end - column);
                     }
                     column = end;
+                    if last && (end == n || end - unfinished >= HOT) {
+                        for row in out[top * n..bottom * n].chunks_exact_mut(n) {
+                            act.finish(set, &mut row[unfinished..end]);
+                        }
+                        unfinished = end;
+                    }
                 }
             }
-            act.finish(set, &mut out[top * n..bottom * n]);
         }
     }
 }

@@ -9,7 +9,8 @@
 //! | `exp` | 2 ULP | | `sigmoid` | 4 ULP |
 //! | `exp_m1` | 4 ULP | | `erf` | 3 ULP |
 //! | `ln` | 2 ULP | | `softplus` | 4 ULP |
-//! | `tanh` | 3 ULP | | `round`, `floor`, `ceil`, `sqrt` | exact |
+//! | `tanh` | 3 ULP | | `silu` | 4 ULP |
+//! | `exp_normal` | 2 ULP | | `round`, `floor`, `ceil`, `sqrt` | exact |
 //!
 //! `pow` and `fmod` are cold and come from the crate `libm` (the Rust project's own port of musl's, no dependencies),
 //! which thereby belongs to the trusted computing base; `pow` is within 1 ULP, `fmod` exact.
@@ -34,6 +35,25 @@ pub fn exp(x: f32) -> f32 {
     // Two factors: 2^n itself need not be a normal number.
     let half = exponent >> 1;
     y * power_of_two(half) * power_of_two(exponent.wrapping_sub(half))
+}
+
+/// [`exp`] for a third fewer operations: results that are no normal numbers become 0, and those above `e^88.37` infinity.
+#[inline(always)]
+pub fn exp_normal(x: f32) -> f32 {
+    let x = if x > 89.0 { 89.0 } else { x };
+    exp_within(if x < -88.0 { -88.0 } else { x })
+}
+
+/// [`exp_normal`] for `-88 <= x <= 89`; NaN stays.
+#[inline(always)]
+fn exp_within(x: f32) -> f32 {
+    const SHIFT: f32 = 12_582_912.0;
+    let shifted = x * core::f32::consts::LOG2_E + SHIFT;
+    let n = shifted - SHIFT;
+    let r = (x - n * LN2_HI) - n * LN2_LO;
+    let y = exp_tail(r) * (r * r) + r + 1.0;
+    // The low bits of `shifted` are those of the exponent; -127 gives zero and 128 infinity.
+    y * f32::from_bits((shifted.to_bits() << 23).wrapping_add(127 << 23))
 }
 
 /// `(e^r - 1 - r) / r^2` for `|r| <= ln(2) / 2`.
@@ -107,10 +127,14 @@ pub fn tanh(x: f32) -> f32 {
 /// `1 / (1 + e^-x)`.
 #[inline(always)]
 pub fn sigmoid(x: f32) -> f32 {
-    // The exponential of a negative number: no overflow, and small results keep their relative accuracy.
-    let e = exp(-x.abs());
-    let numerator = if x < 0.0 { e } else { 1.0 };
-    numerator / (1.0 + e)
+    // Beside a large exponential the 1 vanishes, so small results keep their relative accuracy.
+    1.0 / (1.0 + exp_normal(-x))
+}
+
+/// `x / (1 + e^-x)`.
+#[inline(always)]
+pub fn silu(x: f32) -> f32 {
+    x / (1.0 + exp_normal(-x))
 }
 
 /// Gauss error function.
@@ -132,7 +156,7 @@ pub fn erf(x: f32) -> f32 {
     let q = q * t - 1.067_778_8e-1;
     let q = q * t - 6.348_468_7e-1;
     let q = q * t - 1.287_175_1e-1;
-    let far = (1.0 - exp(q * t - t)).copysign(x);
+    let far = (1.0 - exp_within(q * t - t)).copysign(x);
     if a < 0.927_734_4 { near } else { far }
 }
 
@@ -283,6 +307,8 @@ mod tests {
     fn errors_stay_within_the_stated_bounds() {
         let all = [
             ("exp", worst(exp, f64::exp, -87.3..88.7), 2.0),
+            ("exp_normal", worst(exp_normal, f64::exp, -87.3..88.3), 2.0),
+            ("silu", worst(silu, |x| x / (1.0 + (-x).exp()), -87.0..87.0), 4.0),
             ("exp, subnormal results", worst(exp, f64::exp, -110.0..-87.3), 2.0),
             ("exp_m1", worst(exp_m1, f64::exp_m1, -20.0..20.0), 4.0),
             ("ln", worst(ln, f64::ln, 1e-45..4.0), 2.0),
@@ -322,8 +348,10 @@ mod tests {
     fn special_values() {
         let inf = f32::INFINITY;
         type Named = (&'static str, fn(f32) -> f32);
-        let functions: [Named; 13] = [
+        let functions: [Named; 15] = [
             ("exp", exp),
+            ("exp_normal", exp_normal),
+            ("silu", silu),
             ("exp_m1", exp_m1),
             ("ln", ln),
             ("tanh", tanh),
@@ -341,6 +369,7 @@ mod tests {
             assert!(f(f32::NAN).is_nan(), "{name}");
         }
         assert_eq!((exp(inf), exp(-inf), exp(0.0), exp(200.0), exp(-200.0)), (inf, 0.0, 1.0, inf, 0.0));
+        assert_eq!((exp_normal(inf), exp_normal(-inf), exp_normal(0.0), exp_normal(-90.0)), (inf, 0.0, 1.0, 0.0));
         assert_eq!((ln(inf), ln(0.0), ln(-0.0), ln(1.0)), (inf, -inf, -inf, 0.0));
         assert!(ln(-1.0).is_nan() && ln(-inf).is_nan());
         assert_eq!((tanh(inf), tanh(-inf), erf(inf), erf(-inf)), (1.0, -1.0, 1.0, -1.0));

@@ -1,6 +1,7 @@
 //! Copies, lookups and interpolation: kernels that move values.
 
 use crate::geometry::{Along, StridedCopy};
+use crate::parallel::Compute;
 use crate::strided::Walk;
 
 /// An index outside the axis it addresses. Neither value nor position is kept: both may be secret.
@@ -18,13 +19,31 @@ impl core::error::Error for IndexOutOfRange {}
 /// Copies element by element between strided positions: transpose, slice, concatenation, expansion, layout change.
 /// `input` holds [`StridedCopy::input_len`] elements at least, `out` [`StridedCopy::output_len`]; elements of `out` that
 /// the geometry does not name keep their value.
-pub fn copy<T: Copy>(geometry: &StridedCopy, input: &[T], out: &mut [T]) {
+pub fn copy<T: Copy + Send + Sync>(compute: Compute, geometry: &StridedCopy, input: &[T], out: &mut [T]) {
     let g = geometry;
     let stride = |k: usize, d: usize| if k == 0 { g.from_strides[d] as isize } else { g.to_strides[d] as isize };
     let walk = Walk::<2>::new(&g.dims, stride);
+    let (from, to) = (g.from as isize, g.to as usize);
+    let [_, turn] = walk.cut(1..1).1;
+    // The turns of the outermost loop can be shared out where each writes a stretch of its own.
+    let inner = walk.cut(0..1).0;
+    let apart = inner.reach(1) < turn;
+    if walk.len() == 0 || !apart {
+        let to = to.min(out.len());
+        return rows(&walk, from, input, &mut out[to..]);
+    }
+    let end = to + turn as usize * (walk.outer() - 1) + inner.reach(1) as usize + 1;
+    compute.split(&mut out[to..end], turn as usize, walk.len() as u64, |turns, out| {
+        let (walk, [first, _]) = walk.cut(turns);
+        rows(&walk, from + first, input, out);
+    });
+}
+
+/// Copies every row of `walk`, from `first` of the input on.
+fn rows<T: Copy>(walk: &Walk<2>, first: isize, input: &[T], out: &mut [T]) {
     let (len, [from_step, to_step]) = (walk.row_len(), walk.row_strides());
     walk.for_each_row(|[from, to]| {
-        let (from, to) = (from + g.from as isize, (to + g.to as isize) as usize);
+        let (from, to) = (from + first, to as usize);
         match (from_step, to_step) {
             (1, 1) => out[to..to + len].copy_from_slice(&input[from as usize..from as usize + len]),
             (0, 1) => out[to..to + len].fill(input[from as usize]),
@@ -107,6 +126,7 @@ pub fn interpolate(along: &Along, count: u32, input: &[f32], lo: &[i64], hi: &[i
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::KernelSet;
     use alloc::vec;
     use alloc::vec::Vec;
 
@@ -128,7 +148,7 @@ mod tests {
                         expected[to as usize] = input[from as usize];
                     }
                 }
-                copy(&g, &input, &mut out);
+                copy(KernelSet::PORTABLE.into(), &g, &input, &mut out);
                 assert_eq!(out, expected, "{g:?}");
             }
         }
@@ -148,7 +168,7 @@ mod tests {
                 to: block * 96,
                 to_strides: vec![16, 1],
             };
-            copy(&g, &plain, &mut blocked);
+            copy(KernelSet::PORTABLE.into(), &g, &plain, &mut blocked);
         }
         assert_eq!(blocked[..192], crate::test_support::to_blocked(&plain, 1, 20, 6, -1.0));
         assert_eq!(crate::test_support::from_blocked(&blocked, 1, 20, 6), plain);
@@ -158,12 +178,13 @@ mod tests {
     fn nothing_and_scalars() {
         let mut out = [5u8];
         copy(
+            KernelSet::PORTABLE.into(),
             &StridedCopy { dims: vec![0, 3], from: 0, from_strides: vec![9, 9], to: 0, to_strides: vec![9, 9] },
             &[],
             &mut out,
         );
         assert_eq!(out, [5]);
-        copy(&StridedCopy { from: 1, ..StridedCopy::default() }, &[1, 2], &mut out);
+        copy(KernelSet::PORTABLE.into(), &StridedCopy { from: 1, ..StridedCopy::default() }, &[1, 2], &mut out);
         assert_eq!(out, [2]);
     }
 

@@ -3,42 +3,48 @@
 //! Sums run over sixteen `f64` lanes in a fixed order, so neither the kernel set nor the row length's remainder changes
 //! how a sum is formed, and long rows stay accurate.
 
-use crate::arch::{Kernel, KernelSet, Simd, sqrt};
+use crate::arch::{Kernel, Simd, sqrt};
 use crate::geometry::{Along, Lrn, Normalize};
 use crate::math;
+use crate::parallel::Compute;
 
 /// Lanes a sum is spread over, and columns handled together when the axis is not the innermost.
 const LANES: usize = 16;
 
 /// Softmax along the middle axis of `(outer, len, inner)`, or its logarithm. `input` and `out` hold [`Along::len`]
-/// elements. Rows whose maximum is infinite, or that hold NaN, give NaN. Bits do not depend on `set`.
-pub fn softmax(set: KernelSet, along: &Along, log: bool, input: &[f32], out: &mut [f32]) {
+/// elements. Rows whose maximum is infinite, or that hold NaN, give NaN. Bits do not depend on the kernel set.
+pub fn softmax(compute: Compute, along: &Along, log: bool, input: &[f32], out: &mut [f32]) {
     assert_eq!(input.len(), out.len(), "validated: softmax's input is as long as its output");
     let slab = along.len as usize * along.inner as usize;
     if slab == 0 {
         return;
     }
-    for (from, to) in input.chunks_exact(slab).zip(out.chunks_exact_mut(slab)) {
-        to.copy_from_slice(from);
-        set.dispatch(Softmax { inner: along.inner as usize, log, slab: to });
-    }
+    compute.split(out, slab, out.len() as u64 * 8, |slabs, out| {
+        let input = &input[slabs.start * slab..][..out.len()];
+        for (from, to) in input.chunks_exact(slab).zip(out.chunks_exact_mut(slab)) {
+            to.copy_from_slice(from);
+            compute.set.dispatch(Softmax { inner: along.inner as usize, log, slab: to });
+        }
+    });
 }
 
 /// [`softmax`], overwriting its input.
-pub fn softmax_in_place(set: KernelSet, along: &Along, log: bool, out: &mut [f32]) {
+pub fn softmax_in_place(compute: Compute, along: &Along, log: bool, out: &mut [f32]) {
     let slab = along.len as usize * along.inner as usize;
     if slab == 0 {
         return;
     }
-    for slab in out.chunks_exact_mut(slab) {
-        set.dispatch(Softmax { inner: along.inner as usize, log, slab });
-    }
+    compute.split(out, slab, out.len() as u64 * 8, |_, out| {
+        for slab in out.chunks_exact_mut(slab) {
+            compute.set.dispatch(Softmax { inner: along.inner as usize, log, slab });
+        }
+    });
 }
 
 /// Rows of mean 0 and variance 1, scaled and shifted per channel. `input` and `out` hold [`Normalize::len`] elements,
-/// `scale` and `bias` `channels`. Bits do not depend on `set`.
+/// `scale` and `bias` `channels`. Bits do not depend on the kernel set.
 pub fn normalize(
-    set: KernelSet,
+    compute: Compute,
     geometry: &Normalize,
     input: &[f32],
     scale: Option<&[f32]>,
@@ -50,15 +56,17 @@ pub fn normalize(
     if len == 0 {
         return;
     }
-    for (index, (from, to)) in input.chunks_exact(len).zip(out.chunks_exact_mut(len)).enumerate() {
-        to.copy_from_slice(from);
-        set.dispatch(Row { geometry, first: index * len, scale, bias, row: to });
-    }
+    compute.split(out, len, out.len() as u64 * 4, |rows, out| {
+        for (row, index) in out.chunks_exact_mut(len).zip(rows) {
+            row.copy_from_slice(&input[index * len..(index + 1) * len]);
+            compute.set.dispatch(Row { geometry, first: index * len, scale, bias, row });
+        }
+    });
 }
 
 /// [`normalize`], overwriting its input.
 pub fn normalize_in_place(
-    set: KernelSet,
+    compute: Compute,
     geometry: &Normalize,
     scale: Option<&[f32]>,
     bias: Option<&[f32]>,
@@ -68,9 +76,11 @@ pub fn normalize_in_place(
     if len == 0 {
         return;
     }
-    for (index, row) in out.chunks_exact_mut(len).enumerate() {
-        set.dispatch(Row { geometry, first: index * len, scale, bias, row });
-    }
+    compute.split(out, len, out.len() as u64 * 4, |rows, out| {
+        for (row, index) in out.chunks_exact_mut(len).zip(rows) {
+            compute.set.dispatch(Row { geometry, first: index * len, scale, bias, row });
+        }
+    });
 }
 
 /// `x / (bias + alpha / size * sum of squares over size channels)^beta` on a plain `(n, c, inner)`; `input` and `out` hold
@@ -188,7 +198,7 @@ fn softmax_row(row: &mut [f32], log: bool) {
         let shift = math::ln(total as f32);
         row.iter_mut().for_each(|x| *x = (*x - largest) - shift);
     } else {
-        row.iter_mut().for_each(|x| *x = math::exp(*x - largest));
+        row.iter_mut().for_each(|x| *x = math::exp_normal(*x - largest));
         let factor = (1.0 / sum(row, |x| x)) as f32;
         row.iter_mut().for_each(|x| *x *= factor);
     }
@@ -200,7 +210,7 @@ fn sum_exp(row: &[f32], shift: f32) -> f64 {
     let mut buffer = [0.0; 64];
     for piece in row.chunks(64) {
         let buffer = &mut buffer[..piece.len()];
-        buffer.iter_mut().zip(piece).for_each(|(to, &x)| *to = math::exp(x - shift));
+        buffer.iter_mut().zip(piece).for_each(|(to, &x)| *to = math::exp_normal(x - shift));
         total += sum(buffer, |x| x);
     }
     total
@@ -218,7 +228,7 @@ fn softmax_columns(slab: &mut [f32], inner: usize, first: usize, count: usize, l
     let mut total = [0f64; LANES];
     for row in slab.chunks_exact_mut(inner) {
         for ((x, total), &top) in row[first..first + count].iter_mut().zip(&mut total).zip(&largest) {
-            let e = math::exp(*x - top);
+            let e = math::exp_normal(*x - top);
             *total += f64::from(e);
             *x = if log { *x } else { e };
         }
@@ -281,6 +291,7 @@ impl Kernel for Row<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::KernelSet;
     use crate::test_support::{Rng, assert_close, sets};
     use alloc::vec;
     use alloc::vec::Vec;
@@ -310,10 +321,10 @@ mod tests {
                 for set in sets() {
                     let what = alloc::format!("{} {along:?} log {log}", set.name());
                     let mut out = vec![f32::NAN; input.len()];
-                    softmax(set, &along, log, &input, &mut out);
+                    softmax(set.into(), &along, log, &input, &mut out);
                     assert_close(&what, &out, &expected, 1e-6);
                     let mut in_place = input.clone();
-                    softmax_in_place(set, &along, log, &mut in_place);
+                    softmax_in_place(set.into(), &along, log, &mut in_place);
                     assert_eq!(in_place, out, "{what}");
                     assert_eq!(*first.get_or_insert_with(|| out.clone()), out, "{what}: sets agree");
                 }
@@ -327,13 +338,13 @@ mod tests {
         for (inner, input) in [(1, [0.0, -inf, 0.0, 0.0, -inf, -inf]), (2, [0.0, 0.0, -inf, -inf, 0.0, -inf])] {
             let along = Along { outer: 2 / inner, len: 3, inner };
             let mut out = [7.0; 6];
-            softmax(KernelSet::detect(), &along, false, &input, &mut out);
+            softmax(KernelSet::detect().into(), &along, false, &input, &mut out);
             assert!(out.iter().all(|x| x.is_finite()), "one -infinity has no probability: {out:?}");
             assert_eq!(out.iter().sum::<f32>(), 2.0);
         }
         for poison in [[-inf; 3], [inf, 0.0, 0.0], [f32::NAN, 0.0, 0.0]] {
             let mut out = poison;
-            softmax_in_place(KernelSet::detect(), &Along { outer: 1, len: 3, inner: 1 }, false, &mut out);
+            softmax_in_place(KernelSet::detect().into(), &Along { outer: 1, len: 3, inner: 1 }, false, &mut out);
             assert!(out[0].is_nan(), "{poison:?} gives {out:?}");
         }
     }
@@ -379,12 +390,12 @@ mod tests {
             for set in sets() {
                 let what = alloc::format!("{} {g:?}", set.name());
                 let mut out = vec![f32::NAN; input.len()];
-                normalize(set, &g, &input, Some(&scale), Some(&bias), &mut out);
+                normalize(set.into(), &g, &input, Some(&scale), Some(&bias), &mut out);
                 assert_close(&what, &out, &expected, 3e-5);
                 let mut in_place = input.clone();
-                normalize_in_place(set, &g, Some(&scale), Some(&bias), &mut in_place);
+                normalize_in_place(set.into(), &g, Some(&scale), Some(&bias), &mut in_place);
                 assert_eq!(in_place, out, "{what}");
-                normalize(set, &g, &input, None, None, &mut out);
+                normalize(set.into(), &g, &input, None, None, &mut out);
                 assert_close(&what, &out, &bare, 3e-5);
             }
         }

@@ -1,16 +1,27 @@
 //! Max and average pooling.
 
-use crate::arch::{Kernel, KernelSet, Simd};
+use crate::arch::{Kernel, Simd};
 use crate::geometry::{Axis, Pool, PoolKind};
 use crate::math;
+use crate::parallel::Compute;
 
-/// `input` holds [`Pool::input_len`] elements, `out` [`Pool::output_len`]. Bits do not depend on `set`.
+/// `input` holds [`Pool::input_len`] elements, `out` [`Pool::output_len`]. Bits do not depend on the kernel set.
 ///
 /// Padding never wins a maximum and adds nothing to an average. [`PoolKind::AverageCountPad`] divides by the taps inside
 /// the input and its declared padding: those that `ceil_mode` puts past `pad_end` do not count. A window without any
 /// tap that counts gives negative infinity (max) or 0 (average). NaN propagates.
-pub fn pool(set: KernelSet, geometry: &Pool, input: &[f32], out: &mut [f32]) {
-    set.dispatch(Pooling { geometry, input, out });
+pub fn pool(compute: Compute, geometry: &Pool, input: &[f32], out: &mut [f32]) {
+    let g = geometry;
+    assert!(g.is_valid(), "validated: a pooling this kernel can run");
+    assert_eq!(Some(input.len() as u64), g.input_len(), "validated: pool's input length");
+    assert_eq!(Some(out.len() as u64), g.output_len(), "validated: pool's output length");
+    let planes = (g.planes as usize).max(1);
+    let (from, to) = (input.len() / planes, out.len() / planes);
+    let taps: u64 = g.axes.iter().map(|axis| u64::from(axis.kernel.min(axis.input))).product();
+    compute.split(out, to, (out.len() as u64).saturating_mul(taps), |planes, out| {
+        let input = &input[planes.start * from..planes.end * from];
+        compute.set.dispatch(Pooling { geometry, input, out });
+    });
 }
 
 /// The taps of one window along one axis that lie inside the input, and how many count for an average with padding.
@@ -49,6 +60,7 @@ impl Taps {
     }
 }
 
+/// The planes that `input` and `out` hold.
 struct Pooling<'a> {
     geometry: &'a Pool,
     input: &'a [f32],
@@ -61,8 +73,6 @@ impl Kernel for Pooling<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, _: S) {
         let g = self.geometry;
-        assert!(g.is_valid(), "validated: a pooling this kernel can run");
-        assert_eq!(Some(self.out.len() as u64), g.output_len(), "validated: pool's output length");
         match (g.lanes, g.kind) {
             (1, PoolKind::Max) => planes::<1>(g, self.input, self.out, f32::NEG_INFINITY, math::max, |x, _, _| x),
             (1, PoolKind::Average) => planes::<1>(g, self.input, self.out, 0.0, |a, b| a + b, |x, n, _| mean(x, n)),
@@ -99,8 +109,7 @@ fn planes<const L: usize>(
     let (cells, _) = input.as_chunks::<L>();
     let (results, _) = out.as_chunks_mut::<L>();
     let mut results = results.iter_mut();
-    for plane in 0..g.planes as usize {
-        let cells = &cells[plane * extent..(plane + 1) * extent];
+    for cells in cells.chunks_exact(extent.max(1)) {
         for z in 0..az.output as usize {
             let tz = Taps::new(az, z);
             for y in 0..ay.output as usize {
@@ -135,6 +144,7 @@ fn planes<const L: usize>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::KernelSet;
     use crate::test_support::{Rng, assert_close, len, sets};
     use alloc::vec;
     use alloc::vec::Vec;
@@ -202,7 +212,7 @@ mod tests {
             let expected = reference(&g, &input);
             for set in sets() {
                 let mut out = vec![f32::NAN; expected.len()];
-                pool(set, &g, &input, &mut out);
+                pool(set.into(), &g, &input, &mut out);
                 assert_close(&alloc::format!("{} {g:?}", set.name()), &out, &expected, 1e-6);
             }
         }
@@ -214,11 +224,11 @@ mod tests {
         let x = Axis { input: 4, output: 3, kernel: 2, stride: 2, dilation: 1, pad_begin: 0, pad_end: 1 };
         let g = Pool { kind: PoolKind::AverageCountPad, planes: 1, lanes: 1, axes: [Axis::UNIT, Axis::UNIT, x] };
         let mut out = [0.0; 3];
-        pool(KernelSet::PORTABLE, &g, &[1.0, 2.0, 3.0, 4.0], &mut out);
+        pool(KernelSet::PORTABLE.into(), &g, &[1.0, 2.0, 3.0, 4.0], &mut out);
         assert_eq!(out, [1.5, 3.5, 0.0]);
         let x = Axis { pad_end: 0, input: 5, ..x };
         let g = Pool { axes: [Axis::UNIT, Axis::UNIT, x], ..g };
-        pool(KernelSet::PORTABLE, &g, &[1.0, 2.0, 3.0, 4.0, 5.0], &mut out);
+        pool(KernelSet::PORTABLE.into(), &g, &[1.0, 2.0, 3.0, 4.0, 5.0], &mut out);
         assert_eq!(out, [1.5, 3.5, 5.0]);
     }
 
@@ -227,7 +237,7 @@ mod tests {
         let x = Axis { input: 4, output: 4, kernel: 2, stride: 1, dilation: 1, pad_begin: 1, pad_end: 0 };
         let g = Pool { kind: PoolKind::Max, planes: 1, lanes: 1, axes: [Axis::UNIT, Axis::UNIT, x] };
         let mut out = [0.0; 4];
-        pool(KernelSet::PORTABLE, &g, &[f32::NEG_INFINITY, f32::NEG_INFINITY, f32::NAN, -3.0], &mut out);
+        pool(KernelSet::PORTABLE.into(), &g, &[f32::NEG_INFINITY, f32::NEG_INFINITY, f32::NAN, -3.0], &mut out);
         assert_eq!(out[..2], [f32::NEG_INFINITY; 2]);
         assert!(out[2].is_nan() && out[3].is_nan());
     }

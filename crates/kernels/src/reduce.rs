@@ -3,35 +3,66 @@
 //! `kept` addresses the results, contiguous in the output, and `reduced` the elements folded into each; strides of both
 //! are steps of the input, which holds `kept.reduction_len(reduced)` elements at least.
 
+use crate::arch::{Kernel, Simd};
 use crate::geometry::{Along, ReduceOp, Strided1};
 use crate::math;
 use crate::normalize::{extremum, sum};
+use crate::parallel::Compute;
 use crate::strided::Walk;
 
 /// Neighbouring results folded together when the innermost axis is kept.
 const LANES: usize = 16;
 
 /// Sums and means accumulate in `f64`. Nothing to fold gives 0 (sum), NaN (mean), or the infinity that loses.
-pub fn reduce_f32(op: ReduceOp, kept: &Strided1, reduced: &Strided1, input: &[f32], out: &mut [f32]) {
-    match op {
-        ReduceOp::Sum => results(Sum { divisor: 1.0 }, kept, reduced, input, out),
-        ReduceOp::Mean => results(Sum { divisor: count(reduced) as f64 }, kept, reduced, input, out),
-        ReduceOp::Max => results(Extremum(f32::NEG_INFINITY, math::max), kept, reduced, input, out),
-        ReduceOp::Min => results(Extremum(f32::INFINITY, math::min), kept, reduced, input, out),
+/// Bits do not depend on the kernel set.
+pub fn reduce_f32(compute: Compute, op: ReduceOp, kept: &Strided1, reduced: &Strided1, input: &[f32], out: &mut [f32]) {
+    let [kept, reduced] = [kept, reduced].map(|shape| Walk::from_lists(&shape.dims, [&shape.a]));
+    assert_eq!(out.len(), kept.len(), "validated: a reduction's output is as long as what it keeps");
+    let cost = (out.len() as u64).saturating_mul(reduced.len() as u64);
+    compute.split(out, out.len() / kept.outer().max(1), cost, |turns, out| {
+        let (kept, [base]) = kept.cut(turns);
+        compute.set.dispatch(Reduction { op, kept, reduced, base, input, out });
+    });
+}
+
+/// Results that lie in `out`; the first is folded from `base` of the input on.
+struct Reduction<'a> {
+    op: ReduceOp,
+    kept: Walk<1>,
+    reduced: Walk<1>,
+    base: isize,
+    input: &'a [f32],
+    out: &'a mut [f32],
+}
+
+impl Kernel for Reduction<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        let Reduction { op, kept, reduced, base, input, out } = self;
+        let count = reduced.len() as f64;
+        match op {
+            ReduceOp::Sum => results(Sum { divisor: 1.0 }, &kept, &reduced, base, input, out),
+            ReduceOp::Mean => results(Sum { divisor: count }, &kept, &reduced, base, input, out),
+            ReduceOp::Max => results(Extremum(f32::NEG_INFINITY, math::max), &kept, &reduced, base, input, out),
+            ReduceOp::Min => results(Extremum(f32::INFINITY, math::min), &kept, &reduced, base, input, out),
+        }
     }
 }
 
 /// Sums wrap; means truncate. Nothing to fold gives 0 (sum, mean), or the extreme that loses.
 pub fn reduce_i64(op: ReduceOp, kept: &Strided1, reduced: &Strided1, input: &[i64], out: &mut [i64]) {
+    let [kept, reduced] = [kept, reduced].map(|shape| Walk::from_lists(&shape.dims, [&shape.a]));
     match op {
-        ReduceOp::Sum => results(Whole(0, i64::wrapping_add), kept, reduced, input, out),
+        ReduceOp::Sum => results(Whole(0, i64::wrapping_add), &kept, &reduced, 0, input, out),
         ReduceOp::Mean => {
-            results(Whole(0, i64::wrapping_add), kept, reduced, input, out);
-            let count = i64::try_from(count(reduced)).unwrap_or(i64::MAX);
+            results(Whole(0, i64::wrapping_add), &kept, &reduced, 0, input, out);
+            let count = i64::try_from(reduced.len()).unwrap_or(i64::MAX);
             out.iter_mut().for_each(|x| *x = x.checked_div(count).unwrap_or(0));
         }
-        ReduceOp::Max => results(Whole(i64::MIN, Ord::max), kept, reduced, input, out),
-        ReduceOp::Min => results(Whole(i64::MAX, Ord::min), kept, reduced, input, out),
+        ReduceOp::Max => results(Whole(i64::MIN, Ord::max), &kept, &reduced, 0, input, out),
+        ReduceOp::Min => results(Whole(i64::MAX, Ord::min), &kept, &reduced, 0, input, out),
     }
 }
 
@@ -62,11 +93,6 @@ pub fn argmax(along: &Along, smallest: bool, last: bool, input: &[f32], out: &mu
     }
 }
 
-/// Elements folded into each result.
-fn count(reduced: &Strided1) -> usize {
-    reduced.dims.iter().map(|&dim| dim as usize).product()
-}
-
 /// A reduction. The order in which a row is folded depends on its length only.
 trait Fold<T> {
     /// What accumulates.
@@ -88,15 +114,19 @@ struct Sum {
 
 impl Fold<f32> for Sum {
     type Sum = f64;
+    #[inline(always)]
     fn start(&self) -> f64 {
         0.0
     }
+    #[inline(always)]
     fn add(&self, sum: f64, x: f32) -> f64 {
         sum + f64::from(x)
     }
+    #[inline(always)]
     fn add_row(&self, total: f64, row: &[f32]) -> f64 {
         total + sum(row, |x| x)
     }
+    #[inline(always)]
     fn end(&self, sum: f64) -> f32 {
         (sum / self.divisor) as f32
     }
@@ -107,15 +137,19 @@ struct Extremum<F>(f32, F);
 
 impl<F: Fn(f32, f32) -> f32 + Copy> Fold<f32> for Extremum<F> {
     type Sum = f32;
+    #[inline(always)]
     fn start(&self) -> f32 {
         self.0
     }
+    #[inline(always)]
     fn add(&self, best: f32, x: f32) -> f32 {
         self.1(best, x)
     }
+    #[inline(always)]
     fn add_row(&self, best: f32, row: &[f32]) -> f32 {
         self.1(best, extremum(row, self.0, self.1))
     }
+    #[inline(always)]
     fn end(&self, best: f32) -> f32 {
         best
     }
@@ -126,36 +160,40 @@ struct Whole<F>(i64, F);
 
 impl<F: Fn(i64, i64) -> i64> Fold<i64> for Whole<F> {
     type Sum = i64;
+    #[inline(always)]
     fn start(&self) -> i64 {
         self.0
     }
+    #[inline(always)]
     fn add(&self, sum: i64, x: i64) -> i64 {
         self.1(sum, x)
     }
+    #[inline(always)]
     fn add_row(&self, sum: i64, row: &[i64]) -> i64 {
         row.iter().fold(sum, |sum, &x| self.1(sum, x))
     }
+    #[inline(always)]
     fn end(&self, sum: i64) -> i64 {
         sum
     }
 }
 
-fn results<T: Copy, F: Fold<T>>(fold: F, kept: &Strided1, reduced: &Strided1, input: &[T], out: &mut [T]) {
-    let kept = Walk::from_lists(&kept.dims, [&kept.a]);
-    let folded = Walk::from_lists(&reduced.dims, [&reduced.a]);
+#[inline(always)]
+fn results<T: Copy, F: Fold<T>>(fold: F, kept: &Walk<1>, folded: &Walk<1>, first: isize, input: &[T], out: &mut [T]) {
     assert_eq!(out.len(), kept.len(), "validated: a reduction's output is as long as what it keeps");
     let ([step], len) = (kept.row_strides(), kept.row_len());
     let mut done = 0;
     kept.for_each_row(|[base]| {
+        let base = first + base;
         let results = &mut out[done..done + len];
         done += len;
         if step == 1 && len > 1 {
             for (index, results) in results.chunks_mut(LANES).enumerate() {
-                side_by_side(&fold, &folded, base + (index * LANES) as isize, input, results);
+                side_by_side(&fold, folded, base + (index * LANES) as isize, input, results);
             }
         } else {
             for (index, result) in results.iter_mut().enumerate() {
-                *result = one(&fold, &folded, base + index as isize * step, input);
+                *result = one(&fold, folded, base + index as isize * step, input);
             }
         }
     });
@@ -171,7 +209,7 @@ fn side_by_side<T: Copy, F: Fold<T>>(fold: &F, folded: &Walk<1>, base: isize, in
         for _ in 0..len {
             // Sixteen at once where the input goes on that far: lanes nobody asked for are dropped below.
             match input[at..].first_chunk::<LANES>() {
-                Some(chunk) => sums = core::array::from_fn(|l| fold.add(sums[l], chunk[l])),
+                Some(chunk) => sums.iter_mut().zip(chunk).for_each(|(sum, &x)| *sum = fold.add(*sum, x)),
                 None => sums.iter_mut().zip(&input[at..]).for_each(|(sum, &x)| *sum = fold.add(*sum, x)),
             }
             at = at.wrapping_add_signed(step);
@@ -202,6 +240,7 @@ fn one<T: Copy, F: Fold<T>>(fold: &F, folded: &Walk<1>, base: isize, input: &[T]
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::KernelSet;
     use crate::test_support::{Rng, assert_close};
     use alloc::vec;
     use alloc::vec::Vec;
@@ -249,7 +288,7 @@ mod tests {
                     .map(|at| fold(&mut inner.iter().map(|i| f64::from(input[at + i]))) / divisor)
                     .collect();
                 let mut out = vec![f32::NAN; outer.len()];
-                reduce_f32(op, &kept, &reduced, &input, &mut out);
+                reduce_f32(KernelSet::detect().into(), op, &kept, &reduced, &input, &mut out);
                 assert_close(&alloc::format!("{op:?} {kept:?}"), &out, &floats, 1e-6);
                 let integers: Vec<i64> = outer
                     .iter()
@@ -267,7 +306,7 @@ mod tests {
         let (kept, reduced) = (Strided1 { dims: vec![2], a: vec![1] }, Strided1 { dims: vec![0], a: vec![1] });
         let all = |op| {
             let (mut f, mut i) = ([7f32; 2], [7i64; 2]);
-            reduce_f32(op, &kept, &reduced, &[], &mut f);
+            reduce_f32(KernelSet::detect().into(), op, &kept, &reduced, &[], &mut f);
             reduce_i64(op, &kept, &reduced, &[], &mut i);
             (f[1], i[1])
         };
@@ -284,7 +323,7 @@ mod tests {
         let (kept, reduced) = (Strided1::default(), Strided1 { dims: vec![40], a: vec![1] });
         for op in [ReduceOp::Max, ReduceOp::Min, ReduceOp::Sum] {
             let mut out = [0.0];
-            reduce_f32(op, &kept, &reduced, &input, &mut out);
+            reduce_f32(KernelSet::detect().into(), op, &kept, &reduced, &input, &mut out);
             assert!(out[0].is_nan(), "{op:?}");
         }
     }
@@ -294,7 +333,7 @@ mod tests {
         let input = vec![0.1f32; 1 << 20];
         let (kept, reduced) = (Strided1::default(), Strided1 { dims: vec![1 << 20], a: vec![1] });
         let mut out = [0.0];
-        reduce_f32(ReduceOp::Sum, &kept, &reduced, &input, &mut out);
+        reduce_f32(KernelSet::detect().into(), ReduceOp::Sum, &kept, &reduced, &input, &mut out);
         assert_close("sum", &out, &[f64::from(0.1f32) * (1 << 20) as f64], 1e-7);
     }
 

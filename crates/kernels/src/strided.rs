@@ -2,6 +2,7 @@
 #![allow(clippy::needless_range_loop, reason = "K operands are stepped side by side")]
 
 use crate::geometry::MAX_DIMS;
+use core::ops::Range;
 
 /// A loop nest over `K` operands, with neighbouring loops merged where every operand allows it.
 #[derive(Clone, Copy)]
@@ -59,9 +60,39 @@ impl<const K: usize> Walk<K> {
         self.dims[..self.rank].iter().product()
     }
 
+    /// Extent of the outermost loop.
+    pub(crate) fn outer(&self) -> usize {
+        self.dims[0]
+    }
+
+    /// The turns `range` of the outermost loop, and where they begin in each operand.
+    pub(crate) fn cut(&self, range: Range<usize>) -> (Self, [isize; K]) {
+        let mut part = *self;
+        part.dims[0] = range.len();
+        (part, core::array::from_fn(|k| self.strides[k][0] * range.start as isize))
+    }
+
+    /// Offset of the last element of operand `k`, whose strides are not negative, from the first.
+    pub(crate) fn reach(&self, k: usize) -> isize {
+        (0..self.rank).map(|d| (self.dims[d].max(1) - 1) as isize * self.strides[k][d]).sum()
+    }
+
     /// Calls `row` with the first offset of each operand, for every row in order.
     #[inline(always)]
     pub(crate) fn for_each_row(&self, mut row: impl FnMut([isize; K])) {
+        self.for_each_run(|mut at, count, steps| {
+            for _ in 0..count {
+                row(at);
+                for k in 0..K {
+                    at[k] += steps[k];
+                }
+            }
+        });
+    }
+
+    /// Calls `run` with the first offset of each operand, how many rows follow each other evenly spaced, and that space.
+    #[inline(always)]
+    pub(crate) fn for_each_run(&self, mut run: impl FnMut([isize; K], usize, [isize; K])) {
         if self.dims[..self.rank].contains(&0) {
             return;
         }
@@ -74,13 +105,7 @@ impl<const K: usize> Walk<K> {
         let mut index = [0usize; MAX_DIMS];
         let mut offsets = [0isize; K];
         loop {
-            let mut at = offsets;
-            for _ in 0..count {
-                row(at);
-                for k in 0..K {
-                    at[k] += steps[k];
-                }
-            }
+            run(offsets, count, steps);
             // Odometer over the other loops: the innermost turns fastest.
             let mut d = around;
             loop {
@@ -107,6 +132,7 @@ impl<const K: usize> Walk<K> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use alloc::vec;
     use alloc::vec::Vec;
 
     fn offsets(dims: &[u32], a: &[u32]) -> (usize, Vec<isize>) {
@@ -137,6 +163,21 @@ mod tests {
                 all.iter().flat_map(|&at| (0..dim).map(move |i| at + (i * step) as isize)).collect()
             });
             assert_eq!(offsets(&dims, &strides).1, expected, "{dims:?} {strides:?}");
+        }
+    }
+
+    #[test]
+    fn parts_of_the_outermost_loop_make_up_the_whole() {
+        for (dims, strides) in [(vec![5, 3, 4], vec![100, 10, 1]), (vec![7], vec![3]), (vec![6, 2], vec![2, 1])] {
+            let walk = Walk::from_lists(&dims, [&strides]);
+            let ([step], len) = (walk.row_strides(), walk.row_len());
+            let mut found = Vec::new();
+            for range in [0..2, 2..walk.outer()] {
+                let (part, [base]) = walk.cut(range);
+                part.for_each_row(|[at]| found.extend((0..part.row_len() as isize).map(|i| base + at + i * step)));
+            }
+            assert!(walk.rank == 1 || len == walk.row_len());
+            assert_eq!(found, offsets(&dims, &strides).1);
         }
     }
 

@@ -3,16 +3,29 @@
 use crate::arch::{Kernel, KernelSet, Simd, sqrt};
 use crate::geometry::UnaryOp;
 use crate::math;
+use crate::parallel::Compute;
 
-/// Applies `op` to every element of `values`. Bits do not depend on `set`.
-pub fn unary_in_place(set: KernelSet, op: UnaryOp, values: &mut [f32]) {
-    set.dispatch(Unary { op, input: None, out: values });
+/// Applies `op` to every element of `values`. Bits do not depend on the kernel set.
+pub fn unary_in_place(compute: Compute, op: UnaryOp, values: &mut [f32]) {
+    let cost = cost(op, values.len());
+    compute.split(values, PIECE, cost, |_, out| compute.set.dispatch(Unary { op, input: None, out }));
 }
 
-/// `out[i] = op(input[i])`; both have the same length. Bits do not depend on `set`.
-pub fn unary(set: KernelSet, op: UnaryOp, input: &[f32], out: &mut [f32]) {
+/// `out[i] = op(input[i])`; both have the same length. Bits do not depend on the kernel set.
+pub fn unary(compute: Compute, op: UnaryOp, input: &[f32], out: &mut [f32]) {
     assert_eq!(input.len(), out.len(), "validated: unary input is as long as its output");
-    set.dispatch(Unary { op, input: Some(input), out });
+    let cost = cost(op, out.len());
+    compute.split(out, PIECE, cost, |pieces, out| {
+        let input = &input[pieces.start * PIECE..][..out.len()];
+        compute.set.dispatch(Unary { op, input: Some(input), out });
+    });
+}
+
+/// In the measure of [`Compute::split`], an element moved.
+fn cost(op: UnaryOp, len: usize) -> u64 {
+    use UnaryOp::*;
+    let cheap = matches!(op, Relu | LeakyRelu { .. } | Clip { .. } | Neg | Abs | Affine { .. } | Floor | Ceil | Round);
+    len as u64 * if cheap { 1 } else { 8 }
 }
 
 /// The part of an activation that fits between accumulator and store: a clamp. Others run over finished rows.
@@ -59,7 +72,7 @@ impl Activation {
     #[inline(always)]
     pub(crate) fn finish(&self, set: KernelSet, values: &mut [f32]) {
         if let Some(op) = self.rest {
-            unary_in_place(set, op, values);
+            set.dispatch(Unary { op, input: None, out: values });
         }
     }
 }
@@ -83,7 +96,7 @@ impl Kernel for Unary<'_> {
             LeakyRelu { alpha } => map(v, |x| if x < 0.0 { alpha * x } else { x }),
             Clip { lo, hi } => map(v, |x| math::clamp(x, lo, hi)),
             Sigmoid => map(v, math::sigmoid),
-            Silu => map(v, |x| x * math::sigmoid(x)),
+            Silu => map(v, math::silu),
             Tanh => map(v, math::tanh),
             HardSigmoid { alpha, beta } => map(v, |x| math::clamp(alpha * x + beta, 0.0, 1.0)),
             HardSwish => map(v, |x| x * math::clamp(x * (1.0 / 6.0) + 0.5, 0.0, 1.0)),
@@ -215,7 +228,7 @@ mod tests {
             let expected: Vec<f64> = input.iter().map(|&x| reference(op, f64::from(x))).collect();
             for set in sets() {
                 let mut out = alloc::vec![0.0; input.len()];
-                unary(set, op, &input, &mut out);
+                unary(set.into(), op, &input, &mut out);
                 crate::test_support::assert_close(&alloc::format!("{op:?} {}", set.name()), &out, &expected, 2e-6);
             }
         }
@@ -227,9 +240,9 @@ mod tests {
         let mut input: Vec<f32> = (0..500).map(|_| f32::from_bits(rng.next() as u32)).collect();
         input.extend([0.0, -0.0, f32::INFINITY, f32::NEG_INFINITY, f32::NAN, 1e-40, -1e-40]);
         for op in OPS {
-            let bits = |set, input: &[f32]| -> Vec<u32> {
+            let bits = |set: KernelSet, input: &[f32]| -> Vec<u32> {
                 let mut out = input.to_vec();
-                unary_in_place(set, op, &mut out);
+                unary_in_place(set.into(), op, &mut out);
                 // The sign and payload of NaN are not part of any promise.
                 out.iter().map(|x| if x.is_nan() { u32::MAX } else { x.to_bits() }).collect()
             };
@@ -245,7 +258,7 @@ mod tests {
     fn nan_survives_every_op() {
         for op in OPS {
             let mut x = [f32::NAN; 19];
-            unary_in_place(KernelSet::detect(), op, &mut x);
+            unary_in_place(KernelSet::detect().into(), op, &mut x);
             assert!(x.iter().all(|x| x.is_nan()), "{op:?}");
         }
     }

@@ -6,7 +6,9 @@ use crate::broadcast::per_channel;
 use crate::context::BLOCK;
 use crate::draft::{self, Draft};
 use crate::weights::{Form, WeightSource};
-use cordon_engine::program::{BinaryOp, ConvNd, DType, Instruction, Layout, Operand, Region, Strided2, Tile, UnaryOp};
+use cordon_engine::program::{
+    Axis, BinaryOp, Conv2d, ConvNd, DType, Instruction, Layout, Operand, Region, Strided2, Tile, UnaryOp,
+};
 
 /// A product whose constants change; the new weights are made by [`Folded::build`].
 pub(super) struct Folded {
@@ -175,6 +177,87 @@ fn new_bias(draft: &mut Draft, old: &Option<Tile>, scale: &[f32], shift: Vec<f32
     }
     values.resize(len, 0.0);
     draft.weight(WeightSource::new(Form::F32(values)))
+}
+
+/// `x * s + t` per channel of a blocked value, which becomes a depthwise convolution of one tap.
+pub(super) struct PerChannel {
+    input: Region,
+    out: Region,
+    geometry: Conv2d,
+    scale: Vec<f32>,
+    shift: Vec<f32>,
+}
+
+/// A constant factor and a constant term per channel that nothing before them can take in: batch normalisation after a
+/// concatenation. One pass, into which an activation goes as well.
+pub(super) fn factor_and_term(fuser: &Fuser<'_>, instruction: &Instruction) -> Option<PerChannel> {
+    let (product, scaled, shift) = channel_constant(fuser, instruction, BinaryOp::Add)?;
+    let (_, maker) = fuser.sole_maker(&product)?;
+    let (input, same, scale) = channel_constant(fuser, maker, BinaryOp::Mul)?;
+    let extent = |extent: u32| Axis {
+        input: extent,
+        output: extent,
+        kernel: 1,
+        stride: 1,
+        dilation: 1,
+        pad_begin: 0,
+        pad_end: 0,
+    };
+    let [n, blocks, cells, _] = scaled;
+    let channels = blocks * BLOCK as u32;
+    let geometry = Conv2d {
+        n,
+        groups: channels,
+        ic: channels,
+        oc: channels,
+        y: extent(1),
+        x: extent(cells),
+        input: Layout::Blocked,
+    };
+    (scaled == same).then_some(PerChannel { input, out: instruction.out(), geometry, scale, shift })
+}
+
+/// The value, its extents as `(n, blocks, cells, 16)`, and the constants of `op` with one of them per channel.
+fn channel_constant(
+    fuser: &Fuser<'_>,
+    instruction: &Instruction,
+    wanted: BinaryOp,
+) -> Option<(Region, [u32; 4], Vec<f32>)> {
+    let Instruction::Binary { op, shape, a, b, activation: None, .. } = instruction else { return None };
+    let (value, constant, shape) = match (a, b) {
+        (Operand::Arena(value), Operand::Weight(tile)) => (value, tile, shape.clone()),
+        (Operand::Weight(tile), Operand::Arena(value)) => (value, tile, swap(shape)),
+        _ => return None,
+    };
+    let lanes = BLOCK as u32;
+    let (extents, steps) = match (&shape.dims[..], &shape.b[..]) {
+        (&[blocks, cells, last], steps) => ([1, blocks, cells, last], [0, steps[0], steps[1], steps[2]]),
+        (&[n, blocks, cells, last], steps) => ([n, blocks, cells, last], [steps[0], steps[1], steps[2], steps[3]]),
+        _ => return None,
+    };
+    let fits = *op == wanted
+        && value.dtype == DType::F32
+        && shape.a == crate::arena::contiguous(&shape.dims)
+        && extents[3] == lanes
+        && steps == [0, lanes, 0, 1]
+        && constant.len == extents[1] * lanes;
+    let values = if fits { fuser.draft.weights[constant.tensor as usize].f32_values()? } else { return None };
+    Some((*value, extents, values))
+}
+
+impl PerChannel {
+    pub(super) fn build(self, draft: &mut Draft) -> Instruction {
+        let [weight, bias] = [self.scale, self.shift].map(|values| draft.weight(WeightSource::new(Form::F32(values))));
+        Instruction::Conv2d {
+            geometry: self.geometry,
+            input: Operand::Arena(self.input),
+            weight,
+            bias: Some(bias),
+            residual: None,
+            activation: None,
+            out: self.out,
+        }
+    }
 }
 
 /// `x + c`, `x * c`, `c - x`, `x / c`, `x^2`, `x^0.5` with one constant `c` for all elements.

@@ -25,6 +25,7 @@ pub(crate) fn run(draft: &mut Draft) {
 enum Better {
     Plain(Instruction),
     Folded(constants::Folded),
+    Affine(constants::PerChannel),
 }
 
 impl Better {
@@ -32,6 +33,7 @@ impl Better {
         match self {
             Self::Plain(instruction) => instruction,
             Self::Folded(folded) => folded.build(fuser.draft),
+            Self::Affine(affine) => affine.build(fuser.draft),
         }
     }
 }
@@ -40,6 +42,7 @@ impl Better {
 fn improve(fuser: &Fuser<'_>, instruction: &Instruction) -> Option<Better> {
     constants::fold_affine(fuser, instruction)
         .map(Better::Folded)
+        .or_else(|| constants::factor_and_term(fuser, instruction).map(Better::Affine))
         .or_else(|| constants::scalar_operand(fuser, instruction).map(Better::Plain))
         .or_else(|| patterns::recognise(fuser, instruction).map(Better::Plain))
         .or_else(|| absorb_activation(fuser, instruction).map(Better::Plain))
@@ -210,6 +213,34 @@ mod tests {
             ((x - mean[c]) / (variance[c] + 1e-5).sqrt() * scale[c] + bias[c]).max(0.0)
         });
         assert_close(&node.run()[0], &want);
+    }
+
+    #[test]
+    fn batch_norm_and_relu_of_a_blocked_value_are_one_pass() {
+        // The sum is read twice, so that nothing can go into the convolutions before it.
+        let parameters = [noise(&[20], 3), noise(&[20], 4), noise(&[20], 5), positive(&[20], 6)];
+        let [scale, bias, mean, variance] = [0, 1, 2, 3].map(|i| parameters[i].to_f32().expect("f32"));
+        for batch in [1, 2] {
+            let first = || {
+                let conv = OneNode::new("Conv", 14).input(noise(&[batch, 3, 5, 5], 1));
+                conv.constant(noise(&[20, 3, 3, 3], 2)).then("Sigmoid")
+            };
+            let node = parameters.iter().cloned().fold(first().then("BatchNormalization"), OneNode::constant);
+            let node = node.then("Relu");
+            let fused = instructions(&node);
+            let pass = |it: &Instruction| match it {
+                Instruction::Conv2d { geometry, activation, .. } => {
+                    geometry.is_depthwise() && *activation == Some(UnaryOp::Relu)
+                }
+                _ => false,
+            };
+            assert!(matches!(&fused[..], [Instruction::Conv2d { .. }, second] if pass(second)), "{fused:?}");
+            let want = map(&first().run()[0], |index, x| {
+                let c = index / 9 % 20;
+                ((x - mean[c]) / (variance[c] + 1e-5).sqrt() * scale[c] + bias[c]).max(0.0)
+            });
+            assert_close(&node.run()[0], &want);
+        }
     }
 
     #[test]
