@@ -206,10 +206,22 @@ fn side_by_side<T: Copy, F: Fold<T>>(fold: &F, folded: &Walk<1>, base: isize, in
     let mut sums = [fold.start(); LANES];
     folded.for_each_row(|[at]| {
         let mut at = (base + at) as usize;
+        let mut len = len;
+        if step == LANES as isize {
+            // Whole blocks one after the other: the sums stay in registers.
+            let (blocks, _) = input[at..].as_chunks::<LANES>();
+            let mut local = sums;
+            for chunk in blocks.iter().take(len) {
+                local = added(fold, local, chunk);
+            }
+            sums = local;
+            let done = len.min(blocks.len());
+            (at, len) = (at + done * LANES, len - done);
+        }
         for _ in 0..len {
             // Sixteen at once where the input goes on that far: lanes nobody asked for are dropped below.
             match input[at..].first_chunk::<LANES>() {
-                Some(chunk) => sums.iter_mut().zip(chunk).for_each(|(sum, &x)| *sum = fold.add(*sum, x)),
+                Some(chunk) => sums = added(fold, sums, chunk),
                 None => sums.iter_mut().zip(&input[at..]).for_each(|(sum, &x)| *sum = fold.add(*sum, x)),
             }
             at = at.wrapping_add_signed(step);
@@ -218,6 +230,15 @@ fn side_by_side<T: Copy, F: Fold<T>>(fold: &F, folded: &Walk<1>, base: isize, in
     for (result, &sum) in results.iter_mut().zip(&sums) {
         *result = fold.end(sum);
     }
+}
+
+/// Loops over constant lengths, not `array::from_fn`, which may stay a call.
+#[inline(always)]
+fn added<T: Copy, F: Fold<T>>(fold: &F, mut sums: [F::Sum; LANES], chunk: &[T; LANES]) -> [F::Sum; LANES] {
+    for l in 0..LANES {
+        sums[l] = fold.add(sums[l], chunk[l]);
+    }
+    sums
 }
 
 #[inline(always)]

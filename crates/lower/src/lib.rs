@@ -11,6 +11,7 @@
 
 mod arena;
 mod broadcast;
+mod concat;
 pub mod context;
 mod draft;
 mod emit;

@@ -6,7 +6,7 @@ use crate::emit::Lowered;
 use crate::error::LowerError;
 use crate::ops;
 use crate::tile::{self, Tiling};
-use crate::{emit, fuse};
+use crate::{concat, emit, fuse};
 use cordon_engine::program::{DType, Layout, Port, Via};
 use cordon_graph::{ElemType, Graph, Node, NodeId, NodeView, Segment, TensorType, ValueId, segment};
 use std::collections::{BTreeSet, HashMap};
@@ -56,7 +56,10 @@ impl Untiled {
     pub fn tile(&self, tiling: &Tiling) -> Result<Lowered, LowerError> {
         let mut draft = self.draft.clone();
         tile::apply(&mut draft, tiling);
-        emit::finish(draft, self.batch)
+        let joined = concat::in_place(&draft).map(|draft| emit::finish(draft, self.batch)).transpose()?;
+        let copied = emit::finish(draft, self.batch)?;
+        // A joined value takes all its room as soon as its first part exists.
+        Ok(joined.filter(|joined| joined.arena.bytes <= copied.arena.bytes).unwrap_or(copied))
     }
 }
 
