@@ -82,3 +82,28 @@ impl Scratch {
         Ok(options.open(package)?)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cordon_runtime::{Backend, Enclave, ProcessBackend};
+
+    /// The fixed part of every prediction: never too small, and within the room that 1.05 times leaves of 10 MiB.
+    #[test]
+    fn an_empty_enclave_takes_what_plan_predicts() {
+        let scratch = Scratch::new().expect("a process enclave starts here");
+        for threads in [1, 2, 16] {
+            let key = std::fs::File::open(scratch.device().join("device.key")).expect("just made");
+            let transport = ProcessBackend::new(key, Some(10 << 20)).threads(threads).start().expect("starts");
+            let mut enclave = Enclave::greet(transport).expect("greets");
+            let measured = enclave.memory().expect("reports").peak;
+            let payload = enclave.greeting().payload_limit.into();
+            let predicted = cordon_plan::fixed_bytes(threads as u64, payload);
+            assert!(measured <= predicted, "{threads} threads: measured {measured}, predicted {predicted}");
+            assert!(predicted - measured <= (10 << 20) / 40, "{threads} threads: {measured}, predicted {predicted}");
+            if threads == 2 {
+                assert_eq!(predicted, cordon_plan::FIXED_BYTES);
+            }
+        }
+    }
+}

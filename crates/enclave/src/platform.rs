@@ -42,8 +42,13 @@ pub trait Platform {
     /// Every writable byte, counted.
     fn memory(&self) -> MemoryUse;
 
-    /// Most payload bytes of one frame; at least a stored chunk (65552), at most [`cordon_protocol::PAYLOAD_LIMIT`].
+    /// Most payload bytes of a command; at least a stored chunk (65552), at most [`cordon_protocol::PAYLOAD_LIMIT`].
     fn payload_limit(&self) -> usize;
+
+    /// Most payload bytes of a reply; at least 8, and room for the state that [`Platform::take_state`] hands out.
+    fn reply_limit(&self) -> usize {
+        self.payload_limit()
+    }
 
     /// Instructions that one command may execute before the normal world is asked to continue.
     fn burst(&self) -> u32;

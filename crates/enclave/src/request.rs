@@ -310,7 +310,7 @@ impl<P: Platform> Run<'_, P> {
             }
             Wait::Output { crossing, released, start, .. } => {
                 let permission = self.segment.crossings.get(crossing).ok_or(internal)?;
-                let door = Outbound::new(permission, out, whole(self.platform.payload_limit()));
+                let door = Outbound::new(permission, out, whole(self.platform.reply_limit()));
                 let (start, total) = match &released {
                     Some(released) => door.send_released(released, start)?,
                     None => door.send_value(self.segment.prepared.output().ok_or(internal)?, start)?,

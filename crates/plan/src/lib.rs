@@ -13,6 +13,7 @@
 
 mod affine;
 mod error;
+mod fixed;
 mod inspect;
 mod lowered;
 mod make;
@@ -24,10 +25,11 @@ mod preprocessing;
 mod words;
 
 pub use error::PlanError;
+pub use fixed::{FIXED_BYTES, fixed_bytes};
 pub use inspect::{CutRow, Inspection, NodeRow, inspect};
 pub use lowered::{LoweredPlan, LoweredSegment, lower_plan};
 pub use make::make;
-pub use memory::{FIXED_BYTES, SegmentCost, predict};
+pub use memory::{SegmentCost, predict};
 pub use model::{Model, prepare};
 pub use placement::{Bound, Constraints, Protect, classifier_cut};
 pub use plan::{Crossing, Goal, Memory, ModelIdentity, OutputInfo, Placement, Plan, SegmentPlan, ValueShape, World};

@@ -1,13 +1,10 @@
 //! Secure memory, predicted on the owner's machine. The promise is one-sided: what `run` measures is at most this.
 
 use crate::PlanError;
+use crate::fixed::FIXED_BYTES;
 use cordon_engine::program::{Port, Via};
 use cordon_engine::{CHUNK, Prepared, Residency};
 use cordon_lower::Lowered;
-
-/// What the process enclave needs whatever the model: 0.5 MiB of stack, 0.5 MiB of frames, the C library's and its own
-/// static data, keys, small objects. Measured 1.6 MiB.
-pub const FIXED_BYTES: u64 = 2 << 20;
 
 /// A leaf hash per chunk of weights stays inside.
 const LEAF_BYTES: u64 = 32;

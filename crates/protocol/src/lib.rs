@@ -65,6 +65,7 @@ mod tests {
             ("MAX_THREADS", MAX_THREADS as u64),
             ("HEAD_LIMIT", frame::HEAD_LIMIT as u64),
             ("RING_HEADER", ring::HEADER_BYTES as u64),
+            ("RING_REPLY", ring::REPLY_PAYLOAD as u64),
             ("RING_LAYOUT", u64::from(ring::LAYOUT)),
         ] {
             let row = alloc::format!("| `{name}` | {value} |");

@@ -35,7 +35,7 @@ pub struct Greeting {
     pub development: bool,
     /// The device has a key.
     pub has_key: bool,
-    /// Most payload bytes of one frame on this platform.
+    /// Most payload bytes of a command on this platform.
     pub payload_limit: u32,
     /// What holds and what does not.
     pub protections: Vec<Protection>,

@@ -17,11 +17,15 @@ pub const LAYOUT: u32 = 1;
 /// Bytes of the header: one page.
 pub const HEADER_BYTES: usize = 4096;
 
+/// Payload bytes of a reply, whatever those of a request: pieces of outputs and device state need no more, and each frame has
+/// a copy inside.
+pub const REPLY_PAYLOAD: usize = 65_552;
+
 /// Words of the header.
 pub mod word {
     /// [`super::LAYOUT`], written by the host.
     pub const LAYOUT: usize = 0;
-    /// Payload bytes of a frame, written by the host.
+    /// Payload bytes of a request, written by the host.
     pub const PAYLOAD: usize = 1;
     /// Budget of secure memory in bytes, low half, written by the host.
     pub const BUDGET_LOW: usize = 2;
@@ -49,9 +53,9 @@ pub fn frame_bytes(payload: usize) -> usize {
     payload.saturating_add(OVERHEAD).next_multiple_of(4096)
 }
 
-/// Bytes of the whole shared memory.
+/// Bytes of the whole shared memory, given the payload bytes of a request.
 pub fn total_bytes(payload: usize) -> usize {
-    frame_bytes(payload).saturating_mul(2).saturating_add(HEADER_BYTES)
+    frame_bytes(payload).saturating_add(frame_bytes(REPLY_PAYLOAD)).saturating_add(HEADER_BYTES)
 }
 
 /// A view of the shared memory.
@@ -65,9 +69,8 @@ pub struct Ring<'a> {
 impl<'a> Ring<'a> {
     /// Splits mapped memory; `None` when it is too small for `payload`.
     pub fn new(header: &'a [AtomicU32], body: &'a [AtomicU64], payload: usize) -> Option<Self> {
-        let words = frame_bytes(payload) / 8;
-        let (request, rest) = body.split_at_checked(words)?;
-        let reply = rest.get(..words)?;
+        let (request, rest) = body.split_at_checked(frame_bytes(payload) / 8)?;
+        let reply = rest.get(..frame_bytes(REPLY_PAYLOAD) / 8)?;
         (header.len() * 4 >= HEADER_BYTES).then_some(Self { header, request, reply })
     }
 
@@ -166,7 +169,7 @@ mod tests {
 
     fn memory(payload: usize) -> (Vec<AtomicU32>, Vec<AtomicU64>) {
         let header = (0..HEADER_BYTES / 4).map(|_| AtomicU32::new(0)).collect();
-        let body = (0..frame_bytes(payload) / 4).map(|_| AtomicU64::new(0)).collect();
+        let body = (0..total_bytes(payload) / 8).map(|_| AtomicU64::new(0)).collect();
         (header, body)
     }
 

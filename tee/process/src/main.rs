@@ -26,6 +26,7 @@ mod thread;
 
 use cordon_enclave::Enclave;
 use cordon_protocol::Protection;
+use cordon_protocol::ring::{REPLY_PAYLOAD, frame_bytes};
 
 use crate::heap::Heap;
 use crate::platform::ProcessPlatform;
@@ -119,9 +120,9 @@ fn serve(start: Start) -> ! {
     };
     let mut enclave = Enclave::new(platform);
     // Taken once, and before any model, so that serving never allocates a frame.
-    let room = cordon_protocol::ring::frame_bytes(ring.payload_limit());
     let (mut request, mut reply) = (Vec::new(), Vec::new());
-    if request.try_reserve_exact(room).is_err() || reply.try_reserve_exact(room).is_err() {
+    let reserved = request.try_reserve_exact(frame_bytes(ring.payload_limit()));
+    if reserved.and_then(|()| reply.try_reserve_exact(frame_bytes(REPLY_PAYLOAD))).is_err() {
         stop(Stage::Region, Some(&ring))
     }
     ring.ready();

@@ -6,6 +6,7 @@ use cordon_codec::{Reader, Writer};
 use cordon_enclave::{CounterId, Platform, PlatformError};
 use cordon_engine::{Compute, KernelSet};
 use cordon_package::{DeviceFile, DeviceKey, OwnerPublic, PackageError, PlatformKind, Recipient};
+use cordon_protocol::ring::REPLY_PAYLOAD;
 use cordon_protocol::{Guard, MemoryUse, Protection, Reason};
 use hkdf::Hkdf;
 use sha2::Sha256;
@@ -14,8 +15,9 @@ use zeroize::Zeroizing;
 use crate::region::Region;
 use crate::{HEAP, POOL};
 
-/// Most counters: one for each owner and package name, one for each package with a request limit.
-const MAX_COUNTERS: u32 = 4096;
+/// Most counters: one for each owner and package name, one for each package with a request limit. Their state fits a reply.
+const MAX_COUNTERS: u32 = 1024;
+const _: () = assert!(4 + MAX_COUNTERS as usize * 40 + TAG_BYTES <= REPLY_PAYLOAD);
 /// Most bytes of a device file.
 const MAX_KEY_BYTES: usize = 1 << 16;
 /// Bytes of the tag over the state.
@@ -91,6 +93,10 @@ impl Platform for ProcessPlatform {
 
     fn payload_limit(&self) -> usize {
         self.payload_limit
+    }
+
+    fn reply_limit(&self) -> usize {
+        REPLY_PAYLOAD
     }
 
     fn burst(&self) -> u32 {
