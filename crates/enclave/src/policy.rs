@@ -60,7 +60,7 @@ impl Policy {
         let mut scores = Zeroizing::new(reserve::<f32>(output.len(), platform)?);
         scores.extend_from_slice(output);
         if self.softmax {
-            softmax_in_place(platform.compute().set, &self.along, false, &mut scores);
+            softmax_in_place(platform.compute(), &self.along, false, &mut scores);
         }
         let (form, bytes) = match self.policy {
             OutputPolicy::Full => return Err(Refusal::new(Code::Internal)),
