@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 
 use crate::commands::{capture, cargo, relative, root, run, succeeds, tee_workspaces};
 use crate::steps::{Outcome, Steps};
-use crate::{cache, licences, rules, tcb, unsafe_list};
+use crate::{cache, instructions, licences, rules, tcb, unsafe_list};
 
 /// Runs every step; the tests come last, so their closing lines end the output.
 pub(crate) fn all(with_golden: bool) -> Result<(), String> {
@@ -25,6 +25,7 @@ pub(crate) fn all(with_golden: bool) -> Result<(), String> {
     steps.run("cargo-deny", deny);
     steps.run("bare targets", bare_targets);
     steps.run("package, second reader", second_reader);
+    steps.run("instruction counts", instructions::check);
     steps.run("fetch test material", || {
         cache::node_tests()?;
         cache::onnxruntime()?;

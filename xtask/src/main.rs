@@ -1,9 +1,11 @@
 //! Project tasks. `cargo xtask check` is all of CI.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod cache;
 mod check;
 mod commands;
+mod instructions;
 mod lexer;
 mod licences;
 mod metadata;
@@ -23,7 +25,9 @@ cargo xtask TASK
   conformance              fetch the official ONNX node tests and ONNX Runtime (about 45 MB, once)
   models [NETWORK …] [--darknet]  export the golden networks (about 640 MB of Python packages once, 6 GB on disk), or those
                            named; --darknet names Darknet's eight (0.7 GB)
-  golden [NETWORK …] [--minutes N]  run them plain, all-secure and ternary against ONNX Runtime";
+  golden [NETWORK …] [--minutes N]  run them plain, all-secure and ternary against ONNX Runtime
+  bench [--quick] [--threads N] [--memory] [--fast-aead] [--draw] [NETWORK…]  measure, write bench/results/, tables and plots
+  instructions [--write]   compare the instruction counts of the hottest kernels with bench/instructions.txt (valgrind)";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -35,6 +39,8 @@ fn main() -> ExitCode {
         ["unsafe", flags @ ..] => unsafe_list::task(flags.contains(&"--write")),
         ["conformance"] => cache::node_tests().and_then(|_| cache::onnxruntime()).map(drop),
         ["models", networks @ ..] => cache::models(networks).map(drop),
+        ["instructions", flags @ ..] => instructions::task(flags.contains(&"--write")),
+        ["bench", words @ ..] => bench::task(words),
         ["golden", options @ ..] => check::golden(options),
         _ => Err(USAGE.into()),
     };

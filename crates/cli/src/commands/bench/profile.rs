@@ -97,7 +97,8 @@ fn compute(threads: usize) -> Outcome<Compute> {
     Ok(Compute { set, workers: Box::leak(Box::new(Pool { pool, threads })) })
 }
 
-/// The calling thread and a pool of helpers.
+/// The calling thread and a pool of helpers, as an enclave has them; threads made anew for each instruction, as
+/// [`cordon_lower::with_threads`] makes them, would be most of a short one's time.
 struct Pool {
     pool: rayon::ThreadPool,
     threads: usize,

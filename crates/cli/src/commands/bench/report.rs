@@ -60,7 +60,8 @@ impl Findings {
         if let Some(deployment) = self.variants.iter().find_map(Variant::deployment)
             && let Some(greeting) = deployment.greeting()
         {
-            ui.line(format!("enclave: {} kernels, {} thread(s)", greeting.kernels, greeting.threads));
+            let (kernels, threads, cipher) = (&greeting.kernels, greeting.threads, &greeting.chunk_cipher);
+            ui.line(format!("enclave: {kernels} kernels, {threads} thread(s), chunks decrypted by {cipher}"));
         }
         if let Some(share) = self.others {
             ui.line(format!("other programs used {:.0} % of the machine meanwhile", share * 100.0));
@@ -146,6 +147,7 @@ impl Findings {
             "host_peak_bytes": variant.host_peak,
             "joules_median": Spread::of(&variant.joules).map(|it| it.median),
             "enclave_threads": deployment.and_then(|it| it.greeting()).map(|greeting| greeting.threads),
+            "chunk_cipher": deployment.and_then(|it| it.greeting()).map(|greeting| &greeting.chunk_cipher),
         });
         if self.against.is_some() && self.engine.starts_with("onnxruntime") {
             value["ratio_to_onnxruntime"] = value["ratio"].clone();
