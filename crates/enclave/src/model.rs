@@ -4,7 +4,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use cordon_engine::program::{DType, Port, Via};
-use cordon_engine::{EngineError, Limits, MemoryReport, Place, Prepared, Program, Residency, WeightTable};
+use cordon_engine::{Limits, Prepared, Program, Residency, WeightTable};
 use cordon_package::{Elem, Header, Manifest, SealedSection};
 use cordon_protocol::{Code, LoadReport, Refusal};
 use sha2::{Digest, Sha256};
@@ -137,49 +137,13 @@ fn check_ports(draft: &Draft, manifest: &Manifest) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Every segment streams its weights, as far as the budget has no room for them. What the least of all segments leaves
-/// over goes to the segments one after the other, those first that need least to hold everything.
+/// Every segment streams its weights, as far as the budget has no room for them.
 fn share_out(drafts: &[Draft], manifest: &Manifest, platform: &impl Platform) -> Result<Vec<Residency>, Refusal> {
-    let mut available = platform.memory().available().saturating_sub(SLACK);
+    let available = platform.memory().available().saturating_sub(SLACK);
     let retained: u64 =
         manifest.segments.iter().flat_map(|s| &s.retained_out).map(|value| manifest.value_bytes(*value)).sum();
-    available = available.saturating_sub(retained);
-    let mut costs = refuse::reserve(drafts.len(), platform)?;
-    let mut left = available;
-    for draft in drafts {
-        let failed = |e| refuse::engine(e, draft.index, available);
-        let predict = |residency| Prepared::predict(&draft.program, &draft.table, residency).map_err(failed);
-        let (all, least) = (predict(Residency::All)?, predict(Residency::Least)?);
-        // The Program is there already.
-        let total = |memory: MemoryReport| memory.total().saturating_sub(draft.program.heap_bytes());
-        let (most, least) = (total(all.memory), total(least.memory).min(total(all.memory)));
-        left = left.checked_sub(least).ok_or_else(|| {
-            let at = Place::Instruction { index: most_demanding(draft), name: "" };
-            failed(EngineError::Memory { at, what: "", needed: least, available: left })
-        })?;
-        costs.push((most, least, most.saturating_sub(all.constants)));
-    }
-    let mut order: Vec<usize> = (0..costs.len()).collect();
-    order.sort_by_key(|&i| costs.get(i).map_or(u64::MAX, |(most, least, _)| most - least));
-    let mut residencies = alloc::vec![Residency::All; drafts.len()];
-    for index in order {
-        if let (Some((most, least, others)), Some(residency)) = (costs.get(index), residencies.get_mut(index)) {
-            let more = left.min(most - least);
-            left -= more;
-            if more < most - least {
-                *residency = Residency::Budget { bytes: (least + more).saturating_sub(*others) };
-            }
-        }
-    }
-    Ok(residencies)
-}
-
-/// The instruction whose weights need the largest window.
-fn most_demanding(draft: &Draft) -> u32 {
-    let size = |tensor: u32| draft.table.0.get(tensor as usize).map_or(0, |info| u64::from(info.dtype.bytes()));
-    let window = |index: &usize| {
-        let tiles = draft.program.instructions.get(*index).into_iter().flat_map(|i| i.tiles());
-        tiles.map(|tile| u64::from(tile.len) * size(tile.tensor)).sum::<u64>()
-    };
-    (0..draft.program.instructions.len()).max_by_key(window).unwrap_or(0) as u32
+    let mut programs = refuse::reserve(drafts.len(), platform)?;
+    programs.extend(drafts.iter().map(|draft| (&draft.program, &draft.table)));
+    cordon_engine::share(available.saturating_sub(retained), &programs)
+        .map_err(|(index, error)| refuse::engine(error, drafts.get(index).map_or(0, |draft| draft.index), available))
 }

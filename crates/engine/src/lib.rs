@@ -18,6 +18,7 @@ mod error;
 mod memory;
 mod prepared;
 pub mod program;
+mod share;
 mod validate;
 mod weights;
 mod wire;
@@ -27,6 +28,7 @@ pub use cordon_kernels::parallel::{Compute, Parallel, Serial, Task};
 pub use error::{EngineError, Place};
 pub use prepared::{Limits, MemoryReport, Prediction, Prepared, Reply, Residency, Step, ValueRef};
 pub use program::{Program, WeightTable};
+pub use share::share;
 
 /// Plaintext bytes of one weight chunk; only the last of a stream is shorter.
 pub const CHUNK: usize = 65_536;

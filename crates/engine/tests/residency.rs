@@ -3,7 +3,7 @@
 mod support;
 
 use cordon_engine::program::{BinaryOp, DType, Instruction, Operand, Strided2, Tile};
-use cordon_engine::{CHUNK, EngineError, Place, Prepared, Residency};
+use cordon_engine::{CHUNK, EngineError, Place, Prepared, Program, Residency, WeightTable, share};
 use support::{Build, Random, Seen, Value, arena, drive, ramp};
 
 const PER_CHUNK: u32 = CHUNK as u32 / 4;
@@ -121,4 +121,31 @@ fn fifty_inputs_make_one_sequence_of_chunks_and_steps() {
         }
         assert!(sequences.iter().all(|one| *one == sequences[0]), "{residency:?}");
     }
+}
+
+#[test]
+fn programs_share_a_budget_and_the_first_that_does_not_fit_is_named() {
+    let builds = [adder(&[0, 1, 2, 3, 4, 5, 6, 7]), adder(&[0, 1])];
+    let programs: Vec<_> = builds.iter().map(|build| (&build.program, &build.weights)).collect();
+    let taken = |residencies: &[Residency]| -> Vec<u64> {
+        let one = |(&(program, table), residency): (&(&Program, &WeightTable), &Residency)| {
+            let total = Prepared::predict(program, table, *residency).expect("valid").memory.total();
+            total - program.heap_bytes()
+        };
+        programs.iter().zip(residencies).map(one).collect()
+    };
+    let (most, least) = (taken(&[Residency::All; 2]), taken(&[Residency::Least; 2]));
+    // The second needs less with everything inside than with a window and the chunk carried over.
+    let least = [least[0], least[1].min(most[1])];
+    for available in (0..most.iter().sum::<u64>() + 1000).step_by(10_007) {
+        match share(available, &programs) {
+            Ok(residencies) => assert!(taken(&residencies).iter().sum::<u64>() <= available),
+            Err((index, EngineError::Memory { needed, available: left, .. })) => {
+                assert_eq!(index, usize::from(available >= least[0]));
+                assert!(needed == least[index] && left < needed);
+            }
+            Err((_, other)) => panic!("{other}"),
+        }
+    }
+    assert_eq!(share(u64::MAX, &programs).ok(), Some(vec![Residency::All; 2]));
 }

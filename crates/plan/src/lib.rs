@@ -22,6 +22,7 @@ mod model;
 mod placement;
 mod plan;
 mod preprocessing;
+mod tiling;
 mod words;
 
 pub use error::PlanError;
@@ -29,7 +30,7 @@ pub use fixed::{FIXED_BYTES, fixed_bytes};
 pub use inspect::{CutRow, Inspection, NodeRow, inspect};
 pub use lowered::{LoweredPlan, LoweredSegment, lower_plan};
 pub use make::make;
-pub use memory::{SegmentCost, predict};
+pub use memory::{Predicted, SegmentCost, predict};
 pub use model::{Model, prepare};
 pub use placement::{Bound, Constraints, Protect, classifier_cut};
 pub use plan::{Crossing, Goal, Memory, ModelIdentity, OutputInfo, Placement, Plan, SegmentPlan, ValueShape, World};

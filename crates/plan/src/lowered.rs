@@ -1,11 +1,11 @@
 //! Ranges of nodes → segments with their interface, a value table, and Programs for the secure ones.
 
-use crate::memory::SegmentCost;
-use crate::plan::{Placement, Plan};
-use crate::{Model, PlanError};
+use crate::memory::{Predicted, SegmentCost};
+use crate::plan::{Placement, Plan, SegmentPlan};
+use crate::{Model, PlanError, tiling};
 use cordon_engine::program::Via;
 use cordon_graph::{Graph, NodeId, Segment, ValueId, segment};
-use cordon_lower::{LowerOptions, Lowered, lower};
+use cordon_lower::{LowerOptions, Lowered, Tiling, Untiled, lower_untiled};
 use core::ops::Range;
 use std::collections::HashMap;
 
@@ -40,6 +40,8 @@ pub struct LoweredSegment {
     pub retained_out: Vec<u32>,
     /// The Program; secure segments only. Its ports are `inputs` then `retained_in`, `outputs` then `retained_out`.
     pub lowered: Option<Lowered>,
+    /// How small it was cut.
+    pub tiling: Tiling,
     /// What it takes in secure memory; zero for normal segments.
     pub cost: SegmentCost,
 }
@@ -75,11 +77,29 @@ pub fn lower_plan(model: &Model, plan: &Plan) -> Result<LoweredPlan, PlanError> 
             model.graph.nodes.len()
         )));
     }
-    lower_ranges(&model.graph, &ranges)
+    let tilings: Vec<Tiling> = plan
+        .segments
+        .iter()
+        .filter(|segment| segment.placement == Placement::Secure)
+        .map(SegmentPlan::tiling)
+        .collect();
+    lower_ranges(&model.graph, &ranges, &Cut::As(tilings)).map(|(lowered, _)| lowered)
+}
+
+/// How secure segments are to be cut.
+pub(crate) enum Cut {
+    /// The fastest way that fits this much secure memory.
+    For(Option<u64>),
+    /// As a plan says, one entry per secure segment.
+    As(Vec<Tiling>),
 }
 
 /// Lowers every secure range and works out what crosses and what is retained.
-pub(crate) fn lower_ranges(graph: &Graph, ranges: &[(Placement, Range<usize>)]) -> Result<LoweredPlan, PlanError> {
+pub(crate) fn lower_ranges(
+    graph: &Graph,
+    ranges: &[(Placement, Range<usize>)],
+    how: &Cut,
+) -> Result<(LoweredPlan, Option<(Predicted, f64)>), PlanError> {
     let segments: Vec<(Placement, Segment)> =
         ranges.iter().map(|(placement, range)| (*placement, segment(graph, node_ids(range)))).collect();
     check_outputs(graph, &segments)?;
@@ -89,10 +109,10 @@ pub(crate) fn lower_ranges(graph: &Graph, ranges: &[(Placement, Range<usize>)]) 
     for index in 0..segments.len() {
         flows.push(flow(graph, &segments, index));
     }
-    let mut lowered = Vec::new();
+    let (mut lowered, mut untiled) = (Vec::new(), Vec::new());
     for ((placement, segment), flow) in segments.into_iter().zip(flows) {
         let mut ids = |list: &[ValueId], via| -> Vec<u32> { list.iter().map(|&id| table.id(id, via)).collect() };
-        let mut out = LoweredSegment {
+        let out = LoweredSegment {
             placement,
             inputs: ids(&flow.inputs, Via::Cross),
             outputs: ids(&flow.outputs, Via::Cross),
@@ -100,17 +120,31 @@ pub(crate) fn lower_ranges(graph: &Graph, ranges: &[(Placement, Range<usize>)]) 
             retained_out: ids(&flow.retained_out, Via::Retain),
             segment,
             lowered: None,
+            tiling: Tiling::default(),
             cost: SegmentCost::default(),
         };
         if placement == Placement::Secure {
-            let program = lower_secure(graph, &out, &flow)?;
-            out.cost = SegmentCost::of(&program)?;
-            out.lowered = Some(program);
+            untiled.push(untiled_secure(graph, &out, &flow)?);
         }
         lowered.push(out);
     }
+    let (fitted, predicted) = match how {
+        Cut::For(limit) => {
+            let fitted = tiling::fit(&untiled, *limit)?;
+            let predicted = (fitted.predicted, fitted.slowdown);
+            (fitted, Some(predicted))
+        }
+        Cut::As(tilings) => (tiling::cut(&untiled, tilings)?, None),
+    };
+    let secure = lowered.iter_mut().filter(|segment| segment.placement == Placement::Secure);
+    for ((out, mut program), tiling) in secure.zip(fitted.lowered).zip(fitted.tilings) {
+        name_ports(&mut program, out);
+        out.cost = SegmentCost::of(&program)?;
+        out.lowered = Some(program);
+        out.tiling = tiling;
+    }
     let outputs = graph.outputs.iter().map(|&id| table.id(id, Via::Cross)).collect();
-    Ok(LoweredPlan { values: table.values, inputs, outputs, segments: lowered })
+    Ok((LoweredPlan { values: table.values, inputs, outputs, segments: lowered }, predicted))
 }
 
 fn node_ids(range: &Range<usize>) -> impl Iterator<Item = NodeId> {
@@ -160,13 +194,19 @@ fn flow(graph: &Graph, segments: &[(Placement, Segment)], index: usize) -> Flow 
     Flow { inputs, outputs, retained_in, retained_out }
 }
 
-fn lower_secure(graph: &Graph, segment: &LoweredSegment, flow: &Flow) -> Result<Lowered, PlanError> {
+fn untiled_secure(graph: &Graph, segment: &LoweredSegment, flow: &Flow) -> Result<Untiled, PlanError> {
     let whole = Segment {
         nodes: segment.segment.nodes.clone(),
         inputs: flow.inputs.iter().chain(&flow.retained_in).copied().collect(),
         outputs: flow.outputs.iter().chain(&flow.retained_out).copied().collect(),
     };
-    let mut lowered = lower(graph, &whole, &LowerOptions { batch: batch(graph), ..LowerOptions::default() })?;
+    let retained = flow.retained_in.iter().chain(&flow.retained_out).copied().collect();
+    let options = LowerOptions { batch: batch(graph), retained, ..LowerOptions::default() };
+    Ok(lower_untiled(graph, &whole, &options)?)
+}
+
+/// Ports get the package's value ids; a value may both cross and be retained under different ones.
+fn name_ports(lowered: &mut Lowered, segment: &LoweredSegment) {
     let program = &mut lowered.program;
     let ways = |cross: &[u32], retain: &[u32]| -> Vec<(u32, Via)> {
         let cross = cross.iter().map(|&id| (id, Via::Cross));
@@ -178,7 +218,6 @@ fn lower_secure(graph: &Graph, segment: &LoweredSegment, flow: &Flow) -> Result<
         port.value = value;
         port.via = via;
     }
-    Ok(lowered)
 }
 
 /// The leading extent of the first input, which is what the field calls the batch.

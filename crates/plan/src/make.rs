@@ -1,7 +1,7 @@
 //! The decision: model + constraints → plan.
 
-use crate::lowered::{LoweredPlan, lower_ranges};
-use crate::memory::{SegmentCost, predict};
+use crate::lowered::{Cut, LoweredPlan, LoweredSegment, lower_ranges};
+use crate::memory::predict;
 use crate::placement::{Constraints, Protect, Ranges, ranges};
 use crate::plan::{
     Crossing, FORMAT, Goal, Memory, ModelIdentity, OutputInfo, Placement, Plan, SegmentPlan, ValueShape, World,
@@ -16,15 +16,9 @@ pub fn make(model: &Model, constraints: &Constraints) -> Result<Plan, PlanError>
     check_preprocessing(graph, constraints.preprocessing.as_ref())?;
     let output = output_info(graph, &constraints.labels)?;
     let segments = ranges.segments();
-    let lowered = lower_ranges(graph, &segments)?;
-    let costs: Vec<SegmentCost> = lowered
-        .segments
-        .iter()
-        .filter(|segment| segment.placement == Placement::Secure)
-        .map(|segment| segment.cost)
-        .collect();
-    let (predicted, minimum) = predict(&costs, constraints.secure_memory);
-    check_memory(&lowered, constraints, minimum)?;
+    let (lowered, predicted) = lower_ranges(graph, &segments, &Cut::For(constraints.secure_memory))?;
+    let (predicted, slowdown) = predicted.unwrap_or_default();
+    check_memory(&lowered, constraints, predicted.minimum)?;
     let mut plan = Plan {
         format: FORMAT,
         words: String::new(),
@@ -32,7 +26,13 @@ pub fn make(model: &Model, constraints: &Constraints) -> Result<Plan, PlanError>
         public_words: String::new(),
         model: identity(model)?,
         goal: goal(constraints.protect, &ranges),
-        memory: Memory { limit: constraints.secure_memory, predicted, minimum },
+        memory: Memory {
+            limit: constraints.secure_memory,
+            predicted: predicted.peak,
+            minimum: predicted.minimum,
+            streamed: predicted.chunks * cordon_engine::CHUNK as u64,
+            slowdown: (slowdown * 100.0).round() / 100.0,
+        },
         output,
         preprocessing: constraints.preprocessing.clone(),
         segments: Vec::new(),
@@ -49,7 +49,9 @@ pub fn make(model: &Model, constraints: &Constraints) -> Result<Plan, PlanError>
             placement: segment.placement,
             from_cut: at,
             to_cut: to,
-            secure_memory: segment.lowered.as_ref().map(|_| predict(&[segment.cost], constraints.secure_memory).0),
+            secure_memory: alone(segment, constraints.secure_memory)?,
+            tile_weights: segment.tiling.weights,
+            tile_arena: segment.tiling.arena,
             weight_bytes: weight_bytes(graph, segment.segment.nodes.iter().copied()),
             inputs: names(&segment.inputs),
             outputs: names(&segment.outputs),
@@ -61,6 +63,11 @@ pub fn make(model: &Model, constraints: &Constraints) -> Result<Plan, PlanError>
     }
     words::explain(&mut plan, graph, &lowered);
     Ok(plan)
+}
+
+/// Predicted peak of one segment by itself.
+fn alone(segment: &LoweredSegment, limit: Option<u64>) -> Result<Option<u64>, PlanError> {
+    segment.lowered.as_ref().map(|lowered| predict(&[lowered], limit).map(|it| it.peak)).transpose()
 }
 
 fn role(segments: &[(Placement, core::ops::Range<usize>)], index: usize) -> &'static str {

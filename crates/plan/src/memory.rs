@@ -9,17 +9,30 @@ use cordon_lower::Lowered;
 /// A leaf hash per chunk of weights stays inside.
 const LEAF_BYTES: u64 = 32;
 
+/// How much less than [`FIXED_BYTES`] it may be: what that allows for, and a helper's stack.
+const FIXED_RANGE: u64 = 320 * 1024;
+
+/// What the enclave keeps free besides: see `SLACK` there.
+const SLACK: u64 = 64 * 1024;
+
+/// Share of a prediction that stands for what is not counted one by one: heads of blocks, the manifest's small objects.
+const MARGIN: f64 = 0.01;
+
 /// Secure memory of one segment, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SegmentCost {
     /// Activations.
     pub arena: u64,
+    /// Largest set of activations alive at one time.
+    pub arena_bound: u64,
     /// All weights, when resident.
     pub weights: u64,
-    /// Weights of the most demanding instruction, when streamed.
+    /// Weights of the most demanding instruction and the chunk carried over, when streamed.
     pub window: u64,
-    /// The Program and its tables, while they are decoded, and leaf hashes.
+    /// The decoded Program, the tables that say which constant lies where, and leaf hashes.
     pub tables: u64,
+    /// The encoded Program, while it is decoded.
+    pub encoded: u64,
     /// Values kept between segments.
     pub retained: u64,
 }
@@ -28,23 +41,17 @@ impl SegmentCost {
     /// The cost of a lowered segment.
     pub fn of(lowered: &Lowered) -> Result<Self, PlanError> {
         let program = &lowered.program;
-        let report = |residency| {
-            Prepared::predict(program, &lowered.weights, residency)
-                .map_err(|error| PlanError::Lower(cordon_lower::LowerError::Engine(error.to_string())))
-        };
-        let resident = report(Residency::All)?.memory;
-        let streamed = report(Residency::Least)?.memory;
-        // The encoded Program and the decoded one, whose lists may have grown past their need, live side by side.
-        let encoded = (program.encode().len() + lowered.weights.encode().len()) as u64;
-        let leaves = lowered.weight_bytes().div_ceil(CHUNK as u64) * LEAF_BYTES;
+        let report = |residency| predict_one(lowered, residency).map(|prediction| prediction.memory);
+        let (resident, streamed) = (report(Residency::All)?, report(Residency::Least)?);
         let bytes = |port: &Port| u64::from(port.region.len) * u64::from(port.region.dtype.bytes());
-        let retained = program.outputs.iter().filter(|port| port.via == Via::Retain).map(bytes).sum();
         Ok(Self {
             arena: resident.arena,
+            arena_bound: lowered.arena.lower_bound,
             weights: resident.weights,
             window: streamed.window,
-            tables: 2 * encoded + 2 * resident.tables.max(streamed.tables) + 2 * leaves,
-            retained,
+            tables: resident.tables.max(streamed.tables) + leaves(lowered),
+            encoded: (program.encode().len() + lowered.weights.encode().len()) as u64,
+            retained: program.outputs.iter().filter(|port| port.via == Via::Retain).map(bytes).sum(),
         })
     }
 
@@ -55,58 +62,70 @@ impl SegmentCost {
 
     /// With weights streamed through the smallest window.
     pub fn streamed(&self) -> u64 {
-        self.arena + self.window + self.tables + self.retained
+        (self.arena + self.window + self.tables + self.retained).min(self.resident())
     }
 }
 
-/// Predicted peak and least need of all segments together: they are loaded side by side.
-pub fn predict(costs: &[SegmentCost], limit: Option<u64>) -> (u64, u64) {
-    if costs.is_empty() {
-        return (0, 0);
+fn leaves(lowered: &Lowered) -> u64 {
+    lowered.weight_bytes().div_ceil(CHUNK as u64) * LEAF_BYTES
+}
+
+fn predict_one(lowered: &Lowered, residency: Residency) -> Result<cordon_engine::Prediction, PlanError> {
+    Prepared::predict(&lowered.program, &lowered.weights, residency).map_err(engine)
+}
+
+fn engine(error: cordon_engine::EngineError) -> PlanError {
+    PlanError::Lower(cordon_lower::LowerError::Engine(error.to_string()))
+}
+
+/// What all segments together will take: they are loaded side by side.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Predicted {
+    /// Most secure memory at any time, in bytes; a run measures at most this.
+    pub peak: u64,
+    /// Least with which the same Programs run, in bytes.
+    pub minimum: u64,
+    /// Weight chunks every request decrypts.
+    pub chunks: u64,
+}
+
+/// Predicts for a budget; without one everything is resident. The enclave shares memory out with the same function.
+pub fn predict(segments: &[&Lowered], limit: Option<u64>) -> Result<Predicted, PlanError> {
+    if segments.is_empty() {
+        return Ok(Predicted::default());
     }
-    let resident = FIXED_BYTES + costs.iter().map(SegmentCost::resident).sum::<u64>();
-    let streamed = FIXED_BYTES + costs.iter().map(|cost| cost.streamed().min(cost.resident())).sum::<u64>();
-    match limit {
-        Some(limit) if resident > limit => {
-            (streamed + room_for_residents(costs, limit).min(limit.saturating_sub(streamed)), streamed)
+    let costs = segments.iter().map(|lowered| SegmentCost::of(lowered)).collect::<Result<Vec<_>, _>>()?;
+    let with_margin = |bytes: u64| bytes + (bytes as f64 * MARGIN) as u64;
+    let minimum = with_margin(FIXED_BYTES + SLACK + costs.iter().map(SegmentCost::streamed).sum::<u64>());
+    let there: u64 = segments.iter().map(|lowered| lowered.program.heap_bytes() + leaves(lowered)).sum();
+    let retained: u64 = costs.iter().map(|cost| cost.retained).sum();
+    // Decoding comes before the arena and the weights are allocated.
+    let decoding = FIXED_BYTES + there + costs.iter().map(|cost| 2 * cost.encoded + cost.tables).max().unwrap_or(0);
+    let programs: Vec<_> = segments.iter().map(|lowered| (&lowered.program, &lowered.weights)).collect();
+    let mut predicted = Predicted { peak: decoding, minimum, chunks: 0 };
+    // An enclave whose fixed part is smaller than the bound keeps more weights: the larger sum counts.
+    for fixed in [FIXED_BYTES, FIXED_BYTES - FIXED_RANGE] {
+        let available = limit.map_or(u64::MAX, |limit| limit.saturating_sub(fixed + SLACK + retained + there));
+        let Ok(residencies) = cordon_engine::share(available, &programs) else {
+            return Ok(Predicted { peak: minimum, minimum, chunks: 0 });
+        };
+        let (mut peak, mut chunks) = (fixed + retained, 0);
+        for (lowered, residency) in segments.iter().zip(residencies) {
+            let prediction = predict_one(lowered, residency)?;
+            peak += prediction.memory.total() + leaves(lowered);
+            chunks += prediction.chunks;
         }
-        _ => (resident, streamed),
+        predicted.peak = predicted.peak.max(peak);
+        predicted.chunks = predicted.chunks.max(chunks);
     }
-}
-
-/// Bytes that the enclave adds by keeping weights of some segments inside, those that cost least first. What else it needs is
-/// left out of the account, so that it is never expected to keep fewer than it does.
-fn room_for_residents(costs: &[SegmentCost], limit: u64) -> u64 {
-    let mut left = limit.saturating_sub(costs.iter().map(|cost| cost.arena + cost.window).sum());
-    let mut extra: Vec<u64> = costs.iter().map(|cost| cost.resident().saturating_sub(cost.streamed())).collect();
-    extra.sort_unstable();
-    let before = left;
-    extra.into_iter().for_each(|extra| left = left.checked_sub(extra).unwrap_or(left));
-    before - left
+    predicted.peak = with_margin(predicted.peak);
+    if let Some(limit) = limit {
+        predicted.peak = predicted.peak.min(limit.max(minimum));
+    }
+    Ok(predicted)
 }
 
 /// A rough guess where nothing was lowered.
 pub(crate) fn estimate(weights: u64, activations: u64) -> u64 {
     FIXED_BYTES + weights + activations
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn cost(weights: u64) -> SegmentCost {
-        SegmentCost { arena: 1 << 20, weights, window: 1 << 18, ..SegmentCost::default() }
-    }
-
-    #[test]
-    fn a_limit_decides_which_segments_keep_their_weights() {
-        let costs = [cost(2 << 20), cost(64 << 20)];
-        let (resident, least) = predict(&costs, None);
-        assert_eq!(resident - least, (66 << 20) - (2 << 18));
-        let (predicted, _) = predict(&costs, Some(16 << 20));
-        assert_eq!(predicted - least, (2 << 20) - (1 << 18), "the small one stays inside, the large one streams");
-        let tight = least + (1 << 20);
-        assert!(predict(&costs, Some(tight)).0 <= tight, "never more than allowed");
-        assert_eq!(predict(&[], Some(1)), (0, 0));
-    }
 }

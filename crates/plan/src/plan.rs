@@ -1,6 +1,7 @@
 //! [`Plan`]: the file between `cordon plan` and `cordon seal`.
 
 use crate::{PlanError, Preprocessing, Protect};
+use cordon_lower::Tiling;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -105,7 +106,7 @@ pub struct Goal {
 }
 
 /// Secure memory.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Memory {
     /// Most that `run` may use, in bytes.
@@ -113,8 +114,18 @@ pub struct Memory {
     pub limit: Option<u64>,
     /// Predicted peak in bytes: a promise, `run` measures at most this much. 0 without secure segments.
     pub predicted: u64,
-    /// Least with which it runs at all, weights streamed.
+    /// Least with which it runs at all, cut as it is, weights streamed.
     pub minimum: u64,
+    /// Weight bytes decrypted per request because they do not stay inside.
+    #[serde(default)]
+    pub streamed: u64,
+    /// Predicted time of a request over that with everything inside and nothing cut; rough, one thread.
+    #[serde(default = "one")]
+    pub slowdown: f64,
+}
+
+fn one() -> f64 {
+    1.0
 }
 
 /// What the model's first output means.
@@ -146,6 +157,12 @@ pub struct SegmentPlan {
     /// Predicted peak of this segment alone, in bytes; secure segments only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secure_memory: Option<u64>,
+    /// Weights of one instruction are cut to about this many bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tile_weights: Option<u64>,
+    /// Activations are cut to about this many bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tile_arena: Option<u64>,
     /// Bytes of its weights as stored.
     pub weight_bytes: u64,
     /// Values it takes from outside.
@@ -180,6 +197,13 @@ pub struct Crossing {
     pub to: World,
     /// What it is: `input`, `intermediate` or `output`.
     pub kind: String,
+}
+
+impl SegmentPlan {
+    /// How small it is cut.
+    pub(crate) fn tiling(&self) -> Tiling {
+        Tiling { weights: self.tile_weights, arena: self.tile_arena }
+    }
 }
 
 impl Plan {

@@ -143,6 +143,13 @@ pub(crate) fn show(plan: &Plan, ui: Ui) {
         ui.table(&["value", "kind", "direction", "shape", "size"], &[false, false, false, false, true], &rows);
     }
     ui.line(format!("\nSecure memory predicted: {} (measured is never more)", ui::bytes(plan.memory.predicted)));
+    if plan.memory.streamed > 0 {
+        ui.line(format!(
+            "Weights decrypted again for every request: {}; predicted time: {:.2} of that with everything inside (rough)",
+            ui::bytes(plan.memory.streamed),
+            plan.memory.slowdown
+        ));
+    }
     ui.heading("In words");
     for paragraph in plan.words.trim().split("\n\n") {
         let painted = if paragraph.starts_with("Warning:") { ui.warn(paragraph) } else { paragraph.to_owned() };
@@ -168,6 +175,9 @@ fn as_json(plan: &Plan, path: &Path) -> serde_json::Value {
         "crossings": plan.crossings,
         "crossing_bytes": plan.crossing_bytes(),
         "secure_memory_predicted": plan.memory.predicted,
+        "secure_memory_minimum": plan.memory.minimum,
+        "streamed_bytes_per_request": plan.memory.streamed,
+        "slowdown_predicted": plan.memory.slowdown,
         "words": plan.words,
         "warnings": plan.warnings,
     })

@@ -2,7 +2,7 @@
 
 use super::movement::{narrow, typed};
 use super::{Operator, axis, op};
-use crate::context::{LowerCtx, Reason, Val, contiguous, i, u};
+use crate::context::{BLOCK, LowerCtx, Reason, Val, contiguous, i, u};
 use cordon_engine::program::{Along, DType, Instruction, Layout, Operand, StridedCopy};
 use cordon_graph::{NodeView, ShapeError, TensorType};
 
@@ -42,9 +42,12 @@ fn pad_shape(view: &NodeView<'_>) -> Result<Vec<TensorType>, ShapeError> {
 }
 
 fn pad(ctx: &mut LowerCtx<'_, '_>) -> Result<(), Reason> {
-    let input = ctx.plain_input(0)?;
     let pads = pads(&ctx.view)?;
     let mode = ctx.view.attr_string_or("mode", "constant")?;
+    let mut input = ctx.input(0)?;
+    if input.layout == Layout::Blocked && !(mode == "constant" && keeps_blocks(&input, &pads)) {
+        input = ctx.plain(&input)?;
+    }
     let out = match mode {
         "constant" => pad_constant(ctx, &input, &pads)?,
         "edge" | "reflect" | "wrap" => {
@@ -60,6 +63,13 @@ fn pad(ctx: &mut LowerCtx<'_, '_>) -> Result<(), Reason> {
         other => return Err(format!("mode \"{other}\" is not supported in a secure segment").into()),
     };
     ctx.output(0, out)
+}
+
+/// Whether every channel stays in a lane of its own number: whole blocks before, and none cut or begun after.
+fn keeps_blocks(input: &Val, pads: &[(i64, i64)]) -> bool {
+    let block = BLOCK as i64;
+    let (before, after) = pads[1];
+    before >= 0 && before % block == 0 && after >= 0 && (after == 0 || input.dims[1].is_multiple_of(BLOCK))
 }
 
 fn pad_constant(ctx: &mut LowerCtx<'_, '_>, input: &Val, pads: &[(i64, i64)]) -> Result<Val, Reason> {
@@ -78,14 +88,21 @@ fn pad_constant(ctx: &mut LowerCtx<'_, '_>, input: &Val, pads: &[(i64, i64)]) ->
         0
     };
     let dims = ctx.output_dims(0)?;
-    let out = ctx.new_val(input.dtype, dims, Layout::Plain)?;
+    let out = ctx.new_val(input.dtype, dims, input.layout)?;
     ctx.emit(Instruction::Fill { value, out: out.region() });
-    let (from_strides, to_strides) = (contiguous(&input.dims), contiguous(dims));
+    let mut pads = pads.to_vec();
+    let extents = input.physical();
+    if input.layout == Layout::Blocked {
+        pads[1].0 /= BLOCK as i64;
+        pads[1].1 = 0;
+        pads.push((0, 0));
+    }
+    let (from_strides, to_strides) = (contiguous(&extents), contiguous(&out.physical()));
     let positive = |value: i64| usize::try_from(value).unwrap_or(0);
     let (mut kept, mut from, mut to) = (Vec::new(), 0, 0);
     for (axis, &(before, after)) in pads.iter().enumerate() {
         let removed = positive(-before) + positive(-after);
-        kept.push(input.dims[axis].saturating_sub(removed));
+        kept.push(extents[axis].saturating_sub(removed));
         from += positive(-before) * from_strides[axis];
         to += positive(before) * to_strides[axis];
     }
@@ -137,7 +154,19 @@ pub(super) fn take_along(ctx: &mut LowerCtx<'_, '_>, val: &Val, axis: usize, ind
 
 #[cfg(test)]
 mod tests {
-    use crate::testing::{OneNode, f32s, i64s};
+    use crate::testing::{OneNode, f32s, i64s, noise};
+
+    #[test]
+    fn blocks_are_padded_as_plain_values_are() {
+        let conv = || OneNode::new("Conv", 13).input(noise(&[1, 3, 4, 3], 1)).constant(noise(&[32, 3, 1, 1], 2));
+        let whole = conv().run()[0].to_f32().unwrap();
+        for pads in [[0, 16, 1, 0, 0, 20, 0, 2], [0, 16, 0, -1, 0, 0, 1, 0], [0, 3, 0, 0, 0, 5, 0, 0]] {
+            let got = conv().then("Pad").constant(i64s(&[8], &pads)).run().remove(0);
+            let plain = OneNode::new("Pad", 13).input(conv().run().remove(0)).constant(i64s(&[8], &pads)).run();
+            assert_eq!(got, plain[0]);
+            assert!(got.to_f32().unwrap().contains(&whole[5]), "the values are there");
+        }
+    }
 
     #[test]
     fn padding_by_constant_reflection_and_edge() {
