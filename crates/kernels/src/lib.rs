@@ -29,6 +29,7 @@ pub mod normalize;
 pub mod parallel;
 pub mod peak;
 pub mod pool;
+pub mod quant;
 pub mod reduce;
 mod strided;
 #[cfg(test)]

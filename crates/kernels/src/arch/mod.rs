@@ -8,10 +8,13 @@
 //! The sets differ in one visible way: a fused multiply-add rounds once, the portable `a * b + c` twice. Everything that
 //! is not a matrix product or a convolution uses plain arithmetic and gives the same bits under every set.
 
+mod dot;
 #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
 mod neon;
 #[cfg(target_arch = "x86_64")]
 mod x86;
+
+pub(crate) use dot::{Dot, DotKernel};
 
 /// Sixteen lanes of `f32` and the one operation inner products need.
 pub(crate) trait Simd: Copy {
@@ -93,9 +96,10 @@ impl Simd for Portable {
     }
 }
 
-/// A set of kernels this CPU can run. Output bits depend on it, and on nothing else.
+/// A set of kernels this CPU can run. Output bits of `f32` kernels depend on it, and on nothing else; integer kernels give
+/// the same bits under every set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct KernelSet(Set);
+pub struct KernelSet(Set, dot::DotSet);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Set {
@@ -108,9 +112,24 @@ enum Set {
     Neon(neon::Neon),
 }
 
+impl Set {
+    /// Width of its vectors; integer instructions with wider ones are not used beside it.
+    fn vector_bits(self) -> u32 {
+        match self {
+            Set::Portable => 0,
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx2(_) => 256,
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx512(_) => 512,
+            #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+            Set::Neon(_) => 128,
+        }
+    }
+}
+
 impl KernelSet {
     /// The set every target has.
-    pub const PORTABLE: KernelSet = KernelSet(Set::Portable);
+    pub const PORTABLE: KernelSet = KernelSet(Set::Portable, dot::DotSet::Portable);
 
     /// The fastest set of this CPU.
     pub fn detect() -> KernelSet {
@@ -125,7 +144,18 @@ impl KernelSet {
         let found = [neon::Neon::detect().map(Set::Neon)];
         #[cfg(not(any(target_arch = "x86_64", all(target_arch = "aarch64", target_feature = "neon"))))]
         let found: [Option<Set>; 0] = [];
-        core::iter::once(Self::PORTABLE).chain(found.into_iter().flatten().map(KernelSet))
+        let found = found.into_iter().flatten().map(|set| KernelSet(set, dot::DotSet::widest(set.vector_bits())));
+        core::iter::once(Self::PORTABLE).chain(found)
+    }
+
+    /// Every set once with each of its integer instructions.
+    #[cfg(test)]
+    pub(crate) fn all_with_integers() -> impl Iterator<Item = KernelSet> {
+        let with = |set: KernelSet| {
+            let fits = move |(_, bits): &(dot::DotSet, u32)| *bits <= set.0.vector_bits();
+            dot::DotSet::all_available().filter(fits).map(move |(dot, _)| KernelSet(set.0, dot))
+        };
+        Self::all_available().flat_map(with)
     }
 
     /// For reports: `portable`, `avx2`, `avx512` or `neon`.
@@ -139,6 +169,17 @@ impl KernelSet {
             #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
             Set::Neon(_) => "neon",
         }
+    }
+
+    /// For reports, which instructions multiply bytes: `portable`, `avx2`, `avx-vnni`, `avx512-vnni` or `neon-dot`.
+    pub fn integer_name(self) -> &'static str {
+        self.1.name()
+    }
+
+    /// Runs an integer kernel compiled for this set.
+    #[inline]
+    pub(crate) fn dispatch_integer<K: DotKernel>(self, kernel: K) -> K::Output {
+        self.1.dispatch(kernel)
     }
 
     /// Runs `kernel` compiled for this set.

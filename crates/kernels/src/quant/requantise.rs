@@ -1,0 +1,76 @@
+//! From sums to bytes.
+
+use super::Target;
+
+/// [`Target`] as the arithmetic wants it: bounds relative to `zero`, so that clamping comes before rounding and nothing
+/// can leave the range of an integer.
+#[derive(Clone, Copy)]
+pub(super) struct Bounds {
+    lo: f32,
+    hi: f32,
+    /// `zero` less the integer that the bits of [`ROUND`] are.
+    offset: i32,
+}
+
+/// 1.5 · 2^23: added to a number of at most 2^22, it leaves the nearest integer, ties to even, in the low bits.
+const ROUND: f32 = 12_582_912.0;
+
+impl Bounds {
+    #[inline(always)]
+    pub(super) fn new(to: Target) -> Bounds {
+        let zero = f32::from(to.zero);
+        let offset = i32::from(to.zero).wrapping_sub(ROUND.to_bits() as i32);
+        Bounds { lo: f32::from(to.lo) - zero, hi: f32::from(to.hi) - zero, offset }
+    }
+
+    /// The byte of a number in steps of the output's scale. NaN gives the lowest.
+    #[inline(always)]
+    pub(super) fn byte(self, v: f32) -> u8 {
+        let v = if v > self.lo { v } else { self.lo };
+        let v = if v < self.hi { v } else { self.hi };
+        ((v + ROUND).to_bits() as i32).wrapping_add(self.offset) as u8
+    }
+
+    /// Sixteen sums times their channels' scales.
+    #[inline(always)]
+    pub(super) fn bytes(self, sums: &[i32; 16], scale: &[f32; 16]) -> [u8; 16] {
+        let mut out = [0; 16];
+        for i in 0..16 {
+            out[i] = self.byte(sums[i] as f32 * scale[i]);
+        }
+        out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounds_half_to_even_and_saturates() {
+        let byte = |to, v| Bounds::new(to).byte(v);
+        let all = Target::new(10);
+        for (v, expected) in
+            [(0.5, 10), (1.5, 12), (2.5, 12), (-0.5, 10), (-1.5, 8), (0.499_999_97, 10), (-10.4, 0), (-10.6, 0)]
+        {
+            assert_eq!(byte(all, v), expected, "{v}");
+        }
+        for (v, expected) in [(1e30, 255), (-1e30, 0), (f32::INFINITY, 255), (f32::NEG_INFINITY, 0), (f32::NAN, 0)] {
+            assert_eq!(byte(all, v), expected, "{v}");
+        }
+        let narrow = Target { zero: 128, lo: 128, hi: 200 };
+        assert_eq!([-3.0, 0.4, 71.6, 100.0].map(|v| byte(narrow, v)), [128, 128, 200, 200]);
+    }
+
+    #[test]
+    fn every_quarter_step_of_every_zero_point() {
+        for zero in 0..=255u8 {
+            let bounds = Bounds::new(Target::new(zero));
+            for quarter in -1100..=1100 {
+                let v = f64::from(quarter) / 4.0;
+                let expected = (v.round_ties_even() + f64::from(zero)).clamp(0.0, 255.0) as u8;
+                assert_eq!(bounds.byte(v as f32), expected, "{v} + {zero}");
+            }
+        }
+    }
+}
