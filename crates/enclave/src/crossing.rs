@@ -65,7 +65,7 @@ impl<'a> Outbound<'a> {
         let size: usize = match value {
             ValueRef::F32(_) => 4,
             ValueRef::I64(_) => 8,
-            ValueRef::Bool(_) => 1,
+            ValueRef::Bool(_) | ValueRef::U8(_) => 1,
         };
         let skip = usize::try_from(start / size as u64).map_err(|_| Refusal::new(Code::Internal))?;
         let count = (self.limit / size).min(value.len().saturating_sub(skip));
@@ -74,7 +74,7 @@ impl<'a> Outbound<'a> {
         match value {
             ValueRef::F32(v) => v.iter().skip(skip).take(count).for_each(|v| frame.extend_from_slice(&v.to_le_bytes())),
             ValueRef::I64(v) => v.iter().skip(skip).take(count).for_each(|v| frame.extend_from_slice(&v.to_le_bytes())),
-            ValueRef::Bool(v) => frame.extend(v.iter().skip(skip).take(count)),
+            ValueRef::Bool(v) | ValueRef::U8(v) => frame.extend(v.iter().skip(skip).take(count)),
         }
         Ok((start + count as u64 * size as u64, total))
     }

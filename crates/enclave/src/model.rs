@@ -129,6 +129,9 @@ fn check_ports(draft: &Draft, manifest: &Manifest) -> Result<(), Refusal> {
             DType::F32 => Elem::Float,
             DType::I64 => Elem::Int64,
             DType::Bool => Elem::Bool,
+            // A byte crosses as it is; which of the two it stands for is the business of the instructions around it.
+            DType::U8 if value.elem == Elem::Int8 => Elem::Int8,
+            DType::U8 => Elem::Uint8,
         };
         if value.elem != elem || value.shape != port.shape {
             return Err(invalid.about(port.value));

@@ -40,6 +40,7 @@ enum Held {
     F32(Zeroizing<Vec<f32>>),
     I64(Zeroizing<Vec<i64>>),
     Bool(Zeroizing<Vec<u8>>),
+    U8(Zeroizing<Vec<u8>>),
 }
 
 /// The segment that runs.
@@ -139,6 +140,7 @@ impl Ready {
                 DType::F32 => Held::F32(Zeroizing::new(refuse::reserve(len, platform)?)),
                 DType::I64 => Held::I64(Zeroizing::new(refuse::reserve(len, platform)?)),
                 DType::Bool => Held::Bool(Zeroizing::new(refuse::reserve(len, platform)?)),
+                DType::U8 => Held::U8(Zeroizing::new(refuse::reserve(len, platform)?)),
             };
             request.retained.try_reserve(1).map_err(|_| Refusal::new(Code::OutOfMemory))?;
             request.retained.push(Retained { value: port.value, held });
@@ -397,6 +399,7 @@ impl Held {
             Self::F32(v) => ValueRef::F32(v),
             Self::I64(v) => ValueRef::I64(v),
             Self::Bool(v) => ValueRef::Bool(v),
+            Self::U8(v) => ValueRef::U8(v),
         }
     }
 
@@ -413,7 +416,7 @@ impl Held {
         match (self, value) {
             (Self::F32(to), ValueRef::F32(from)) => fill(to, from),
             (Self::I64(to), ValueRef::I64(from)) => fill(to, from),
-            (Self::Bool(to), ValueRef::Bool(from)) => fill(to, from),
+            (Self::Bool(to), ValueRef::Bool(from)) | (Self::U8(to), ValueRef::U8(from)) => fill(to, from),
             _ => Err(Refusal::new(Code::Internal)),
         }
     }

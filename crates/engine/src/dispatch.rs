@@ -3,7 +3,7 @@
 use cordon_kernels::conv::Residual;
 use cordon_kernels::geometry::{Strided2, UnaryOp};
 use cordon_kernels::parallel::Compute;
-use cordon_kernels::{cast, conv, elementwise, gemm, movement, normalize, pool, reduce};
+use cordon_kernels::{cast, conv, elementwise, gemm, movement, normalize, pool, quant, reduce};
 
 use crate::memory::{Buffers, Out, Rest};
 use crate::prepared::ValueRef;
@@ -57,6 +57,7 @@ pub(crate) fn execute(
                 Out::F32(out) => elementwise::select(shape, cond, from.f32(*then)?, from.f32(*otherwise)?, out),
                 Out::I64(out) => elementwise::select(shape, cond, from.i64(*then)?, from.i64(*otherwise)?, out),
                 Out::Bool(out) => elementwise::select(shape, cond, from.bool(*then)?, from.bool(*otherwise)?, out),
+                Out::U8(out) => elementwise::select(shape, cond, from.u8(*then)?, from.u8(*otherwise)?, out),
             }
         }
         I::Softmax { along, log, input, .. } if *input == Operand::Arena(region) => {
@@ -75,7 +76,7 @@ pub(crate) fn execute(
         I::Reduce { op, kept, reduced, input, .. } => match out {
             Out::F32(out) => reduce::reduce_f32(compute, *op, kept, reduced, from.f32(*input)?, out),
             Out::I64(out) => reduce::reduce_i64(*op, kept, reduced, from.i64(*input)?, out),
-            Out::Bool(_) => return Err(MISTYPED),
+            Out::Bool(_) | Out::U8(_) => return Err(MISTYPED),
         },
         I::ArgMax { along, smallest, last, input, .. } => {
             reduce::argmax(along, *smallest, *last, from.f32(*input)?, out.i64()?);
@@ -84,11 +85,12 @@ pub(crate) fn execute(
             Out::F32(out) => movement::copy(compute, geometry, from.f32(*input)?, out),
             Out::I64(out) => movement::copy(compute, geometry, from.i64(*input)?, out),
             Out::Bool(out) => movement::copy(compute, geometry, from.bool(*input)?, out),
+            Out::U8(out) => movement::copy(compute, geometry, from.u8(*input)?, out),
         },
         I::Fill { value, .. } => match out {
             Out::F32(out) => out.fill(f32::from_bits(*value as u32)),
             Out::I64(out) => out.fill(*value as i64),
-            Out::Bool(out) => out.fill(*value as u8),
+            Out::Bool(out) | Out::U8(out) => out.fill(*value as u8),
         },
         I::Gather { along, count, data, indices, .. } => {
             let indices = from.i64(*indices)?;
@@ -96,6 +98,7 @@ pub(crate) fn execute(
                 Out::F32(out) => movement::gather(along, *count, from.f32(*data)?, indices, out),
                 Out::I64(out) => movement::gather(along, *count, from.i64(*data)?, indices, out),
                 Out::Bool(out) => movement::gather(along, *count, from.bool(*data)?, indices, out),
+                Out::U8(out) => movement::gather(along, *count, from.u8(*data)?, indices, out),
             };
             gathered.map_err(|_| EngineError::Data { at, rule: "an index lies outside the axis" })?;
         }
@@ -115,6 +118,34 @@ pub(crate) fn execute(
             (ValueRef::Bool(input), Out::I64(out)) => cast::bool_to_i64(input, out),
             _ => return Err(MISTYPED),
         },
+        I::Quantize { scale, to, input, .. } => quant::quantize(set, *scale, *to, from.f32(*input)?, out.u8()?),
+        I::Dequantize { scale, zero, input, .. } => {
+            quant::dequantize(set, *scale, *zero, from.u8(*input)?, out.f32()?);
+        }
+        I::QConv2d { geometry, input, pad, weight, bias, scale, to, residual, .. } => {
+            let (input, weight) = (from.u8(*input)?, from.u8_tile(*weight)?);
+            let (bias, scale) = (from.i64_tile(*bias)?, from.f32_tile(*scale)?);
+            let residual = match residual {
+                None => quant::Residual::None,
+                Some(it) if it.from == region => quant::Residual::InPlace(it.sum),
+                Some(it) => quant::Residual::Other(from.u8(Operand::Arena(it.from))?, it.sum),
+            };
+            quant::conv2d(compute, geometry, *pad, input, weight, bias, scale, *to, residual, out.u8()?);
+        }
+        I::QDense { geometry, input, weight, bias, scale, to, .. } => {
+            let (input, weight) = (from.u8(*input)?, from.u8_tile(*weight)?);
+            let (bias, scale) = (from.i64_tile(*bias)?, from.f32_tile(*scale)?);
+            quant::dense(compute, geometry, input, weight, bias, scale, *to, out.u8()?);
+        }
+        I::QSum { sum, a, b, .. } if *a == Operand::Arena(region) => {
+            quant::sum_in_place(set, sum, from.u8(*b)?, out.u8()?);
+        }
+        I::QSum { sum, a, b, .. } => quant::sum(set, sum, from.u8(*a)?, from.u8(*b)?, out.u8()?),
+        I::QPool { geometry, input, .. } => quant::max_pool(set, geometry, from.u8(*input)?, out.u8()?),
+        I::Lookup { table, input, .. } if *input == Operand::Arena(region) => {
+            quant::lookup_in_place(from.u8_tile(*table)?, out.u8()?);
+        }
+        I::Lookup { table, input, .. } => quant::lookup(from.u8_tile(*table)?, from.u8(*input)?, out.u8()?),
     }
     Ok(())
 }
@@ -166,6 +197,7 @@ fn binary(
             (ValueRef::Bool(a), ValueRef::Bool(b)) => elementwise::logical(op, shape, a, b, out),
             _ => return Err(MISTYPED),
         },
+        (Out::U8(_), _) => return Err(MISTYPED),
     }
     Ok(())
 }
@@ -186,6 +218,7 @@ impl<'a> Source<'a> {
                 DType::F32 => ValueRef::F32(self.rest.f32.get(region)?),
                 DType::I64 => ValueRef::I64(self.rest.i64.get(region)?),
                 DType::Bool => ValueRef::Bool(self.rest.bool.get(region)?),
+                DType::U8 => ValueRef::U8(self.rest.u8.get(region)?),
             }),
             Operand::Weight(tile) => self.weights.get(self.index, tile),
         }
@@ -201,6 +234,14 @@ impl<'a> Source<'a> {
 
     fn bool(&self, operand: Operand) -> Result<&'a [u8], EngineError> {
         if let ValueRef::Bool(v) = self.any(operand)? { Ok(v) } else { Err(MISTYPED) }
+    }
+
+    fn u8(&self, operand: Operand) -> Result<&'a [u8], EngineError> {
+        if let ValueRef::U8(v) = self.any(operand)? { Ok(v) } else { Err(MISTYPED) }
+    }
+
+    fn u8_tile(&self, tile: Tile) -> Result<&'a [u8], EngineError> {
+        self.u8(Operand::Weight(tile))
     }
 
     fn f32_tile(&self, tile: Tile) -> Result<&'a [f32], EngineError> {
@@ -239,5 +280,9 @@ impl<'a> Out<'a> {
 
     fn bool(self) -> Result<&'a mut [u8], EngineError> {
         if let Self::Bool(out) = self { Ok(out) } else { Err(MISTYPED) }
+    }
+
+    fn u8(self) -> Result<&'a mut [u8], EngineError> {
+        if let Self::U8(out) = self { Ok(out) } else { Err(MISTYPED) }
     }
 }

@@ -12,8 +12,9 @@ use cordon_kernels::geometry::MAX_DIMS;
 use crate::EngineError;
 use crate::program::{
     Along, ArenaSize, Axis, BinaryOp, Conv2d, ConvNd, DType, Dense, INSTRUCTION_SET, Instruction, Kind, Layout, Lrn,
-    MAX_INSTRUCTIONS, MAX_PORTS, MAX_WEIGHTS, MatMul, Normalize, Operand, Pool, PoolKind, Port, Program, ReduceOp,
-    Region, Strided1, Strided2, Strided3, StridedCopy, Tile, UnaryOp, Via, WeightInfo, WeightTable,
+    MAX_INSTRUCTIONS, MAX_PORTS, MAX_WEIGHTS, MatMul, Normalize, Operand, Pool, PoolKind, Port, Program, QConv2d,
+    QDense, QResidual, ReduceOp, Region, Strided1, Strided2, Strided3, StridedCopy, Sum, Target, Tile, UnaryOp, Via,
+    WeightInfo, WeightTable,
 };
 use crate::wire::{Wire, read_list, unknown, wire_enum, wire_struct, write_list};
 
@@ -69,13 +70,13 @@ impl WeightTable {
 }
 
 wire_enum!(Kind { 0 => Inference });
-wire_enum!(DType { 0 => F32, 1 => I64, 2 => Bool });
+wire_enum!(DType { 0 => F32, 1 => I64, 2 => Bool, 3 => U8 });
 wire_enum!(Via { 0 => Cross, 1 => Retain });
 wire_enum!(Layout { 0 => Plain, 1 => Blocked });
 wire_enum!(PoolKind { 0 => Max, 1 => Average, 2 => AverageCountPad });
 wire_enum!(ReduceOp { 0 => Sum, 1 => Mean, 2 => Max, 3 => Min });
 
-wire_struct!(ArenaSize { f32: u32, i64: u32, bool: u32 });
+wire_struct!(ArenaSize { f32: u32, i64: u32, bool: u32, u8: u32 });
 wire_struct!(Region { dtype: DType, start: u32, len: u32 });
 wire_struct!(Tile { tensor: u32, start: u32, len: u32 });
 wire_struct!(WeightInfo { dtype: DType, len: u32, offset: u64 });
@@ -94,6 +95,12 @@ wire_struct!(StridedCopy { dims: Vec<u32>, from: u32, from_strides: Vec<i32>, to
 wire_struct!(Along { outer: u32, len: u32, inner: u32 });
 wire_struct!(Normalize { outer: u32, len: u32, channels: u32, inner: u32, epsilon: f32 });
 wire_struct!(Lrn { n: u32, c: u32, inner: u32, size: u32, alpha: f32, beta: f32, bias: f32 });
+
+wire_struct!(Target { zero: u8, lo: u8, hi: u8 });
+wire_struct!(Sum { a_scale: f32, a_zero: u8, b_scale: f32, b_zero: u8, to: Target });
+wire_struct!(QConv2d { n: u32, groups: u32, ic: u32, oc: u32, y: Axis, x: Axis, lanes: u32 });
+wire_struct!(QDense { m: u32, k: u32, n: u32 });
+wire_struct!(QResidual { from: Region, sum: Sum });
 
 wire_enum!(UnaryOp {
     0 => Relu,
@@ -164,6 +171,13 @@ wire_enum!(Instruction, min 18, {
     16 => Gather { along, count, data, indices, out },
     17 => Interpolate { along, count, input, lo, hi, frac, out },
     18 => Cast { input, out },
+    19 => Quantize { scale, to, input, out },
+    20 => Dequantize { scale, zero, input, out },
+    21 => QConv2d { geometry, input, pad, weight, bias, scale, to, residual, out },
+    22 => QDense { geometry, input, weight, bias, scale, to, out },
+    23 => QSum { sum, a, b, out },
+    24 => QPool { geometry, input, out },
+    25 => Lookup { table, input, out },
 });
 
 impl Wire for Operand {

@@ -17,6 +17,7 @@ pub(crate) struct Extent {
     pub(crate) f32: u64,
     pub(crate) i64: u64,
     pub(crate) bool: u64,
+    pub(crate) u8: u64,
 }
 
 impl Extent {
@@ -26,6 +27,7 @@ impl Extent {
             DType::F32 => &mut self.f32,
             DType::I64 => &mut self.i64,
             DType::Bool => &mut self.bool,
+            DType::U8 => &mut self.u8,
         };
         let start = *end;
         *end = end.saturating_add(len.into());
@@ -34,38 +36,47 @@ impl Extent {
 
     /// Both together, type by type; saturates.
     pub(crate) fn plus(self, other: Self) -> Self {
-        let [f32, i64, bool] = [(self.f32, other.f32), (self.i64, other.i64), (self.bool, other.bool)];
-        Self { f32: f32.0.saturating_add(f32.1), i64: i64.0.saturating_add(i64.1), bool: bool.0.saturating_add(bool.1) }
+        self.zip(other, u64::saturating_add)
     }
 
     /// Without `other`, which was added before.
     pub(crate) fn minus(self, other: Self) -> Self {
-        let [f32, i64, bool] = [(self.f32, other.f32), (self.i64, other.i64), (self.bool, other.bool)];
-        Self { f32: f32.0.saturating_sub(f32.1), i64: i64.0.saturating_sub(i64.1), bool: bool.0.saturating_sub(bool.1) }
+        self.zip(other, u64::saturating_sub)
     }
 
     /// The larger extent, type by type.
     pub(crate) fn max(self, other: Self) -> Self {
-        Self { f32: self.f32.max(other.f32), i64: self.i64.max(other.i64), bool: self.bool.max(other.bool) }
+        self.zip(other, u64::max)
     }
 
-    /// Bytes of all three; saturates.
+    fn zip(self, other: Self, f: fn(u64, u64) -> u64) -> Self {
+        Self {
+            f32: f(self.f32, other.f32),
+            i64: f(self.i64, other.i64),
+            bool: f(self.bool, other.bool),
+            u8: f(self.u8, other.u8),
+        }
+    }
+
+    /// Bytes of all four; saturates.
     pub(crate) fn bytes(self) -> u64 {
-        self.f32.saturating_mul(4).saturating_add(self.i64.saturating_mul(8)).saturating_add(self.bool)
+        let words = self.f32.saturating_mul(4).saturating_add(self.i64.saturating_mul(8));
+        words.saturating_add(self.bool).saturating_add(self.u8)
     }
 }
 
 impl From<ArenaSize> for Extent {
     fn from(size: ArenaSize) -> Self {
-        Self { f32: size.f32.into(), i64: size.i64.into(), bool: size.bool.into() }
+        Self { f32: size.f32.into(), i64: size.i64.into(), bool: size.bool.into(), u8: size.u8.into() }
     }
 }
 
-/// Three typed vectors of fixed length, zeroed at first and wiped at the end.
+/// Four typed vectors of fixed length, zeroed at first and wiped at the end.
 pub(crate) struct Buffers {
-    f32: Lines,
+    f32: Lines<f32>,
     i64: Vec<i64>,
     bool: Vec<u8>,
+    u8: Lines<u8>,
 }
 
 impl Buffers {
@@ -76,12 +87,13 @@ impl Buffers {
             f32: Lines::zeroed(extent.f32).ok_or(refused)?,
             i64: zeroed(extent.i64).ok_or(refused)?,
             bool: zeroed(extent.bool).ok_or(refused)?,
+            u8: Lines::zeroed(extent.u8).ok_or(refused)?,
         })
     }
 
     /// Bytes really held, allocator rounding included, without [`SLACK_BYTES`].
     pub(crate) fn bytes(&self) -> u64 {
-        ((self.f32.all.capacity() - SLACK) * 4 + self.i64.capacity() * 8 + self.bool.capacity()) as u64
+        (self.f32.bytes() + self.i64.capacity() * 8 + self.bool.capacity() + self.u8.bytes()) as u64
     }
 
     /// Overwrites every element with zero. The buffers live on, so these are ordinary stores the compiler must keep.
@@ -89,6 +101,7 @@ impl Buffers {
         self.f32.fill(0.0);
         self.i64.fill(0);
         self.bool.fill(0);
+        self.u8.fill(0);
     }
 
     /// Whether every element is zero.
@@ -96,7 +109,7 @@ impl Buffers {
     pub(crate) fn is_wiped(&self) -> bool {
         self.f32.iter().all(|v| v.to_bits() == 0)
             && self.i64.iter().all(|&v| v == 0)
-            && self.bool.iter().all(|&v| v == 0)
+            && self.bool.iter().chain(self.u8.iter()).all(|&v| v == 0)
     }
 
     /// `len` elements from `start`.
@@ -105,25 +118,31 @@ impl Buffers {
             DType::F32 => ValueRef::F32(part(&self.f32, start, len)?),
             DType::I64 => ValueRef::I64(part(&self.i64, start, len)?),
             DType::Bool => ValueRef::Bool(part(&self.bool, start, len)?),
+            DType::U8 => ValueRef::U8(part(&self.u8, start, len)?),
         })
     }
 
     /// The written region mutably, everything else shared.
     pub(crate) fn split(&mut self, out: Region) -> Result<(Out<'_>, Rest<'_>), EngineError> {
-        match out.dtype {
+        let Self { f32, i64, bool, u8 } = self;
+        Ok(match out.dtype {
             DType::F32 => {
-                let (out, f32) = split(&mut self.f32, out)?;
-                Ok((Out::F32(out), Rest { f32, i64: Around::whole(&self.i64), bool: Around::whole(&self.bool) }))
+                let (out, f32) = split(f32, out)?;
+                (Out::F32(out), Rest { f32, i64: Around::whole(i64), bool: Around::whole(bool), u8: Around::whole(u8) })
             }
             DType::I64 => {
-                let (out, i64) = split(&mut self.i64, out)?;
-                Ok((Out::I64(out), Rest { f32: Around::whole(&self.f32), i64, bool: Around::whole(&self.bool) }))
+                let (out, i64) = split(i64, out)?;
+                (Out::I64(out), Rest { f32: Around::whole(f32), i64, bool: Around::whole(bool), u8: Around::whole(u8) })
             }
             DType::Bool => {
-                let (out, bool) = split(&mut self.bool, out)?;
-                Ok((Out::Bool(out), Rest { f32: Around::whole(&self.f32), i64: Around::whole(&self.i64), bool }))
+                let (out, bool) = split(bool, out)?;
+                (Out::Bool(out), Rest { f32: Around::whole(f32), i64: Around::whole(i64), bool, u8: Around::whole(u8) })
             }
-        }
+            DType::U8 => {
+                let (out, u8) = split(u8, out)?;
+                (Out::U8(out), Rest { f32: Around::whole(f32), i64: Around::whole(i64), bool: Around::whole(bool), u8 })
+            }
+        })
     }
 
     /// Stores little-endian elements from element `start` on. `bytes` holds whole elements; `at` names their source.
@@ -143,6 +162,7 @@ impl Buffers {
                 check_masks(bytes, at)?;
                 part_mut(&mut self.bool, start, bytes.len())?.copy_from_slice(bytes);
             }
+            DType::U8 => part_mut(&mut self.u8, start, bytes.len())?.copy_from_slice(bytes),
         }
         Ok(())
     }
@@ -163,6 +183,7 @@ impl Buffers {
                 check_masks(v, at)?;
                 part_mut(&mut self.bool, start, v.len())?.copy_from_slice(v);
             }
+            ValueRef::U8(v) => part_mut(&mut self.u8, start, v.len())?.copy_from_slice(v),
         }
         Ok(())
     }
@@ -173,6 +194,7 @@ impl Drop for Buffers {
         self.f32.all.zeroize();
         self.i64.zeroize();
         self.bool.zeroize();
+        self.u8.all.zeroize();
     }
 }
 
@@ -190,6 +212,7 @@ pub(crate) enum Out<'a> {
     F32(&'a mut [f32]),
     I64(&'a mut [i64]),
     Bool(&'a mut [u8]),
+    U8(&'a mut [u8]),
 }
 
 /// What an instruction may read.
@@ -197,6 +220,7 @@ pub(crate) struct Rest<'a> {
     pub(crate) f32: Around<'a, f32>,
     pub(crate) i64: Around<'a, i64>,
     pub(crate) bool: Around<'a, u8>,
+    pub(crate) u8: Around<'a, u8>,
 }
 
 /// A vector without the region that is being written.
@@ -248,41 +272,46 @@ fn split<T>(all: &mut [T], out: Region) -> Result<(&mut [T], Around<'_, T>), Eng
 }
 
 /// Elements that begin a cache line: vector loads and stores of blocks then never straddle two.
-struct Lines {
-    all: Vec<f32>,
+struct Lines<T> {
+    all: Vec<T>,
     /// First element used.
     start: usize,
     len: usize,
 }
 
-impl Lines {
+impl<T: Default + Clone> Lines<T> {
+    /// Elements needed at most to reach the next cache line.
+    const SLACK: usize = CACHE_LINE / size_of::<T>() - 1;
+
     fn zeroed(len: u64) -> Option<Self> {
-        let all: Vec<f32> = zeroed(len.checked_add(SLACK as u64)?)?;
+        let all: Vec<T> = zeroed(len.checked_add(Self::SLACK as u64)?)?;
         let len = usize::try_from(len).ok()?;
         // A start that this memory has no room for, which `align_offset` may give in theory, costs speed only.
-        let start = Some(all.as_ptr().align_offset(CACHE_LINE)).filter(|&start| start <= SLACK).unwrap_or(0);
+        let start = Some(all.as_ptr().align_offset(CACHE_LINE)).filter(|&start| start <= Self::SLACK).unwrap_or(0);
         Some(Self { all, start, len })
+    }
+
+    /// Bytes held beside the slack.
+    fn bytes(&self) -> usize {
+        (self.all.capacity() - Self::SLACK) * size_of::<T>()
     }
 }
 
 /// Bytes of a cache line, or more.
 const CACHE_LINE: usize = 64;
 
-/// Elements needed at most to reach the next cache line.
-const SLACK: usize = CACHE_LINE / 4 - 1;
-
 /// Bytes a [`Buffers`] takes beside its elements.
-pub(crate) const SLACK_BYTES: u64 = SLACK as u64 * 4;
+pub(crate) const SLACK_BYTES: u64 = (Lines::<f32>::SLACK * 4 + Lines::<u8>::SLACK) as u64;
 
-impl core::ops::Deref for Lines {
-    type Target = [f32];
-    fn deref(&self) -> &[f32] {
+impl<T> core::ops::Deref for Lines<T> {
+    type Target = [T];
+    fn deref(&self) -> &[T] {
         &self.all[self.start..self.start + self.len]
     }
 }
 
-impl core::ops::DerefMut for Lines {
-    fn deref_mut(&mut self) -> &mut [f32] {
+impl<T> core::ops::DerefMut for Lines<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
         &mut self.all[self.start..self.start + self.len]
     }
 }

@@ -84,6 +84,8 @@ pub enum ValueRef<'a> {
     I64(&'a [i64]),
     /// Masks, 0 or 1.
     Bool(&'a [u8]),
+    /// Quantised values.
+    U8(&'a [u8]),
 }
 
 impl ValueRef<'_> {
@@ -93,6 +95,7 @@ impl ValueRef<'_> {
             Self::F32(_) => DType::F32,
             Self::I64(_) => DType::I64,
             Self::Bool(_) => DType::Bool,
+            Self::U8(_) => DType::U8,
         }
     }
 
@@ -101,7 +104,7 @@ impl ValueRef<'_> {
         match self {
             Self::F32(v) => v.len(),
             Self::I64(v) => v.len(),
-            Self::Bool(v) => v.len(),
+            Self::Bool(v) | Self::U8(v) => v.len(),
         }
     }
 
@@ -420,7 +423,7 @@ mod tests {
         let program = Program {
             kind: Kind::Inference,
             batch: 1,
-            arena: ArenaSize { f32: 5, i64: 0, bool: 0 },
+            arena: ArenaSize { f32: 5, ..ArenaSize::default() },
             inputs: vec![port(input)],
             outputs: vec![port(out), port(input)],
             instructions: vec![Instruction::Unary { op: UnaryOp::Neg, input: Operand::Weight(weight), out }],

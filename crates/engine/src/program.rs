@@ -10,6 +10,7 @@ pub use cordon_kernels::geometry::{
     Along, Axis, BinaryOp, Conv2d, ConvNd, Dense, Layout, Lrn, MatMul, Normalize, Pool, PoolKind, ReduceOp, Strided1,
     Strided2, Strided3, StridedCopy, UnaryOp,
 };
+pub use cordon_kernels::quant::{QConv2d, QDense, Sum, Target};
 
 /// Version of the instruction set; a Program of another version is refused.
 pub const INSTRUCTION_SET: u16 = 1;
@@ -32,12 +33,15 @@ pub enum DType {
     I64,
     /// Masks, one byte, 0 or 1.
     Bool,
+    /// Quantised values, one unsigned byte. ONNX's int8 is held as the value plus 128. As a weight also packed signed bytes,
+    /// where an instruction says so.
+    U8,
 }
 
 /// A contiguous range of the arena of its type, in elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Region {
-    /// Which of the three arenas.
+    /// Which of the four arenas.
     pub dtype: DType,
     /// First element.
     pub start: u32,
@@ -86,7 +90,7 @@ impl DType {
         match self {
             Self::F32 => 4,
             Self::I64 => 8,
-            Self::Bool => 1,
+            Self::Bool | Self::U8 => 1,
         }
     }
 }
@@ -129,6 +133,8 @@ pub struct ArenaSize {
     pub i64: u32,
     /// `bool` elements.
     pub bool: u32,
+    /// Quantised values.
+    pub u8: u32,
 }
 
 impl ArenaSize {
@@ -138,12 +144,13 @@ impl ArenaSize {
             DType::F32 => self.f32,
             DType::I64 => self.i64,
             DType::Bool => self.bool,
+            DType::U8 => self.u8,
         }
     }
 
-    /// Bytes of the three arenas.
+    /// Bytes of the four arenas.
     pub fn bytes(&self) -> u64 {
-        u64::from(self.f32) * 4 + u64::from(self.i64) * 8 + u64::from(self.bool)
+        u64::from(self.f32) * 4 + u64::from(self.i64) * 8 + u64::from(self.bool) + u64::from(self.u8)
     }
 }
 
@@ -352,7 +359,7 @@ pub enum Instruction {
         /// Output.
         out: Region,
     },
-    /// Sets every element: `f32` bits, or an `i64`, or a `bool`.
+    /// Sets every element: `f32` bits, or an `i64`, or a `bool`, or a byte.
     Fill {
         /// Bits of the value.
         value: u64,
@@ -391,13 +398,112 @@ pub enum Instruction {
         /// Output.
         out: Region,
     },
-    /// Conversion between types: to `i64` truncates toward zero and saturates; to `bool` tests for nonzero.
+    /// Conversion between types but `u8`: to `i64` truncates toward zero and saturates; to `bool` tests for nonzero.
     Cast {
         /// Input.
         input: Operand,
         /// Output.
         out: Region,
     },
+    /// `round(x / scale) + zero`, clamped: from `f32` to bytes.
+    Quantize {
+        /// Real distance between neighbouring bytes.
+        scale: f32,
+        /// The bytes.
+        to: Target,
+        /// `f32`, as long as `out`.
+        input: Operand,
+        /// `u8`.
+        out: Region,
+    },
+    /// `(x - zero) * scale`: from bytes to `f32`.
+    Dequantize {
+        /// Real distance between neighbouring bytes.
+        scale: f32,
+        /// The byte that stands for 0.
+        zero: u8,
+        /// `u8`, as long as `out`.
+        input: Operand,
+        /// `f32`.
+        out: Region,
+    },
+    /// Convolution of bytes: a sum of products in 32 bits (wrapping), times the channel's scale, rounded to a byte; then, if
+    /// there is a residual, the rounded sum of that byte (first) and the residual's (second). See [`cordon_kernels::quant`].
+    QConv2d {
+        /// Shape.
+        geometry: QConv2d,
+        /// `u8`, in blocks of `geometry.lanes` channels.
+        input: Operand,
+        /// What padding reads: the byte that stands for 0.
+        pad: u8,
+        /// Signed bytes, packed as [`QConv2d`] says.
+        weight: Tile,
+        /// `i64`, `(ceil(oc / 16) * 16)`, modulo 2^32.
+        bias: Tile,
+        /// `f32`, `(ceil(oc / 16) * 16)`.
+        scale: Tile,
+        /// The bytes of the product.
+        to: Target,
+        /// Blocked bytes, shape of the output, and how they are added. May equal `out` exactly.
+        residual: Option<QResidual>,
+        /// `u8`, blocked.
+        out: Region,
+    },
+    /// Product of bytes with constant packed weights, finished as in [`Instruction::QConv2d`].
+    QDense {
+        /// Shape.
+        geometry: QDense,
+        /// `u8`, `(m, k)`.
+        input: Operand,
+        /// Signed bytes, packed as [`QDense`] says.
+        weight: Tile,
+        /// `i64`, `(ceil(n / 16) * 16)`, modulo 2^32.
+        bias: Tile,
+        /// `f32`, `(ceil(n / 16) * 16)`.
+        scale: Tile,
+        /// The bytes of the product.
+        to: Target,
+        /// `u8`, `(m, n)`.
+        out: Region,
+    },
+    /// Rounded sum of two values of one length. `out` may equal the region of `a` exactly.
+    QSum {
+        /// Scales and zero points.
+        sum: Sum,
+        /// `u8`, as long as `out`.
+        a: Operand,
+        /// `u8`, as long as `out`.
+        b: Operand,
+        /// `u8`.
+        out: Region,
+    },
+    /// Max pooling of bytes; `geometry.kind` is `Max`.
+    QPool {
+        /// Shape.
+        geometry: Pool,
+        /// `u8`.
+        input: Operand,
+        /// `u8`.
+        out: Region,
+    },
+    /// Any function of one byte. `out` may equal the input region exactly.
+    Lookup {
+        /// `u8`, 256 results.
+        table: Tile,
+        /// `u8`, as long as `out`.
+        input: Operand,
+        /// `u8`.
+        out: Region,
+    },
+}
+
+/// What is added to a finished product of bytes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct QResidual {
+    /// The second operand of the sum.
+    pub from: Region,
+    /// Scales and zero points; the first operand is the product's byte.
+    pub sum: Sum,
 }
 
 impl Instruction {
@@ -423,6 +529,13 @@ impl Instruction {
             Self::Gather { .. } => "Gather",
             Self::Interpolate { .. } => "Interpolate",
             Self::Cast { .. } => "Cast",
+            Self::Quantize { .. } => "Quantize",
+            Self::Dequantize { .. } => "Dequantize",
+            Self::QConv2d { .. } => "QConv2d",
+            Self::QDense { .. } => "QDense",
+            Self::QSum { .. } => "QSum",
+            Self::QPool { .. } => "QPool",
+            Self::Lookup { .. } => "Lookup",
         }
     }
 
@@ -447,7 +560,14 @@ impl Instruction {
             | Self::Fill { out, .. }
             | Self::Gather { out, .. }
             | Self::Interpolate { out, .. }
-            | Self::Cast { out, .. } => *out,
+            | Self::Cast { out, .. }
+            | Self::Quantize { out, .. }
+            | Self::Dequantize { out, .. }
+            | Self::QConv2d { out, .. }
+            | Self::QDense { out, .. }
+            | Self::QSum { out, .. }
+            | Self::QPool { out, .. }
+            | Self::Lookup { out, .. } => *out,
         }
     }
 
@@ -456,26 +576,31 @@ impl Instruction {
         let tile = |name, tile: &Tile| Some((name, Operand::Weight(*tile)));
         let maybe_tile = |name, it: &Option<Tile>| it.map(|it| (name, Operand::Weight(it)));
         let maybe = |name, it: &Option<Operand>| it.map(|it| (name, it));
-        let reads: [Option<(&'static str, Operand)>; 4] = match self {
+        let reads: [Option<(&'static str, Operand)>; 5] = match self {
             Self::Conv2d { input, weight, bias, residual, .. } | Self::Dense { input, weight, bias, residual, .. } => [
                 Some(("input", *input)),
                 tile("weight", weight),
                 maybe_tile("bias", bias),
                 residual.map(|region| ("residual", Operand::Arena(region))),
+                None,
             ],
             Self::ConvNd { input, weight, bias, .. } => {
-                [Some(("input", *input)), Some(("weight", *weight)), maybe_tile("bias", bias), None]
+                [Some(("input", *input)), Some(("weight", *weight)), maybe_tile("bias", bias), None, None]
             }
-            Self::MatMul { a, b, .. } | Self::Binary { a, b, .. } => [Some(("a", *a)), Some(("b", *b)), None, None],
+            Self::MatMul { a, b, .. } | Self::Binary { a, b, .. } | Self::QSum { a, b, .. } => {
+                [Some(("a", *a)), Some(("b", *b)), None, None, None]
+            }
             Self::Select { cond, then, otherwise, .. } => {
-                [Some(("cond", *cond)), Some(("then", *then)), Some(("otherwise", *otherwise)), None]
+                [Some(("cond", *cond)), Some(("then", *then)), Some(("otherwise", *otherwise)), None, None]
             }
             Self::Normalize { input, scale, bias, .. } => {
-                [Some(("input", *input)), maybe("scale", scale), maybe("bias", bias), None]
+                [Some(("input", *input)), maybe("scale", scale), maybe("bias", bias), None, None]
             }
-            Self::Gather { data, indices, .. } => [Some(("data", *data)), Some(("indices", *indices)), None, None],
+            Self::Gather { data, indices, .. } => {
+                [Some(("data", *data)), Some(("indices", *indices)), None, None, None]
+            }
             Self::Interpolate { input, lo, hi, frac, .. } => {
-                [Some(("input", *input)), tile("lo", lo), tile("hi", hi), tile("frac", frac)]
+                [Some(("input", *input)), tile("lo", lo), tile("hi", hi), tile("frac", frac), None]
             }
             Self::Pool { input, .. }
             | Self::Unary { input, .. }
@@ -485,8 +610,22 @@ impl Instruction {
             | Self::Reduce { input, .. }
             | Self::ArgMax { input, .. }
             | Self::Copy { input, .. }
-            | Self::Cast { input, .. } => [Some(("input", *input)), None, None, None],
-            Self::Fill { .. } => [None; 4],
+            | Self::Cast { input, .. }
+            | Self::Quantize { input, .. }
+            | Self::Dequantize { input, .. }
+            | Self::QPool { input, .. } => [Some(("input", *input)), None, None, None, None],
+            Self::QConv2d { input, weight, bias, scale, residual, .. } => [
+                Some(("input", *input)),
+                tile("weight", weight),
+                tile("bias", bias),
+                tile("scale", scale),
+                residual.map(|it| ("residual", Operand::Arena(it.from))),
+            ],
+            Self::QDense { input, weight, bias, scale, .. } => {
+                [Some(("input", *input)), tile("weight", weight), tile("bias", bias), tile("scale", scale), None]
+            }
+            Self::Lookup { table, input, .. } => [tile("table", table), Some(("input", *input)), None, None, None],
+            Self::Fill { .. } => [None; 5],
         };
         reads.into_iter().flatten()
     }

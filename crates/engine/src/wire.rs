@@ -37,6 +37,7 @@ macro_rules! primitive {
 
 primitive! {
     bool, bool, 1;
+    u8, u8, 1;
     u32, u32, 4;
     u64, u64, 8;
     f32, f32, 4;

@@ -2,8 +2,8 @@
 
 mod support;
 
-use cordon_engine::{CHUNK, KernelSet, Limits, Prepared, Program, Reply, Residency, Step, ValueRef, WeightTable};
-use support::{Random, cases};
+use cordon_engine::{CHUNK, KernelSet, Limits, Prepared, Program, Reply, Residency, Step, WeightTable};
+use support::{Random, Value, cases};
 
 /// How far hostile bytes got.
 #[derive(Clone, Copy, Debug, Default)]
@@ -51,7 +51,7 @@ fn run(prepared: &mut Prepared, stream: u64, fill: u8) -> bool {
     enum Answer {
         Go,
         Chunk(u32),
-        Value(Vec<f32>, Vec<i64>, Vec<u8>),
+        Value(Value),
     }
     let chunk = vec![fill; CHUNK];
     let mut answer = Answer::Go;
@@ -62,11 +62,7 @@ fn run(prepared: &mut Prepared, stream: u64, fill: u8) -> bool {
                 let left = stream - u64::from(*index) * CHUNK as u64;
                 Reply::Chunk { index: *index, plain: &chunk[..left.min(CHUNK as u64) as usize] }
             }
-            Answer::Value(f32s, i64s, bools) if i64s.is_empty() && bools.is_empty() => {
-                Reply::Value(ValueRef::F32(f32s))
-            }
-            Answer::Value(_, i64s, bools) if bools.is_empty() => Reply::Value(ValueRef::I64(i64s)),
-            Answer::Value(_, _, bools) => Reply::Value(ValueRef::Bool(bools)),
+            Answer::Value(value) => Reply::Value(value.view()),
         };
         answer = match prepared.step(reply) {
             Err(_) => return false,
@@ -78,11 +74,12 @@ fn run(prepared: &mut Prepared, stream: u64, fill: u8) -> bool {
             Ok(Step::Input(port)) => {
                 use cordon_engine::program::DType;
                 let len = port.region.len as usize;
-                match port.region.dtype {
-                    DType::F32 => Answer::Value(vec![f32::from_le_bytes([fill; 4]); len], Vec::new(), Vec::new()),
-                    DType::I64 => Answer::Value(Vec::new(), vec![i64::from(fill as i8); len], Vec::new()),
-                    DType::Bool => Answer::Value(Vec::new(), Vec::new(), vec![fill; len]),
-                }
+                Answer::Value(match port.region.dtype {
+                    DType::F32 => Value::F32(vec![f32::from_le_bytes([fill; 4]); len]),
+                    DType::I64 => Value::I64(vec![i64::from(fill as i8); len]),
+                    DType::Bool => Value::Bool(vec![fill; len]),
+                    DType::U8 => Value::U8(vec![fill; len]),
+                })
             }
             Ok(Step::Output(_) | Step::Ran { .. }) => Answer::Go,
         };

@@ -129,6 +129,7 @@ fn steps_do_not_depend_on_data() {
                         // The longest axis an index of the cases may address has two elements.
                         Value::I64(v) => Value::I64(v.iter().map(|_| (random.next() % 2) as i64).collect()),
                         Value::Bool(v) => Value::Bool(v.iter().map(|_| (random.next() % 2) as u8).collect()),
+                        Value::U8(v) => Value::U8(v.iter().map(|_| random.next() as u8).collect()),
                     })
                     .collect();
                 let mut prepared = case.build.prepare(residency).expect(case.name);

@@ -1,13 +1,14 @@
 //! The shape rules of each instruction: element types, and the lengths its geometry implies. The formulas are the
 //! kernels' own ([`cordon_kernels::geometry`]), so what is checked here is what they rely on.
 
-use cordon_kernels::geometry::{Axis, BinaryOp, Conv2d, ConvNd, Pool, StridedCopy};
+use cordon_kernels::geometry::{Axis, BinaryOp, Conv2d, ConvNd, Pool, PoolKind, StridedCopy};
+use cordon_kernels::quant::{QConv2d, Target};
 
 use super::Checker;
 use crate::EngineError;
 use crate::program::{DType, Instruction, Operand, Region, Tile};
 
-use DType::{Bool, F32, I64};
+use DType::{Bool, F32, I64, U8};
 
 type Result<T> = core::result::Result<T, EngineError>;
 
@@ -115,6 +116,7 @@ impl Checker<'_> {
                     F32 => u32::try_from(*value).is_ok(),
                     I64 => true,
                     Bool => *value <= 1,
+                    U8 => u8::try_from(*value).is_ok(),
                 };
                 self.rule(fits, "value", "does not fit the output's type")?;
                 Ok(out.len.into())
@@ -134,10 +136,70 @@ impl Checker<'_> {
             I::Cast { input, out } => {
                 let dtype = self.dtype(*input);
                 self.rule(dtype != Some(out.dtype), "out", "has the input's type already")?;
+                self.rule(dtype != Some(U8) && out.dtype != U8, "out", "bytes are not cast")?;
                 self.rule(self.operand(*input).1 == out.len, "input", "has another length than the output")?;
                 Ok(out.len.into())
             }
+            I::Quantize { scale: _, to, input, out } => {
+                self.target("to", to)?;
+                self.exact("input", *input, F32, Some(out.len.into()))?;
+                self.out(*out, U8, Some(out.len.into()))
+            }
+            I::Dequantize { scale: _, zero: _, input, out } => {
+                self.exact("input", *input, U8, Some(out.len.into()))?;
+                self.out(*out, F32, Some(out.len.into()))
+            }
+            I::QConv2d { geometry, input, pad: _, weight, bias, scale, to, residual, out } => {
+                self.q_conv2d_geometry(geometry)?;
+                self.target("to", to)?;
+                self.exact("input", *input, U8, geometry.input_len())?;
+                self.exact_tile("weight", *weight, U8, geometry.weight_len())?;
+                self.exact_tile("bias", *bias, I64, geometry.channels_len())?;
+                self.exact_tile("scale", *scale, F32, geometry.channels_len())?;
+                if let Some(it) = residual {
+                    self.target("residual", &it.sum.to)?;
+                    self.exact("residual", Operand::Arena(it.from), U8, geometry.output_len())?;
+                }
+                self.out(*out, U8, geometry.output_len())?;
+                Ok(geometry.macs().unwrap_or(u64::MAX))
+            }
+            I::QDense { geometry, input, weight, bias, scale, to, out } => {
+                self.target("to", to)?;
+                self.exact("input", *input, U8, geometry.input_len())?;
+                self.exact_tile("weight", *weight, U8, geometry.weight_len())?;
+                self.exact_tile("bias", *bias, I64, geometry.channels_len())?;
+                self.exact_tile("scale", *scale, F32, geometry.channels_len())?;
+                self.out(*out, U8, geometry.output_len())?;
+                Ok(times(geometry.weight_len(), &[geometry.m]))
+            }
+            I::QSum { sum, a, b, out } => {
+                self.target("sum", &sum.to)?;
+                self.exact("a", *a, U8, Some(out.len.into()))?;
+                self.exact("b", *b, U8, Some(out.len.into()))?;
+                self.out(*out, U8, Some(out.len.into()))
+            }
+            I::QPool { geometry, input, out } => {
+                self.pool_geometry(geometry)?;
+                self.rule(geometry.kind == PoolKind::Max, "geometry", "is not a maximum")?;
+                self.exact("input", *input, U8, geometry.input_len())?;
+                self.out(*out, U8, geometry.output_len())?;
+                Ok(times(geometry.output_len(), &geometry.axes.map(|axis| axis.kernel)))
+            }
+            I::Lookup { table, input, out } => {
+                self.exact_tile("table", *table, U8, Some(256))?;
+                self.exact("input", *input, U8, Some(out.len.into()))?;
+                self.out(*out, U8, Some(out.len.into()))
+            }
         }
+    }
+
+    fn q_conv2d_geometry(&self, geometry: &QConv2d) -> Result<()> {
+        self.rule(geometry.is_valid(), "geometry", "is no shape this instruction can take")?;
+        self.rule([geometry.y, geometry.x].iter().all(windows_fit), "geometry", "a window leaves the padded input")
+    }
+
+    fn target(&self, field: &'static str, target: &Target) -> Result<()> {
+        self.rule(target.is_valid(), field, "its bounds are not in order")
     }
 
     fn conv2d_geometry(&self, geometry: &Conv2d) -> Result<()> {
@@ -164,7 +226,7 @@ impl Checker<'_> {
             Some(F32) => !op.is_logical(),
             Some(I64) => op.is_i64_arithmetic() || op.is_comparison(),
             Some(Bool) => op.is_logical() || op == BinaryOp::Equal,
-            None => false,
+            Some(U8) | None => false,
         };
         self.rule(allowed, "op", "is not defined for operands of this type")?;
         dtype.ok_or(EngineError::Bug("a checked operand has no type"))

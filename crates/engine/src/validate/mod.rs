@@ -128,11 +128,13 @@ impl Checker<'_> {
 /// Which operand's region `out` may equal exactly, as documented per instruction.
 fn may_be_in_place(instruction: &Instruction, field: &'static str) -> bool {
     match instruction {
-        Instruction::Conv2d { .. } | Instruction::Dense { .. } => field == "residual",
+        Instruction::Conv2d { .. } | Instruction::Dense { .. } | Instruction::QConv2d { .. } => field == "residual",
+        Instruction::QSum { .. } => field == "a",
         Instruction::Unary { .. }
         | Instruction::Not { .. }
         | Instruction::Softmax { .. }
-        | Instruction::Normalize { .. } => field == "input",
+        | Instruction::Normalize { .. }
+        | Instruction::Lookup { .. } => field == "input",
         Instruction::Binary { shape, .. } => match field {
             "a" => shape.a_is_contiguous(),
             _ => shape.b_is_contiguous(),

@@ -5,6 +5,7 @@ use cordon_engine::program::{
     Pool, PoolKind, ReduceOp, Region, Strided1, Strided2, Strided3, StridedCopy, UnaryOp,
 };
 
+use super::quantised;
 use super::{Build, Value, arena, ramp};
 
 /// A Program, its inputs and what must come out.
@@ -46,6 +47,7 @@ pub fn all() -> Vec<Case> {
     for in_place in [false, true] {
         cases.extend([unary(in_place), not(in_place), softmax(in_place), normalize(in_place)]);
     }
+    cases.extend(quantised::all());
     cases.extend([binary(None), binary(Some(0)), binary(Some(1)), binary_other_types()]);
     cases
 }

@@ -2,6 +2,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part")]
 
 pub mod cases;
+pub mod quantised;
 
 use cordon_engine::program::{
     ArenaSize, DType, INSTRUCTION_SET, Instruction, Kind, Operand, Port, Program, Region, Tile, Via, WeightInfo,
@@ -15,6 +16,7 @@ pub enum Value {
     F32(Vec<f32>),
     I64(Vec<i64>),
     Bool(Vec<u8>),
+    U8(Vec<u8>),
 }
 
 impl Value {
@@ -23,6 +25,7 @@ impl Value {
             Self::F32(v) => ValueRef::F32(v),
             Self::I64(v) => ValueRef::I64(v),
             Self::Bool(v) => ValueRef::Bool(v),
+            Self::U8(v) => ValueRef::U8(v),
         }
     }
 
@@ -37,6 +40,7 @@ impl From<ValueRef<'_>> for Value {
             ValueRef::F32(v) => Self::F32(v.to_vec()),
             ValueRef::I64(v) => Self::I64(v.to_vec()),
             ValueRef::Bool(v) => Self::Bool(v.to_vec()),
+            ValueRef::U8(v) => Self::U8(v.to_vec()),
         }
     }
 }
@@ -77,6 +81,7 @@ impl Build {
             DType::F32 => &mut self.program.arena.f32,
             DType::I64 => &mut self.program.arena.i64,
             DType::Bool => &mut self.program.arena.bool,
+            DType::U8 => &mut self.program.arena.u8,
         };
         let start = *end;
         *end += len;
@@ -112,7 +117,7 @@ impl Build {
         match value {
             Value::F32(v) => v.iter().for_each(|v| self.stream.extend(v.to_le_bytes())),
             Value::I64(v) => v.iter().for_each(|v| self.stream.extend(v.to_le_bytes())),
-            Value::Bool(v) => self.stream.extend(v),
+            Value::Bool(v) | Value::U8(v) => self.stream.extend(v),
         }
         Tile { tensor, start: 0, len }
     }
