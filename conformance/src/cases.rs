@@ -87,6 +87,8 @@ impl Case {
         if types.clone().any(|ty| elem_of(ty).is_none()) {
             return Some(Reason::Sequence);
         }
+        let quantised = graph.node.iter().all(|node| QUANTISED.contains(&node.op_type()));
+        let trusted = |code: i32| trusted(code) || quantised && matches!(code, elem::UINT8 | elem::INT8 | elem::INT32);
         if types.any(|ty| !elem_of(ty).is_some_and(trusted)) || constants.chain(inner).any(|code| !trusted(code)) {
             return Some(Reason::Dtype);
         }
@@ -112,7 +114,7 @@ impl Case {
 /// Why a test is skipped. These four and no others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reason {
-    /// A tensor that is neither float, int64 nor bool.
+    /// A tensor that is neither float, int64 nor bool, nor int8 or uint8 at an operator that quantises.
     Dtype,
     /// Training behaviour.
     Training,
@@ -133,6 +135,9 @@ impl Reason {
         }
     }
 }
+
+/// Operators whose bytes the trusted engine computes with.
+const QUANTISED: [&str; 4] = ["QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul"];
 
 fn trusted(code: i32) -> bool {
     matches!(code, elem::FLOAT | elem::INT64 | elem::BOOL)

@@ -10,7 +10,8 @@ const FAILURES: &str = include_str!("../failures.txt");
 
 const HEADING: &str = "\
 # Official ONNX node tests of operators in the table that the trusted engine does not run: NAME REASON.
-# dtype: a tensor that is neither float, int64 nor bool. training: training behaviour. sequence: a sequence or optional.
+# dtype: a tensor that is neither float, int64 nor bool, nor 8-bit at an operator that quantises. training: training behaviour.
+# sequence: a sequence or optional.
 # cubic-antialias: Resize by cubic interpolation or with antialiasing. Written by `cargo run -p cordon-conformance --bin skips`.
 ";
 

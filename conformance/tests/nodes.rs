@@ -9,7 +9,7 @@ use cordon_conformance::nodes::{self, Bound};
 use cordon_conformance::{engines, node_tests, skips};
 
 /// Operators that the trusted engine promises, each with at least one official test passed.
-const PROMISED: [&str; 74] = [
+const PROMISED: [&str; 78] = [
     "Abs",
     "Add",
     "And",
@@ -22,6 +22,7 @@ const PROMISED: [&str; 74] = [
     "Conv",
     "ConvTranspose",
     "DepthToSpace",
+    "DequantizeLinear",
     "Div",
     "Dropout",
     "Elu",
@@ -62,6 +63,9 @@ const PROMISED: [&str; 74] = [
     "PRelu",
     "Pad",
     "Pow",
+    "QLinearConv",
+    "QLinearMatMul",
+    "QuantizeLinear",
     "Reciprocal",
     "ReduceMax",
     "ReduceMean",

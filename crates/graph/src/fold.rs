@@ -2,6 +2,7 @@
 
 use crate::build::reopen;
 use crate::cut::{Segment, segment};
+use crate::dequantise;
 use crate::error::{GraphError, NodeSite};
 use crate::export::{ExportedModel, NamePolicy, export};
 use crate::infer::{sources, untyped};
@@ -34,7 +35,9 @@ pub struct FoldReport {
 /// Computes every deterministic node whose inputs are constant, whatever its operator, unless one of its results is
 /// larger than `cap_bytes`. Nodes that are no longer needed are removed (node indices change).
 pub fn fold(graph: &mut Graph, eval: &mut dyn Evaluator, cap_bytes: u64) -> Result<FoldReport, GraphError> {
-    let mut report = FoldReport::default();
+    let all = graph.nodes.len();
+    dequantise::fold_weights(graph);
+    let mut report = FoldReport { folded: all - graph.nodes.len(), left: Vec::new() };
     let outputs: HashSet<ValueId> = graph.outputs.iter().copied().collect();
     let chosen = foldable(graph, cap_bytes);
     if chosen.is_empty() {
@@ -53,7 +56,7 @@ pub fn fold(graph: &mut Graph, eval: &mut dyn Evaluator, cap_bytes: u64) -> Resu
         }
     }
     graph.remove_dead_nodes();
-    report.folded = before - graph.nodes.len();
+    report.folded += before - graph.nodes.len();
     Ok(report)
 }
 

@@ -7,6 +7,7 @@ mod control;
 mod cost;
 mod cut;
 mod decode;
+mod dequantise;
 mod digest;
 mod error;
 mod export;

@@ -135,12 +135,14 @@ pub fn u(value: usize) -> u32 {
     u32::try_from(value).expect("element counts were checked to fit 32 bits")
 }
 
-/// The engine type that carries an ONNX type; `None` for types a secure segment refuses. `Int32` travels as `I64`.
+/// The engine type that carries an ONNX type; `None` for types a secure segment refuses. `Int32` travels as `I64`, `Int8`
+/// as the value plus 128.
 pub fn dtype_of(elem: ElemType) -> Option<DType> {
     match elem {
         ElemType::Float => Some(DType::F32),
         ElemType::Int64 | ElemType::Int32 => Some(DType::I64),
         ElemType::Bool => Some(DType::Bool),
+        ElemType::Uint8 | ElemType::Int8 => Some(DType::U8),
         _ => None,
     }
 }
@@ -204,7 +206,9 @@ impl<'g> State<'g> {
             return Ok(done.clone());
         }
         let spatial: usize = val.dims[2..].iter().product();
-        let out = if spatial == 1 && (val.dims[0] == 1 || val.dims[1].is_multiple_of(BLOCK)) {
+        let out = if let Some(out) = self.moved_as_bytes(val, Layout::Plain)? {
+            out
+        } else if spatial == 1 && (val.dims[0] == 1 || val.dims[1].is_multiple_of(BLOCK)) {
             // The elements already lie in plain order; padding lanes, if any, come after all of them.
             Val { layout: Layout::Plain, ..val.clone() }
         } else {
@@ -236,7 +240,9 @@ impl<'g> State<'g> {
             return Ok(done.clone());
         }
         let spatial: usize = val.dims[2..].iter().product();
-        let out = if spatial == 1 && val.dims[1].is_multiple_of(BLOCK) {
+        let out = if let Some(out) = self.moved_as_bytes(&val, Layout::Blocked)? {
+            out
+        } else if spatial == 1 && val.dims[1].is_multiple_of(BLOCK) {
             Val { layout: Layout::Blocked, ..val.clone() }
         } else {
             let out = self.new_val(val.dtype, &val.dims, Layout::Blocked)?;
@@ -252,6 +258,23 @@ impl<'g> State<'g> {
         };
         self.blocked_of.insert(key, out.clone());
         Ok(out)
+    }
+
+    /// The other layout of a value that was bytes just before: the bytes change their layout, and are numbers after.
+    fn moved_as_bytes(&mut self, val: &Val, layout: Layout) -> Result<Option<Val>, Reason> {
+        let made = self.draft.instructions.iter().rev().find(|it| it.out().start == val.region().start);
+        let Some(&Instruction::Dequantize { scale, zero, input: Operand::Arena(bytes), out }) = made else {
+            return Ok(None);
+        };
+        if out.len != val.len() || bytes.len != out.len {
+            return Ok(None);
+        }
+        let bytes = Val { dtype: DType::U8, source: Source::Slot(bytes.start), ..val.clone() };
+        let bytes = if layout == Layout::Blocked { self.blocked(&bytes)? } else { self.plain(&bytes)? };
+        let out = self.new_val(DType::F32, &val.dims, layout)?;
+        let input = self.operand(&bytes);
+        self.draft.instructions.push(Instruction::Dequantize { scale, zero, input, out: out.region() });
+        Ok(Some(out))
     }
 
     pub(crate) fn arena(&mut self, val: &Val) -> Result<Val, Reason> {
@@ -375,6 +398,12 @@ impl<'s, 'g> LowerCtx<'s, 'g> {
     /// A computed constant as a weight.
     pub fn weight_i64(&mut self, values: Vec<i64>) -> Tile {
         self.state.draft.weight(WeightSource::new(Form::I64(values)))
+    }
+
+    /// A constant that is integers times scales, already multiplied: what it is made of is remembered for the fusions.
+    pub(crate) fn dequantised(&mut self, tensor: Tensor, scale: Vec<f32>) -> Result<Val, Reason> {
+        self.state.draft.dequantised.insert(tensor.data.as_ptr() as usize, (tensor.clone(), scale));
+        constant(tensor)
     }
 
     pub(crate) fn weight(&mut self, source: WeightSource) -> Tile {

@@ -10,6 +10,8 @@
 
 use crate::weights::WeightSource;
 use cordon_engine::program::{DType, Instruction, Operand, Port, Region, Tile};
+use cordon_graph::Tensor;
+use std::collections::HashMap;
 
 /// A virtual tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +32,9 @@ pub(crate) struct Draft {
     pub(crate) slots: Vec<Slot>,
     /// What [`Tile::tensor`] indexes.
     pub(crate) weights: Vec<WeightSource>,
+    /// Constants that a DequantizeLinear made, by the address of their data: the tensor, which keeps the address taken, and
+    /// one scale for all elements or for each channel.
+    pub(crate) dequantised: HashMap<usize, (Tensor, Vec<f32>)>,
     /// In execution order.
     pub(crate) instructions: Vec<Instruction>,
     /// Slots written before the first instruction.
@@ -100,7 +105,14 @@ pub(crate) fn out_mut(instruction: &mut Instruction) -> &mut Region {
         | I::Fill { out, .. }
         | I::Gather { out, .. }
         | I::Interpolate { out, .. }
-        | I::Cast { out, .. } => out,
+        | I::Cast { out, .. }
+        | I::Quantize { out, .. }
+        | I::Dequantize { out, .. }
+        | I::QConv2d { out, .. }
+        | I::QDense { out, .. }
+        | I::QSum { out, .. }
+        | I::QPool { out, .. }
+        | I::Lookup { out, .. } => out,
     }
 }
 
@@ -133,7 +145,7 @@ pub(crate) fn for_each_read(instruction: &mut Instruction, mut visit: impl FnMut
             operand(weight, &mut visit);
             bias.iter_mut().for_each(|tile| visit(ReadMut::Tile(tile)));
         }
-        I::MatMul { a, b, .. } | I::Binary { a, b, .. } => {
+        I::MatMul { a, b, .. } | I::Binary { a, b, .. } | I::QSum { a, b, .. } => {
             operand(a, &mut visit);
             operand(b, &mut visit);
         }
@@ -165,7 +177,23 @@ pub(crate) fn for_each_read(instruction: &mut Instruction, mut visit: impl FnMut
         | I::Reduce { input, .. }
         | I::ArgMax { input, .. }
         | I::Copy { input, .. }
-        | I::Cast { input, .. } => operand(input, &mut visit),
+        | I::Cast { input, .. }
+        | I::Quantize { input, .. }
+        | I::Dequantize { input, .. }
+        | I::QPool { input, .. } => operand(input, &mut visit),
+        I::QConv2d { input, weight, bias, scale, residual, .. } => {
+            operand(input, &mut visit);
+            [weight, bias, scale].into_iter().for_each(|tile| visit(ReadMut::Tile(tile)));
+            residual.iter_mut().for_each(|it| visit(ReadMut::Region(&mut it.from)));
+        }
+        I::QDense { input, weight, bias, scale, .. } => {
+            operand(input, &mut visit);
+            [weight, bias, scale].into_iter().for_each(|tile| visit(ReadMut::Tile(tile)));
+        }
+        I::Lookup { table, input, .. } => {
+            visit(ReadMut::Tile(table));
+            operand(input, &mut visit);
+        }
         I::Fill { .. } => {}
     }
 }

@@ -5,6 +5,7 @@ use crate::draft::{self, Draft, ReadMut};
 use crate::error::LowerError;
 use crate::weights::WeightSource;
 use cordon_engine::program::{Kind, Program, Tile, WeightInfo, WeightTable};
+use cordon_graph::ElemType;
 use std::collections::HashMap;
 
 /// Offsets of weight tensors in the stream are multiples of this many bytes.
@@ -20,6 +21,8 @@ pub struct Lowered {
     /// Arena size and how good it is.
     pub arena: ArenaReport,
     pub(crate) sources: Vec<WeightSource>,
+    /// ONNX types of the outputs: a byte may be one of two.
+    pub(crate) outputs: Vec<ElemType>,
 }
 
 impl Lowered {
@@ -58,7 +61,7 @@ pub(crate) fn finish(draft: Draft, batch: u32) -> Result<Lowered, LowerError> {
     let mut offset = 0u64;
     let mut renumbered: HashMap<u32, u32> = HashMap::new();
     let mut known: HashMap<u64, Vec<u32>> = HashMap::new();
-    let Draft { slots: _, weights: all, mut instructions, mut inputs, mut outputs } = draft;
+    let Draft { slots: _, weights: all, dequantised: _, mut instructions, mut inputs, mut outputs } = draft;
     for instruction in &mut instructions {
         draft::for_each_read(instruction, |read| match read {
             ReadMut::Region(region) => region.start = placement.offsets[region.start as usize],
@@ -86,7 +89,7 @@ pub(crate) fn finish(draft: Draft, batch: u32) -> Result<Lowered, LowerError> {
         port.region.start = placement.offsets[port.region.start as usize];
     }
     let program = Program { kind: Kind::Inference, batch, arena: placement.size, inputs, outputs, instructions };
-    Ok(Lowered { program, weights: WeightTable(weights), arena: placement.report, sources })
+    Ok(Lowered { program, weights: WeightTable(weights), arena: placement.report, sources, outputs: Vec::new() })
 }
 
 /// Drops instructions whose result nobody reads.

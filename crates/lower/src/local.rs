@@ -11,6 +11,7 @@ use cordon_graph::{ElemType, Tensor};
 pub struct Local {
     engine: Prepared,
     ports: Vec<Port>,
+    outputs: Vec<ElemType>,
 }
 
 /// Feeds `inputs` in port order and returns the outputs in port order, with the best kernels of this CPU.
@@ -36,7 +37,7 @@ impl Local {
             return Err(LowerError::Engine("it asks for chunks past the end of the weight stream".into()));
         }
         engine.reset();
-        Ok(Self { engine, ports })
+        Ok(Self { engine, ports, outputs: lowered.outputs.clone() })
     }
 
     /// One request.
@@ -75,7 +76,8 @@ impl Local {
                 Next::Input(index) => feed(&mut self.engine, &inputs[index], &self.ports[index])?,
                 Next::Output(dims) => {
                     let value = self.engine.output().ok_or_else(|| LowerError::Engine("an output is gone".into()))?;
-                    outputs.push(tensor(&dims, value));
+                    let elem = self.outputs.get(outputs.len()).copied();
+                    outputs.push(tensor(&dims, value, elem));
                     self.engine.step(Reply::Go)
                 }
             };
@@ -156,13 +158,18 @@ fn feed<'e>(
         DType::F32 => engine.step(Reply::Value(ValueRef::F32(&input.to_f32().map_err(LowerError::Misuse)?))),
         DType::I64 => engine.step(Reply::Value(ValueRef::I64(&input.to_i64().map_err(LowerError::Misuse)?))),
         DType::Bool => engine.step(Reply::Value(ValueRef::Bool(&input.to_mask().map_err(LowerError::Misuse)?))),
+        DType::U8 => engine.step(Reply::Value(ValueRef::U8(&input.data))),
     })
 }
 
-fn tensor(dims: &[usize], value: ValueRef<'_>) -> Tensor {
+fn tensor(dims: &[usize], value: ValueRef<'_>, elem: Option<ElemType>) -> Tensor {
     match value {
         ValueRef::F32(data) => Tensor::from_f32(dims, data),
         ValueRef::I64(data) => Tensor::from_i64(dims, data),
+        ValueRef::U8(data) => {
+            let elem = elem.unwrap_or(ElemType::Uint8);
+            Tensor { elem, dims: dims.to_vec(), data: data.to_vec().into() }
+        }
         ValueRef::Bool(data) => Tensor { elem: ElemType::Bool, dims: dims.to_vec(), data: data.to_vec().into() },
     }
 }

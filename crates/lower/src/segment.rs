@@ -6,8 +6,9 @@ use crate::emit::Lowered;
 use crate::error::LowerError;
 use crate::ops;
 use crate::tile::{self, Tiling};
+use crate::weights::{Form, WeightSource};
 use crate::{concat, emit, fuse};
-use cordon_engine::program::{DType, Layout, Port, Via};
+use cordon_engine::program::{DType, Instruction, Layout, Port, Via};
 use cordon_graph::{ElemType, Graph, Node, NodeId, NodeView, Segment, TensorType, ValueId, segment};
 use std::collections::{BTreeSet, HashMap};
 
@@ -49,6 +50,7 @@ pub fn lower(graph: &Graph, segment: &Segment, options: &LowerOptions) -> Result
 pub struct Untiled {
     draft: Draft,
     batch: u32,
+    outputs: Vec<ElemType>,
 }
 
 impl Untiled {
@@ -59,17 +61,24 @@ impl Untiled {
         let joined = concat::in_place(&draft).map(|draft| emit::finish(draft, self.batch)).transpose()?;
         let copied = emit::finish(draft, self.batch)?;
         // A joined value takes all its room as soon as its first part exists.
-        Ok(joined.filter(|joined| joined.arena.bytes <= copied.arena.bytes).unwrap_or(copied))
+        let lowered = joined.filter(|joined| joined.arena.bytes <= copied.arena.bytes).unwrap_or(copied);
+        Ok(Lowered { outputs: self.outputs.clone(), ..lowered })
     }
 }
 
 /// Lowers one segment as far as tiling does not matter. `options.tiling` is not looked at.
 pub fn lower_untiled(graph: &Graph, segment: &Segment, options: &LowerOptions) -> Result<Untiled, LowerError> {
     let mut state = State::new(graph);
+    for value in &graph.values {
+        if let (Some(tensor), Some(scales)) = (&value.constant, &value.scales) {
+            state.draft.dequantised.insert(tensor.data.as_ptr() as usize, (tensor.clone(), scales.clone()));
+        }
+    }
     for &id in &segment.inputs {
         let val = input_port(&mut state, id)?;
         let port = port(&state, id, &val, options)?;
         state.draft.inputs.push(port);
+        let val = held(&mut state, id, val)?;
         state.bound.insert(id, val);
     }
     for &id in &segment.nodes {
@@ -82,8 +91,10 @@ pub fn lower_untiled(graph: &Graph, segment: &Segment, options: &LowerOptions) -
     }
     fuse::run(&mut state.draft);
     let mut draft = state.draft;
+    draft.dequantised.clear();
     emit::remove_dead(&mut draft);
-    Ok(Untiled { draft, batch: options.batch })
+    let outputs = segment.outputs.iter().map(|&id| Ok(value_type(graph, id)?.elem)).collect::<Result<_, _>>()?;
+    Ok(Untiled { draft, batch: options.batch, outputs })
 }
 
 /// Why a node cannot be placed in a secure segment; `None` when it can. Needs shapes.
@@ -114,6 +125,15 @@ fn lower_node(state: &mut State<'_>, id: NodeId) -> Result<(), LowerError> {
     for value in node.inputs.iter().chain(&node.outputs).flatten() {
         check_type(&view, &graph.value(*value).name, value_type(graph, *value)?)?;
     }
+    if !takes_bytes(node) {
+        for value in node.inputs.iter().chain(&node.outputs).flatten() {
+            let ty = value_type(graph, *value)?;
+            if dtype_of(ty.elem) == Some(DType::U8) {
+                let name = &graph.value(*value).name;
+                return Err(unsupported(format!("its value `{name}` has element type {}", ty.elem).into()));
+            }
+        }
+    }
     if !node.captures.is_empty() {
         return Err(unsupported("nodes with subgraphs are not supported".into()));
     }
@@ -126,6 +146,30 @@ fn lower_node(state: &mut State<'_>, id: NodeId) -> Result<(), LowerError> {
         Some(index) => Err(unsupported(format!("its output {index} is not supported").into())),
         None => Ok(()),
     }
+}
+
+/// Operators that quantise, and those that only move elements. All others compute with numbers bytes do not show.
+fn takes_bytes(node: &Node) -> bool {
+    matches!(
+        node.op_type.as_str(),
+        "QuantizeLinear"
+            | "DequantizeLinear"
+            | "QLinearConv"
+            | "QLinearMatMul"
+            | "Identity"
+            | "Reshape"
+            | "Flatten"
+            | "Squeeze"
+            | "Unsqueeze"
+            | "Transpose"
+            | "Concat"
+            | "Split"
+            | "Slice"
+            | "Gather"
+            | "Expand"
+            | "Tile"
+            | "DepthToSpace"
+    )
 }
 
 fn missing_output(state: &State<'_>, node: &Node) -> Option<usize> {
@@ -175,11 +219,27 @@ fn output_port(state: &mut State<'_>, id: ValueId) -> Result<Val, LowerError> {
     let internal = |reason: Reason| LowerError::Misuse(format!("output `{name}` of the segment: {reason}"));
     let val = state.get(id).map_err(internal)?;
     let val = state.plain(&val).map_err(internal)?;
+    let val = held(state, id, val)?;
     let taken = |slot: u32| state.draft.inputs.iter().chain(&state.draft.outputs).any(|port| port.region.start == slot);
     match val.slot() {
         Some(slot) if !taken(slot) => Ok(val),
         _ => state.duplicate(&val).map_err(internal),
     }
+}
+
+/// The other form of an int8 value: inside it is held as the value plus 128, at ports as it is.
+fn held(state: &mut State<'_>, id: ValueId, val: Val) -> Result<Val, LowerError> {
+    if value_type(state.graph, id)?.elem != ElemType::Int8 {
+        return Ok(val);
+    }
+    let name = &state.graph.value(id).name;
+    let too_large = |reason: Reason| LowerError::TooLarge { what: format!("`{name}`: {reason}") };
+    let out = state.new_val(DType::U8, &val.dims, Layout::Plain).map_err(too_large)?;
+    let flipped: Vec<u8> = (0..=255u8).map(|byte| byte ^ 0x80).collect();
+    let table = state.draft.weight(WeightSource::new(Form::U8(flipped.into())));
+    let input = state.operand(&val);
+    state.draft.instructions.push(Instruction::Lookup { table, input, out: out.region() });
+    Ok(out)
 }
 
 fn port_dtype(name: &str, ty: &TensorType) -> Result<DType, LowerError> {

@@ -6,6 +6,7 @@ use cordon_engine::program::DType;
 use cordon_graph::{ElemType, Tensor};
 use core::hash::{Hash, Hasher};
 use std::hash::DefaultHasher;
+use std::sync::Arc;
 
 /// Bytes handed to the sink at a time.
 const PIECE: usize = 64 * 1024;
@@ -13,8 +14,10 @@ const PIECE: usize = 64 * 1024;
 /// How the elements of a [`WeightSource`] are derived.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Form {
-    /// As stored: `Float`, `Int64`, `Bool`, or `Int32` widened to `Int64`.
+    /// As stored: `Float`, `Int64`, `Bool`, `Uint8`, or `Int32` widened to `Int64`, or `Int8` plus 128.
     Raw(Tensor),
+    /// Packed bytes.
+    U8(Arc<[u8]>),
     /// Small computed data.
     F32(Vec<f32>),
     /// Small computed data.
@@ -76,10 +79,12 @@ impl WeightSource {
             Form::Raw(tensor) => match tensor.elem {
                 ElemType::Float => DType::F32,
                 ElemType::Bool => DType::Bool,
+                ElemType::Uint8 | ElemType::Int8 => DType::U8,
                 _ => DType::I64,
             },
             Form::F32(_) | Form::Rows { .. } | Form::Blocks { .. } | Form::Columns { .. } => DType::F32,
             Form::I64(_) => DType::I64,
+            Form::U8(_) => DType::U8,
         }
     }
 
@@ -90,7 +95,7 @@ impl WeightSource {
             | Form::Rows { tensor, .. }
             | Form::Blocks { tensor, .. }
             | Form::Columns { tensor, .. } => Some(tensor),
-            Form::F32(_) | Form::I64(_) => None,
+            Form::F32(_) | Form::I64(_) | Form::U8(_) => None,
         }
     }
 
@@ -100,6 +105,7 @@ impl WeightSource {
             Form::Raw(tensor) => tensor.dims.iter().product(),
             Form::F32(values) => values.len(),
             Form::I64(values) => values.len(),
+            Form::U8(bytes) => bytes.len(),
             Form::Rows { outer, inner, .. } | Form::Columns { outer, inner, .. } => {
                 outer.next_multiple_of(BLOCK) * inner
             }
@@ -126,6 +132,7 @@ impl WeightSource {
             Form::Raw(tensor) => (0, sample(&tensor.data)).hash(&mut hasher),
             Form::F32(values) => (1, values.first().map(|v| v.to_bits())).hash(&mut hasher),
             Form::I64(values) => (2, values.first()).hash(&mut hasher),
+            Form::U8(bytes) => (6, sample(bytes)).hash(&mut hasher),
             Form::Rows { tensor, outer, .. } => (3, outer, sample(&tensor.data)).hash(&mut hasher),
             Form::Columns { tensor, outer, .. } => (4, outer, sample(&tensor.data)).hash(&mut hasher),
             Form::Blocks { tensor, outer, .. } => (5, outer, sample(&tensor.data)).hash(&mut hasher),
@@ -146,6 +153,7 @@ impl WeightSource {
                     let wide = tensor.data.as_chunks::<4>().0.iter().map(|bytes| i64::from(i32::from_le_bytes(*bytes)));
                     write_i64(wide, sink);
                 }
+                ElemType::Int8 => sink(&tensor.data.iter().map(|byte| byte ^ 0x80).collect::<Vec<_>>()),
                 ElemType::Bool => match tensor.to_mask() {
                     Ok(mask) => sink(&mask),
                     Err(_) => sink(&tensor.data),
@@ -154,6 +162,7 @@ impl WeightSource {
             },
             Form::F32(values) => write_f32(values.iter().copied(), sink),
             Form::I64(values) => write_i64(values.iter().copied(), sink),
+            Form::U8(bytes) => sink(bytes),
             Form::Rows { tensor, outer, inner } => self.write_lanes(tensor, [*outer, *inner], *inner, |at| at, sink),
             Form::Columns { tensor, outer, inner } => {
                 self.write_lanes(tensor, [*outer, *inner], 1, |at| at * outer, sink);

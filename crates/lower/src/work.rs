@@ -67,6 +67,10 @@ fn multiply_adds(instruction: &Instruction) -> u64 {
             product(&positions) * product(&g.axes.map(|axis| axis.kernel)) * product(&channels) * u64::from(g.n)
         }
         Instruction::Dense { geometry: g, .. } => product(&[g.m, g.k, g.n]),
+        Instruction::QConv2d { geometry: g, .. } => {
+            product(&[g.n, g.y.output, g.x.output, g.oc, g.ic / g.groups, g.y.kernel, g.x.kernel])
+        }
+        Instruction::QDense { geometry: g, .. } => product(&[g.m, g.k, g.n]),
         Instruction::MatMul { geometry: g, .. } => product(&[g.m, g.k, g.n]) * product(&g.batch.dims),
         _ => 0,
     }
@@ -77,13 +81,7 @@ pub fn describe(instruction: &Instruction) -> String {
     let name = instruction.name();
     match instruction {
         Instruction::Conv2d { geometry: g, residual, activation, .. } => {
-            let kind = if g.groups == 1 {
-                String::new()
-            } else if g.groups == g.ic {
-                " depthwise".into()
-            } else {
-                format!(" groups {}", g.groups)
-            };
+            let kind = groups(g.groups, g.ic);
             let plain = if g.input == Layout::Plain { " plain" } else { "" };
             format!(
                 "{name} {}x{}{} {}→{} {}x{}{kind}{plain}{}{}",
@@ -98,6 +96,22 @@ pub fn describe(instruction: &Instruction) -> String {
                 applied(activation.as_ref()),
             )
         }
+        Instruction::QConv2d { geometry: g, residual, .. } => {
+            let kind = groups(g.groups, g.ic);
+            format!(
+                "{name} {}x{}{} {}→{} {}x{}{kind}{}{}",
+                g.y.kernel,
+                g.x.kernel,
+                stride(&[g.y.stride, g.x.stride]),
+                g.ic,
+                g.oc,
+                g.y.output,
+                g.x.output,
+                if g.lanes == 4 { " image" } else { "" },
+                if residual.is_some() { " +residual" } else { "" },
+            )
+        }
+        Instruction::QDense { geometry: g, .. } => format!("{name} {}x{}x{}", g.m, g.k, g.n),
         Instruction::ConvNd { geometry: g, activation, .. } => {
             let kernel = g.axes.map(|axis| axis.kernel.to_string()).join("x");
             let transposed = if g.transposed { " transposed" } else { "" };
@@ -133,6 +147,15 @@ pub fn describe(instruction: &Instruction) -> String {
             format!("{name} {}", extents.join("x"))
         }
         other => format!("{name} {}", other.out().len),
+    }
+}
+
+/// How a convolution is grouped.
+fn groups(groups: u32, channels: u32) -> String {
+    match groups {
+        1 => String::new(),
+        _ if groups == channels => " depthwise".into(),
+        _ => format!(" groups {groups}"),
     }
 }
 

@@ -42,7 +42,9 @@ fn is_affine(graph: &Graph, id: NodeId) -> bool {
     let node = graph.node(id);
     let varying = node.inputs.iter().flatten().filter(|&&input| graph.value(input).constant.is_none()).count();
     match node.op_type.as_str() {
-        "Conv" | "ConvTranspose" | "Gemm" | "MatMul" | "Mul" => varying <= 1,
+        "Conv" | "ConvTranspose" | "Gemm" | "MatMul" | "Mul" | "QLinearConv" | "QLinearMatMul" => varying <= 1,
+        // Rounding to a byte and clamping hide little: an attacker stays inside the range.
+        "QuantizeLinear" | "DequantizeLinear" => varying <= 1,
         "Div" => {
             varying <= 1 && node.inputs.first().copied().flatten().is_none_or(|a| graph.value(a).constant.is_none())
         }

@@ -181,7 +181,7 @@ fn resolve(graph: &Graph, bound: &Bound, side: Side) -> Result<usize, PlanError>
 /// Whether a node is a layer with weights in the literature's sense: what cuts are counted by.
 pub(crate) fn is_linear_layer(graph: &Graph, id: NodeId) -> bool {
     let node = graph.node(id);
-    matches!(node.op_type.as_str(), "Conv" | "ConvTranspose" | "Gemm" | "MatMul")
+    matches!(node.op_type.as_str(), "Conv" | "ConvTranspose" | "Gemm" | "MatMul" | "QLinearConv" | "QLinearMatMul")
         && node.inputs.iter().skip(1).flatten().any(|&input| graph.value(input).constant.is_some())
 }
 

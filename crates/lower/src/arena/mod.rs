@@ -15,7 +15,7 @@ use cordon_engine::program::{ArenaSize, DType};
 /// How well the arena was packed, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ArenaReport {
-    /// Bytes of the three arenas.
+    /// Bytes of the four arenas.
     pub bytes: u64,
     /// Largest set of values alive at one time: no placement can do better without recomputation.
     pub lower_bound: u64,
@@ -47,7 +47,7 @@ pub(crate) fn place(draft: &Draft) -> Option<Placement> {
     let owner = share::in_place(draft, &mut buffers);
     let mut placement =
         Placement { offsets: vec![0; draft.slots.len()], size: ArenaSize::default(), report: ArenaReport::default() };
-    for dtype in [DType::F32, DType::I64, DType::Bool] {
+    for dtype in [DType::F32, DType::I64, DType::Bool, DType::U8] {
         let members: Vec<usize> =
             (0..buffers.len()).filter(|&slot| owner[slot] == slot && alive(&buffers[slot], dtype)).collect();
         let (offsets, total) = pack::best_of_orders(&buffers, &members);
@@ -55,21 +55,14 @@ pub(crate) fn place(draft: &Draft) -> Option<Placement> {
             placement.offsets[slot] = u32::try_from(offset).ok()?;
         }
         let total = u32::try_from(total).ok()?;
-        let bytes = match dtype {
-            DType::F32 => {
-                placement.size.f32 = total;
-                4
-            }
-            DType::I64 => {
-                placement.size.i64 = total;
-                8
-            }
-            DType::Bool => {
-                placement.size.bool = total;
-                1
-            }
+        let size = match dtype {
+            DType::F32 => &mut placement.size.f32,
+            DType::I64 => &mut placement.size.i64,
+            DType::Bool => &mut placement.size.bool,
+            DType::U8 => &mut placement.size.u8,
         };
-        placement.report.lower_bound += pack::largest_live_set(&buffers, &members) * bytes;
+        *size = total;
+        placement.report.lower_bound += pack::largest_live_set(&buffers, &members) * u64::from(dtype.bytes());
     }
     let place = |slot: usize| {
         let (root, start) = draft.root(slot as u32);

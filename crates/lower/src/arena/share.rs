@@ -71,9 +71,13 @@ fn replaceable(instruction: &Instruction) -> Vec<Region> {
     };
     match instruction {
         I::Conv2d { residual, .. } | I::Dense { residual, .. } => residual.iter().copied().collect(),
-        I::Unary { input, .. } | I::Not { input, .. } | I::Softmax { input, .. } | I::Normalize { input, .. } => {
-            of(input).into_iter().collect()
-        }
+        I::Unary { input, .. }
+        | I::Not { input, .. }
+        | I::Softmax { input, .. }
+        | I::Normalize { input, .. }
+        | I::Lookup { input, .. }
+        | I::QSum { a: input, .. } => of(input).into_iter().collect(),
+        I::QConv2d { residual, .. } => residual.iter().map(|it| it.from).collect(),
         I::Binary { shape, a, b, .. } => {
             let contiguous = contiguous(&shape.dims);
             let a = of(a).filter(|_| shape.a == contiguous);

@@ -4,6 +4,7 @@
 
 mod constants;
 mod patterns;
+mod quant;
 
 use crate::draft::{self, Draft};
 use cordon_engine::program::{BinaryOp, DType, Instruction, Operand, Region, UnaryOp};
@@ -17,8 +18,15 @@ pub(crate) fn run(draft: &mut Draft) {
             fuser.replace(index, better);
         }
     }
-    let Fuser { draft, instructions, .. } = fuser;
-    draft.instructions = instructions.into_iter().flatten().collect();
+    let Fuser { draft, instructions, mut before, .. } = fuser;
+    before.sort_by_key(|(index, _)| *index);
+    let mut before = before.into_iter().peekable();
+    for (index, instruction) in instructions.into_iter().enumerate() {
+        while let Some((_, prepared)) = before.next_if(|(at, _)| *at == index) {
+            draft.instructions.extend(prepared);
+        }
+        draft.instructions.extend(instruction);
+    }
 }
 
 /// A replacement; constants it needs are only made once it is chosen.
@@ -26,6 +34,7 @@ enum Better {
     Plain(Instruction),
     Folded(constants::Folded),
     Affine(constants::PerChannel),
+    Integer(quant::Chosen),
 }
 
 impl Better {
@@ -34,6 +43,7 @@ impl Better {
             Self::Plain(instruction) => instruction,
             Self::Folded(folded) => folded.build(fuser.draft),
             Self::Affine(affine) => affine.build(fuser.draft),
+            Self::Integer(chosen) => chosen.build(fuser),
         }
     }
 }
@@ -47,6 +57,7 @@ fn improve(fuser: &Fuser<'_>, instruction: &Instruction) -> Option<Better> {
         .or_else(|| patterns::recognise(fuser, instruction).map(Better::Plain))
         .or_else(|| absorb_activation(fuser, instruction).map(Better::Plain))
         .or_else(|| absorb_residual(fuser, instruction).map(Better::Plain))
+        .or_else(|| quant::integer(fuser, instruction).map(Better::Integer))
 }
 
 /// The draft with its use lists.
@@ -57,6 +68,8 @@ struct Fuser<'d> {
     producer: Vec<Option<usize>>,
     /// Reads by instructions and output ports.
     uses: Vec<usize>,
+    /// Instructions that belong before the one at a position; what they write is new.
+    before: Vec<(usize, Vec<Instruction>)>,
 }
 
 impl<'d> Fuser<'d> {
@@ -73,7 +86,14 @@ impl<'d> Fuser<'d> {
         }
         debug_assert!(draft.slots.iter().all(|slot| slot.within.is_none()), "fusions know nothing of parts");
         draft.outputs.iter().for_each(|port| uses[port.region.start as usize] += 1);
-        Self { draft, instructions, producer, uses }
+        Self { draft, instructions, producer, uses, before: Vec::new() }
+    }
+
+    /// A slot that instructions of `before` write and one instruction reads.
+    fn new_slot(&mut self, dtype: DType, len: u32) -> u32 {
+        self.producer.push(None);
+        self.uses.push(0);
+        self.draft.slot(dtype, len)
     }
 
     /// The instruction that computes exactly `region`, and its position.

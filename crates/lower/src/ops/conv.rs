@@ -21,7 +21,12 @@ struct Shape {
 }
 
 fn shape(view: &NodeView<'_>, transposed: bool) -> Result<Shape, ShapeError> {
-    let (input, weight) = (&view.input(0)?.dims, &view.input(1)?.dims);
+    shape_of(view, [0, 1], transposed)
+}
+
+/// `at`: the positions of input and weights.
+fn shape_of(view: &NodeView<'_>, at: [usize; 2], transposed: bool) -> Result<Shape, ShapeError> {
+    let (input, weight) = (&view.input(at[0])?.dims, &view.input(at[1])?.dims);
     if input.len() < 3 || weight.len() != input.len() {
         return Err(format!("input {input:?} and weights {weight:?} are not those of a convolution").into());
     }
@@ -78,21 +83,46 @@ impl Shape {
 
 fn conv(ctx: &mut LowerCtx<'_, '_>) -> Result<(), Reason> {
     let shape = shape(&ctx.view, false)?;
-    let weight = ctx.input(1)?;
-    if weight.is_constant() && shape.fits_conv2d() {
-        conv_2d(ctx, &shape, &weight)
+    let operands = Operands { input: ctx.input(0)?, weight: ctx.input(1)?, bias: ctx.optional_input(2)? };
+    let out = convolve(ctx, &shape, operands)?;
+    ctx.output(0, out)
+}
+
+/// What a convolution reads, as `f32`.
+pub(super) struct Operands {
+    pub(super) input: Val,
+    pub(super) weight: Val,
+    pub(super) bias: Option<Val>,
+}
+
+/// Extents of the output of a convolution whose input and weights are at other positions.
+pub(super) fn quantised_dims(view: &NodeView<'_>) -> Result<Vec<usize>, ShapeError> {
+    Ok(shape_of(view, [0, 3], false)?.out_dims())
+}
+
+/// The convolution of such a node, once its operands are `f32`.
+pub(super) fn quantised(ctx: &mut LowerCtx<'_, '_>, operands: Operands) -> Result<Val, Reason> {
+    let shape = shape_of(&ctx.view, [0, 3], false)?;
+    convolve(ctx, &shape, operands)
+}
+
+fn convolve(ctx: &mut LowerCtx<'_, '_>, shape: &Shape, operands: Operands) -> Result<Val, Reason> {
+    if operands.weight.is_constant() && shape.fits_conv2d() {
+        conv_2d(ctx, shape, operands)
     } else {
-        conv_nd(ctx, &shape, false)
+        conv_nd(ctx, shape, operands, false)
     }
 }
 
 fn conv_transpose(ctx: &mut LowerCtx<'_, '_>) -> Result<(), Reason> {
     let shape = shape(&ctx.view, true)?;
-    conv_nd(ctx, &shape, true)
+    let operands = Operands { input: ctx.input(0)?, weight: ctx.input(1)?, bias: ctx.optional_input(2)? };
+    let out = conv_nd(ctx, &shape, operands, true)?;
+    ctx.output(0, out)
 }
 
-fn conv_2d(ctx: &mut LowerCtx<'_, '_>, shape: &Shape, weight: &Val) -> Result<(), Reason> {
-    let input = ctx.input(0)?;
+fn conv_2d(ctx: &mut LowerCtx<'_, '_>, shape: &Shape, operands: Operands) -> Result<Val, Reason> {
+    let Operands { input, weight, bias: given } = operands;
     // Fewer channels than a block: the plain image is read as it is.
     let input = if shape.groups == 1 && shape.ic < BLOCK && input.layout == Layout::Plain {
         input
@@ -116,7 +146,7 @@ fn conv_2d(ctx: &mut LowerCtx<'_, '_>, shape: &Shape, weight: &Val) -> Result<()
         }
     };
     let weight = ctx.weight(WeightSource::new(form));
-    let (bias, late_bias) = bias(ctx, shape.oc, shape.oc.next_multiple_of(BLOCK))?;
+    let (bias, late_bias) = bias(ctx, given, shape.oc, shape.oc.next_multiple_of(BLOCK))?;
     let out = ctx.new_val(DType::F32, &shape.out_dims(), Layout::Blocked)?;
     let input = ctx.operand(&input);
     ctx.emit(Instruction::Conv2d {
@@ -131,13 +161,13 @@ fn conv_2d(ctx: &mut LowerCtx<'_, '_>, shape: &Shape, weight: &Val) -> Result<()
     add_late_bias(ctx, out, late_bias)
 }
 
-fn conv_nd(ctx: &mut LowerCtx<'_, '_>, shape: &Shape, transposed: bool) -> Result<(), Reason> {
-    let input = ctx.plain_input(0)?;
-    let weight = ctx.plain_input(1)?;
+fn conv_nd(ctx: &mut LowerCtx<'_, '_>, shape: &Shape, operands: Operands, transposed: bool) -> Result<Val, Reason> {
+    let input = ctx.plain(&operands.input)?;
+    let weight = ctx.plain(&operands.weight)?;
     let axes = window::three(&shape.axes).ok_or("more than three spatial dimensions")?;
     let geometry =
         ConvNd { n: u(shape.n), groups: u(shape.groups), ic: u(shape.ic), oc: u(shape.oc), axes, transposed };
-    let (bias, late_bias) = bias(ctx, shape.oc, shape.oc)?;
+    let (bias, late_bias) = bias(ctx, operands.bias, shape.oc, shape.oc)?;
     let out = ctx.new_val(DType::F32, &shape.out_dims(), Layout::Plain)?;
     let input = ctx.operand(&input);
     let weight = ctx.operand(&weight);
@@ -146,12 +176,17 @@ fn conv_nd(ctx: &mut LowerCtx<'_, '_>, shape: &Shape, transposed: bool) -> Resul
 }
 
 /// A constant bias as a tile of `len` elements, or a computed one to add afterwards.
-fn bias(ctx: &mut LowerCtx<'_, '_>, oc: usize, len: usize) -> Result<(Option<Tile>, Option<Val>), Reason> {
-    let Some(bias) = ctx.optional_input(2)? else { return Ok((None, None)) };
+fn bias(
+    ctx: &mut LowerCtx<'_, '_>,
+    bias: Option<Val>,
+    oc: usize,
+    len: usize,
+) -> Result<(Option<Tile>, Option<Val>), Reason> {
+    let Some(bias) = bias else { return Ok((None, None)) };
     if bias.count() != oc {
         return Err(format!("a bias of {} elements for {oc} output channels", bias.count()).into());
     }
-    match ctx.constant_f32(2) {
+    match bias.constant().and_then(|tensor| tensor.to_f32().ok()) {
         Some(mut values) => {
             values.resize(len, 0.0);
             Ok((Some(ctx.weight_f32(values)), None))
@@ -160,17 +195,16 @@ fn bias(ctx: &mut LowerCtx<'_, '_>, oc: usize, len: usize) -> Result<(Option<Til
     }
 }
 
-fn add_late_bias(ctx: &mut LowerCtx<'_, '_>, out: Val, bias: Option<Val>) -> Result<(), Reason> {
-    let out = match bias {
-        None => out,
+fn add_late_bias(ctx: &mut LowerCtx<'_, '_>, out: Val, bias: Option<Val>) -> Result<Val, Reason> {
+    match bias {
+        None => Ok(out),
         Some(bias) => {
             let mut dims = vec![1; out.dims.len() - 1];
             dims[0] = out.dims[1];
             let bias = ctx.reshape(&bias, &dims)?;
-            ctx.binary(BinaryOp::Add, &out, &bias)?
+            ctx.binary(BinaryOp::Add, &out, &bias)
         }
-    };
-    ctx.output(0, out)
+    }
 }
 
 #[cfg(test)]

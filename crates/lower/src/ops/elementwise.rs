@@ -297,7 +297,7 @@ fn pow(ctx: &mut LowerCtx<'_, '_>) -> Result<(), Reason> {
         Some(tensor) if exponent.count() == 1 && exponent.dims.len() <= base.dims.len() => match exponent.dtype {
             DType::F32 => tensor.to_f32()?.first().copied(),
             DType::I64 => tensor.to_i64()?.first().map(|&value| value as f32),
-            DType::Bool => None,
+            DType::Bool | DType::U8 => None,
         },
         _ => None,
     };

@@ -159,7 +159,10 @@ struct Product {
 }
 
 fn read_matmul(view: &NodeView<'_>) -> Result<Product, ShapeError> {
-    let (a, b) = (&view.input(0)?.dims[..], &view.input(1)?.dims[..]);
+    read_product(&view.input(0)?.dims, &view.input(1)?.dims)
+}
+
+fn read_product(a: &[usize], b: &[usize]) -> Result<Product, ShapeError> {
     let (batch_a, m, k) = match a {
         [] => return Err("operand A is a scalar".into()),
         [k] => (&[][..], None, *k),
@@ -190,17 +193,29 @@ fn matmul_shape(view: &NodeView<'_>) -> Result<Vec<TensorType>, ShapeError> {
     Ok(vec![TensorType { elem: view.input(0)?.elem, dims: read_matmul(view)?.out_dims }])
 }
 
+/// Extents of the product of two values.
+pub(super) fn product_dims(a: &[usize], b: &[usize]) -> Result<Vec<usize>, ShapeError> {
+    Ok(read_product(a, b)?.out_dims)
+}
+
 fn matmul(ctx: &mut LowerCtx<'_, '_>) -> Result<(), Reason> {
-    let product = read_matmul(&ctx.view)?;
-    let (a, b) = (float(ctx.plain_input(0)?)?, float(ctx.plain_input(1)?)?);
+    let (a, b) = (ctx.plain_input(0)?, ctx.plain_input(1)?);
+    let out = multiply(ctx, a, b)?;
+    ctx.output(0, out)
+}
+
+/// The product of two plain values.
+pub(super) fn multiply(ctx: &mut LowerCtx<'_, '_>, a: Val, b: Val) -> Result<Val, Reason> {
+    let product = read_product(&a.dims, &b.dims)?;
+    let (a, b) = (float(a)?, float(b)?);
     let one_matrix = product.batch_b.iter().all(|&extent| extent == 1) && b.dims.len() >= 2;
     let same_rank = product.batch_a == product.batch;
-    let out = match b.constant() {
+    match b.constant() {
         // One constant matrix: the batch is just more rows.
         Some(tensor) if one_matrix && same_rank => {
             let form = Form::Columns { tensor: tensor.clone(), outer: product.n, inner: product.k };
             let weight = ctx.weight(WeightSource::new(form));
-            dense(ctx, &a, &product.out_dims, product.k, weight, None)?
+            dense(ctx, &a, &product.out_dims, product.k, weight, None)
         }
         _ => {
             let strides = |batch: &[usize], matrix: usize| {
@@ -232,10 +247,9 @@ fn matmul(ctx: &mut LowerCtx<'_, '_>) -> Result<(), Reason> {
                 a: [u(product.k), 1],
                 b: [u(product.n), 1],
             };
-            emit_matmul(ctx, geometry, &a, &b, &product.out_dims)?
+            emit_matmul(ctx, geometry, &a, &b, &product.out_dims)
         }
-    };
-    ctx.output(0, out)
+    }
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ mod movement;
 mod norm;
 mod pad;
 mod pool;
+mod quant;
 mod reduce;
 mod reshape;
 mod resize;
@@ -61,6 +62,7 @@ pub const TABLE: &[&[Operator]] = &[
     reshape::OPERATORS,
     pad::OPERATORS,
     index::OPERATORS,
+    quant::OPERATORS,
     reduce::OPERATORS,
     resize::OPERATORS,
 ];

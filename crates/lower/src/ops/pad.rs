@@ -82,6 +82,7 @@ fn pad_constant(ctx: &mut LowerCtx<'_, '_>, input: &Val, pads: &[(i64, i64)]) ->
             DType::F32 => tensor.to_f32()?.first().map(|value| u64::from(value.to_bits())),
             DType::I64 => tensor.to_i64()?.first().map(|value| value.cast_unsigned()),
             DType::Bool => tensor.to_bool()?.first().map(|&value| u64::from(value)),
+            DType::U8 => return Err("bytes are not supported".into()),
         }
         .ok_or("`constant_value` is empty")?
     } else {
