@@ -58,16 +58,25 @@ fn from_wheel(package: &str, version: &str, prefix: &str, what: &str) -> Result<
     Ok(target)
 }
 
+/// Networks that also come quantised to 8 bits.
+const QUANTISED: [&str; 5] = ["alexnet32", "vgg7", "mobilenet_v2", "resnet50", "squeezenet1_1"];
+
 /// The exported networks; those named, or all of them.
 pub(crate) fn models(networks: &[&str]) -> Result<PathBuf, String> {
     let target = folder()?.join(format!("models-{MODELS}"));
     std::fs::create_dir_all(&target).map_err(|e| format!("{}: {e}", target.display()))?;
-    if !networks.is_empty() && networks.iter().all(|name| target.join(name).is_dir()) {
+    let wanted = |name: &&str| networks.is_empty() || networks.contains(name);
+    let quantised: Vec<&str> = QUANTISED.into_iter().filter(wanted).collect();
+    let exported = networks.iter().all(|name| target.join(name).is_dir());
+    if !networks.is_empty() && exported && quantised.iter().all(|name| target.join(name).join("qdq-int8").is_dir()) {
         return Ok(target);
     }
     let python = exporter()?;
     // One thread: exporting is not arithmetic, and the other cores have tests to run.
-    run(Command::new(python).arg(script("models.py")).arg(&target).args(networks).env("OMP_NUM_THREADS", "1"))?;
+    run(Command::new(&python).arg(script("models.py")).arg(&target).args(networks).env("OMP_NUM_THREADS", "1"))?;
+    if !quantised.is_empty() {
+        run(Command::new(python).arg(script("quantise.py")).arg(&target).args(quantised).env("OMP_NUM_THREADS", "1"))?;
+    }
     Ok(target)
 }
 
