@@ -80,6 +80,11 @@ impl Simd for Neon {
         }
         sum
     }
+
+    #[inline(never)]
+    fn call<K: Kernel>(self, kernel: K) -> K::Output {
+        kernel.run(self)
+    }
 }
 
 /// See [`super::sqrt`].
