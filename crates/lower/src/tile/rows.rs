@@ -90,8 +90,10 @@ pub(super) fn reads(instruction: &Instruction) -> Vec<Read> {
 pub(super) fn images(draft: &Draft) -> Vec<Option<Image>> {
     let mut images: Vec<Option<Image>> = vec![None; draft.slots.len()];
     let mut known = |slot: u32, image: Image| {
-        if image.len(image.rows) == draft.slots[slot as usize].len {
-            images[slot as usize].get_or_insert(image);
+        // A function of single pixels may take all rows for one: the true rows are those of the others.
+        let old = &mut images[slot as usize];
+        if image.len(image.rows) == draft.slots[slot as usize].len && old.is_none_or(|old| old.rows < image.rows) {
+            *old = Some(image);
         }
     };
     for instruction in &draft.instructions {
@@ -150,9 +152,16 @@ fn windowed(instruction: &Instruction) -> Option<(Image, Image)> {
 /// Whether the instruction can be run over some rows: its result and the images it reads are known as such.
 pub(super) fn is_row_wise(instruction: &Instruction, images: &[Option<Image>]) -> bool {
     let reads = reads(instruction);
-    let known = reads.iter().all(|read| images[read.slot as usize].is_some());
+    let own = windowed(instruction);
+    let known = reads.iter().all(|read| match (images[read.slot as usize], &read.reach, own) {
+        (None, ..) => false,
+        (Some(image), Reach::Window(_), Some((input, _))) => image == input,
+        (Some(image), Reach::Same, Some((_, output))) => image == output,
+        (Some(_), ..) => true,
+    });
     let Some(out) = images[instruction.out().start as usize] else { return false };
-    if reads.is_empty() || !known || instruction.out().dtype != DType::F32 {
+    let agrees = own.is_none_or(|(_, output)| output == out);
+    if reads.is_empty() || !known || !agrees || instruction.out().dtype != DType::F32 {
         return false;
     }
     match instruction {

@@ -81,7 +81,7 @@ impl<'d> Search<'d> {
                 continue;
             }
             let most = chain.most_bands();
-            for bands in (1..).map(|power| 1u32 << power).take_while(|&bands| bands < most).chain([most]) {
+            for bands in (1..).map(|power| 1u32 << power).take_while(|&bands| bands <= most) {
                 let found = self.measure(&chain, range.clone(), bands);
                 if enough && best.as_ref().is_some_and(|best| found.cost >= best.cost) {
                     break;
