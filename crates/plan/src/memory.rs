@@ -119,6 +119,10 @@ pub fn predict(segments: &[&Lowered], limit: Option<u64>) -> Result<Predicted, P
         predicted.chunks = predicted.chunks.max(chunks);
     }
     predicted.peak = with_margin(predicted.peak);
+    if predicted.chunks > 0 {
+        // Where weights stream, a little more room may hold one more tile: never more than the window does.
+        predicted.peak += costs.iter().map(|cost| cost.window).max().unwrap_or(0);
+    }
     if let Some(limit) = limit {
         predicted.peak = predicted.peak.min(limit.max(minimum));
     }
