@@ -49,10 +49,11 @@ fn speed(results: &Results) -> String {
     let mut text = String::new();
     for (threads, aead) in results.settings("speed") {
         text += &format!(
-            "\n### {threads} thread(s)\n\n| network | ONNX Runtime ms | all inside | one hidden layer | both ends hidden | \
-             GFLOP | floor ms | ONNX Runtime / floor | all inside / floor |\n|---|---|---|---|---|---|---|---|---|\n"
+            "\n### {threads} thread(s)\n\n| network | ONNX Runtime ms | all inside | CPU | one hidden layer | CPU | both ends \
+             inside | CPU | GFLOP | floor ms | ONNX Runtime / floor | all inside / floor | others |\n|{}\n",
+            "---|".repeat(13)
         );
-        let mut all: [Vec<f64>; 3] = Default::default();
+        let mut all: [[Vec<f64>; 2]; 3] = Default::default();
         let mut gap = Vec::new();
         let mut commands = Vec::new();
         for network in networks::all() {
@@ -63,11 +64,13 @@ fn speed(results: &Results) -> String {
             let floor = entry.summary(&["model", "floor_ms"]);
             let over = |time: Option<f64>| time.zip(floor).map(|(time, floor)| time / floor);
             for (list, name) in all.iter_mut().zip(["all-secure", "classifier", "ternary"]) {
-                list.extend(entry.variant(name).and_then(|variant| variant.number("ratio")));
+                for (list, key) in list.iter_mut().zip(["ratio", "cpu_ratio"]) {
+                    list.extend(entry.variant(name).and_then(|variant| variant.number(key)));
+                }
             }
             gap.extend(over(inside));
             text += &format!(
-                "| {network} | {} | {} | {} | {} | {} | {} | {} | {} |\n",
+                "| {network} | {} | {} | {} | {} | {} | {} | {} | {} | {} |\n",
                 number(plain, 2),
                 ratio(entry, "all-secure"),
                 ratio(entry, "classifier"),
@@ -76,28 +79,26 @@ fn speed(results: &Results) -> String {
                 number(floor, 2),
                 number(over(plain), 2),
                 number(over(inside), 2),
+                number(entry.summary(&["others_share"]).map(|share| share * 100.0), 0) + " %",
             );
         }
         let mean = |list: &[f64]| number(geometric_mean(list), 3);
-        text += &format!(
-            "| **geometric mean** | | **{}** | {} | {} | | | | {} |\n",
-            mean(&all[0]),
-            mean(&all[1]),
-            mean(&all[2]),
-            mean(&gap)
-        );
+        let means: Vec<String> = all.iter().flatten().map(|list| mean(list)).collect();
+        text += &format!("| **geometric mean** | | {} | | | | {} | |\n", means.join(" | "), mean(&gap));
         commands.dedup();
         text += &format!("\n`{}`\n", commands.join("`, `"));
     }
     text
 }
 
-/// A median ratio with its quartiles.
+/// A median ratio of wall times with its quartiles, and the ratio of CPU times.
 fn ratio(entry: Entry<'_>, name: &str) -> String {
-    let Some(variant) = entry.variant(name) else { return "-".into() };
+    let Some(variant) = entry.variant(name) else { return "- | -".into() };
     match (variant.number("ratio"), variant.pair("ratio_quartiles")) {
-        (Some(ratio), Some((low, high))) => format!("{ratio:.3} ({low:.2}-{high:.2})"),
-        _ => "failed".into(),
+        (Some(ratio), Some((low, high))) => {
+            format!("{ratio:.3} ({low:.2}-{high:.2}) | {}", number(variant.number("cpu_ratio"), 3))
+        }
+        _ => "failed | -".into(),
     }
 }
 
@@ -180,9 +181,9 @@ mod tests {
     fn tables_show_ratios_with_spread_gaps_and_what_does_not_fit() {
         let results = example();
         let speed = speed(&results);
-        assert!(speed.contains("| resnet50 | 10.00 | 1.200 (1.10-1.30) | 1.010 (0.91-1.11) |"), "{speed}");
-        assert!(speed.contains("| 1.00 | 10.00 | 1.00 | 1.20 |"), "{speed}");
-        assert!(speed.contains("| **geometric mean** | | **1.200** |"), "{speed}");
+        assert!(speed.contains("| resnet50 | 10.00 | 1.200 (1.10-1.30) | 1.200 | 1.010 (0.91-1.11) |"), "{speed}");
+        assert!(speed.contains("| 1.00 | 10.00 | 1.00 | 1.20 | 1 % |"), "{speed}");
+        assert!(speed.contains("| **geometric mean** | | 1.200 | 1.200 | 1.010 |"), "{speed}");
         let memory = memory(&results);
         assert!(memory.contains("| 10 MiB | 16 MiB |"), "{memory}");
         assert!(memory.contains("| needs 12.0 MiB | 1.50 (1.50-1.50) |"), "{memory}");
