@@ -127,7 +127,7 @@ fn memory(results: &Results) -> String {
         let which = if aead == "rust" { "pure Rust AEAD" } else { "fast AEAD" };
         text += &format!("\n### {threads} thread(s), {which}\n\n| network | weights MiB | unlimited ms | MiB |");
         budgets.iter().for_each(|budget| text += &format!(" {} |", budget.replace(".0 ", " ")));
-        text += &format!("\n|{}\n", "---|".repeat(4 + budgets.len()));
+        text += &format!(" others |\n|{}\n", "---|".repeat(5 + budgets.len()));
         for (network, entry) in &entries {
             let all = entry.variant("all-secure");
             let mib = |bytes: Option<f64>| number(bytes.map(|bytes| bytes / f64::from(1 << 20)), 1);
@@ -149,7 +149,8 @@ fn memory(results: &Results) -> String {
                 });
                 text += &format!(" {cell} |");
             }
-            text += "\n";
+            let others = entry.summary(&["others_share"]).map(|share| share * 100.0);
+            text += &format!(" {} % |\n", number(others, 0));
         }
         if let Some((_, entry)) = entries.first() {
             text += &format!("\n`{}`\n", entry.text("command"));
