@@ -3,7 +3,7 @@
 use cordon_kernels::conv::Residual;
 use cordon_kernels::geometry::{Strided2, UnaryOp};
 use cordon_kernels::parallel::Compute;
-use cordon_kernels::{cast, conv, elementwise, gemm, movement, normalize, pool, quant, reduce};
+use cordon_kernels::{cast, conv, elementwise, gemm, movement, normalize, pool, quant, reduce, winograd};
 
 use crate::memory::{Buffers, Out, Rest};
 use crate::prepared::ValueRef;
@@ -22,14 +22,20 @@ pub(crate) fn execute(
     use Instruction as I;
     let set = compute.set;
     let region = instruction.out();
-    let (out, rest) = arena.split(region)?;
+    let (out, rest, scratch) = arena.split(region)?;
     let from = Source { rest, weights, index };
     let at = Place::Instruction { index: index as u32, name: instruction.name() };
     match instruction {
         I::Conv2d { geometry, input, weight, bias, residual, activation, .. } => {
             let (input, weight, bias) = (from.f32(*input)?, from.f32_tile(*weight)?, from.f32_tile_option(*bias)?);
             let residual = from.residual(*residual, region)?;
-            conv::conv2d(compute, geometry, input, weight, bias, residual, *activation, out.f32()?);
+            let (act, out) = (*activation, out.f32()?);
+            match instruction.scratch().and_then(|len| scratch.get_mut(..len as usize)) {
+                Some(scratch) => {
+                    winograd::winograd(compute, geometry, input, weight, bias, residual, act, scratch, out);
+                }
+                None => conv::conv2d(compute, geometry, input, weight, bias, residual, act, out),
+            }
         }
         I::ConvNd { geometry, input, weight, bias, activation, .. } => {
             let (input, weight, bias) = (from.f32(*input)?, from.f32(*weight)?, from.f32_tile_option(*bias)?);

@@ -76,7 +76,7 @@ wire_enum!(Layout { 0 => Plain, 1 => Blocked });
 wire_enum!(PoolKind { 0 => Max, 1 => Average, 2 => AverageCountPad });
 wire_enum!(ReduceOp { 0 => Sum, 1 => Mean, 2 => Max, 3 => Min });
 
-wire_struct!(ArenaSize { f32: u32, i64: u32, bool: u32, u8: u32 });
+wire_struct!(ArenaSize { f32: u32, i64: u32, bool: u32, u8: u32, scratch: u32 });
 wire_struct!(Region { dtype: DType, start: u32, len: u32 });
 wire_struct!(Tile { tensor: u32, start: u32, len: u32 });
 wire_struct!(WeightInfo { dtype: DType, len: u32, offset: u64 });

@@ -18,6 +18,7 @@ pub(crate) struct Extent {
     pub(crate) i64: u64,
     pub(crate) bool: u64,
     pub(crate) u8: u64,
+    pub(crate) scratch: u64,
 }
 
 impl Extent {
@@ -55,28 +56,37 @@ impl Extent {
             i64: f(self.i64, other.i64),
             bool: f(self.bool, other.bool),
             u8: f(self.u8, other.u8),
+            scratch: f(self.scratch, other.scratch),
         }
     }
 
-    /// Bytes of all four; saturates.
+    /// Bytes of all; saturates.
     pub(crate) fn bytes(self) -> u64 {
-        let words = self.f32.saturating_mul(4).saturating_add(self.i64.saturating_mul(8));
+        let words = self.f32.saturating_add(self.scratch).saturating_mul(4).saturating_add(self.i64.saturating_mul(8));
         words.saturating_add(self.bool).saturating_add(self.u8)
     }
 }
 
 impl From<ArenaSize> for Extent {
     fn from(size: ArenaSize) -> Self {
-        Self { f32: size.f32.into(), i64: size.i64.into(), bool: size.bool.into(), u8: size.u8.into() }
+        Self {
+            f32: size.f32.into(),
+            i64: size.i64.into(),
+            bool: size.bool.into(),
+            u8: size.u8.into(),
+            scratch: size.scratch.into(),
+        }
     }
 }
 
-/// Four typed vectors of fixed length, zeroed at first and wiped at the end.
+/// Typed vectors of fixed length, zeroed at first and wiped at the end.
 pub(crate) struct Buffers {
     f32: Lines<f32>,
     i64: Vec<i64>,
     bool: Vec<u8>,
     u8: Lines<u8>,
+    /// Holds nothing between instructions.
+    scratch: Lines<f32>,
 }
 
 impl Buffers {
@@ -88,12 +98,14 @@ impl Buffers {
             i64: zeroed(extent.i64).ok_or(refused)?,
             bool: zeroed(extent.bool).ok_or(refused)?,
             u8: Lines::zeroed(extent.u8).ok_or(refused)?,
+            scratch: Lines::zeroed(extent.scratch).ok_or(refused)?,
         })
     }
 
     /// Bytes really held, allocator rounding included, without [`SLACK_BYTES`].
     pub(crate) fn bytes(&self) -> u64 {
-        (self.f32.bytes() + self.i64.capacity() * 8 + self.bool.capacity() + self.u8.bytes()) as u64
+        let f32 = self.f32.bytes() + self.scratch.bytes();
+        (f32 + self.i64.capacity() * 8 + self.bool.capacity() + self.u8.bytes()) as u64
     }
 
     /// Overwrites every element with zero. The buffers live on, so these are ordinary stores the compiler must keep.
@@ -102,12 +114,13 @@ impl Buffers {
         self.i64.fill(0);
         self.bool.fill(0);
         self.u8.fill(0);
+        self.scratch.fill(0.0);
     }
 
     /// Whether every element is zero.
     #[cfg(test)]
     pub(crate) fn is_wiped(&self) -> bool {
-        self.f32.iter().all(|v| v.to_bits() == 0)
+        self.f32.iter().chain(self.scratch.iter()).all(|v| v.to_bits() == 0)
             && self.i64.iter().all(|&v| v == 0)
             && self.bool.iter().chain(self.u8.iter()).all(|&v| v == 0)
     }
@@ -122,10 +135,10 @@ impl Buffers {
         })
     }
 
-    /// The written region mutably, everything else shared.
-    pub(crate) fn split(&mut self, out: Region) -> Result<(Out<'_>, Rest<'_>), EngineError> {
-        let Self { f32, i64, bool, u8 } = self;
-        Ok(match out.dtype {
+    /// The written region and the scratch memory mutably, everything else shared.
+    pub(crate) fn split(&mut self, out: Region) -> Result<(Out<'_>, Rest<'_>, &mut [f32]), EngineError> {
+        let Self { f32, i64, bool, u8, scratch } = self;
+        let (out, rest) = match out.dtype {
             DType::F32 => {
                 let (out, f32) = split(f32, out)?;
                 (Out::F32(out), Rest { f32, i64: Around::whole(i64), bool: Around::whole(bool), u8: Around::whole(u8) })
@@ -142,7 +155,8 @@ impl Buffers {
                 let (out, u8) = split(u8, out)?;
                 (Out::U8(out), Rest { f32: Around::whole(f32), i64: Around::whole(i64), bool: Around::whole(bool), u8 })
             }
-        })
+        };
+        Ok((out, rest, scratch))
     }
 
     /// Stores little-endian elements from element `start` on. `bytes` holds whole elements; `at` names their source.
@@ -195,6 +209,7 @@ impl Drop for Buffers {
         self.i64.zeroize();
         self.bool.zeroize();
         self.u8.all.zeroize();
+        self.scratch.all.zeroize();
     }
 }
 
@@ -301,7 +316,7 @@ impl<T: Default + Clone> Lines<T> {
 const CACHE_LINE: usize = 64;
 
 /// Bytes a [`Buffers`] takes beside its elements.
-pub(crate) const SLACK_BYTES: u64 = (Lines::<f32>::SLACK * 4 + Lines::<u8>::SLACK) as u64;
+pub(crate) const SLACK_BYTES: u64 = (2 * Lines::<f32>::SLACK * 4 + Lines::<u8>::SLACK) as u64;
 
 impl<T> core::ops::Deref for Lines<T> {
     type Target = [T];

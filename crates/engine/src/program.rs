@@ -135,6 +135,9 @@ pub struct ArenaSize {
     pub bool: u32,
     /// Quantised values.
     pub u8: u32,
+    /// `f32` elements beside the arena that instructions compute in, one after the other. What
+    /// [`Instruction::scratch`] asks for it gets where this is enough; the result then differs in the last bits.
+    pub scratch: u32,
 }
 
 impl ArenaSize {
@@ -148,9 +151,10 @@ impl ArenaSize {
         }
     }
 
-    /// Bytes of the four arenas.
+    /// Bytes of the four arenas and the scratch memory.
     pub fn bytes(&self) -> u64 {
-        u64::from(self.f32) * 4 + u64::from(self.i64) * 8 + u64::from(self.bool) + u64::from(self.u8)
+        let words = (u64::from(self.f32) + u64::from(self.scratch)) * 4 + u64::from(self.i64) * 8;
+        words + u64::from(self.bool) + u64::from(self.u8)
     }
 }
 
@@ -653,6 +657,16 @@ impl Program {
 }
 
 impl Instruction {
+    /// Elements of scratch memory that make it faster: those of a convolution by Winograd's method.
+    pub fn scratch(&self) -> Option<u32> {
+        match self {
+            Self::Conv2d { geometry, .. } if geometry.winograd_pays() => {
+                geometry.winograd_len().and_then(|len| u32::try_from(len).ok())
+            }
+            _ => None,
+        }
+    }
+
     /// Entries of all extent and stride lists.
     fn strides(&self) -> usize {
         let one = |s: &Strided1| s.dims.len() + s.a.len();

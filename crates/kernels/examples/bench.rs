@@ -3,7 +3,7 @@
 
 use cordon_kernels::conv::{Residual, conv2d};
 use cordon_kernels::geometry::{Along, Axis, BinaryOp, Conv2d, Dense, Layout, MatMul, Strided2, UnaryOp};
-use cordon_kernels::{KernelSet, elementwise, gemm, normalize, peak};
+use cordon_kernels::{KernelSet, elementwise, gemm, normalize, peak, winograd};
 use core::time::Duration;
 use std::time::Instant;
 
@@ -47,6 +47,15 @@ fn cases() -> Vec<Case> {
         conv("conv 3x3 512->512 7", 1, 512, 512, 7, 3, 1, Layout::Blocked),
         conv("conv 3x3 64->64 224", 1, 64, 64, 224, 3, 1, Layout::Blocked),
         conv("conv 3x3 512->512 28", 1, 512, 512, 28, 3, 1, Layout::Blocked),
+        winograd("winograd 3x3 64->64 56", 64, 64, 56),
+        winograd("winograd 3x3 128->128 28", 128, 128, 28),
+        winograd("winograd 3x3 256->256 14", 256, 256, 14),
+        winograd("winograd 3x3 512->512 7", 512, 512, 7),
+        winograd("winograd 3x3 64->64 224", 64, 64, 224),
+        winograd("winograd 3x3 256->256 56", 256, 256, 56),
+        winograd("winograd 3x3 512->512 28", 512, 512, 28),
+        winograd("winograd 3x3 512->512 14", 512, 512, 14),
+        winograd("winograd 3x3 128->32 28", 128, 32, 28),
         conv("conv 3x3 128->32 28", 1, 128, 32, 28, 3, 1, Layout::Blocked),
         conv("conv 3x3/2 128->128 56", 1, 128, 128, 56, 3, 2, Layout::Blocked),
         conv("conv 5x5 64->192 27", 1, 64, 192, 27, 5, 1, Layout::Blocked),
@@ -119,6 +128,21 @@ fn conv(name: &str, groups: u32, ic: u32, oc: u32, size: u32, kernel: u32, strid
     let work = 2.0 * per_pixel * f64::from(axis.output) * f64::from(axis.output);
     let run = move |set: KernelSet| {
         conv2d(set.into(), &g, &x, &w, Some(&bias), Residual::None, Some(UnaryOp::Relu), &mut out);
+        work
+    };
+    (name.to_string(), Box::new(run))
+}
+
+/// Counted as the multiplications of the definition, so that the figure compares.
+fn winograd(name: &str, ic: u32, oc: u32, size: u32) -> Case {
+    let axis = Axis { input: size, output: size, kernel: 3, stride: 1, dilation: 1, pad_begin: 1, pad_end: 1 };
+    let g = Conv2d { n: 1, groups: 1, ic, oc, y: axis, x: axis, input: Layout::Blocked };
+    let (x, w, mut scratch) = (known(g.input_len()), known(g.weight_len()), known(g.winograd_len()));
+    let (bias, mut out) = (known(g.bias_len()), known(g.output_len()));
+    let work = 18.0 * f64::from(ic) * f64::from(oc) * f64::from(size) * f64::from(size);
+    let run = move |set: KernelSet| {
+        let (bias, act) = (Some(&bias[..]), Some(UnaryOp::Relu));
+        winograd::winograd(set.into(), &g, &x, &w, bias, Residual::None, act, &mut scratch, &mut out);
         work
     };
     (name.to_string(), Box::new(run))

@@ -36,5 +36,6 @@ mod strided;
 mod test_support;
 mod tile;
 mod unary;
+pub mod winograd;
 
 pub use arch::KernelSet;

@@ -4,7 +4,7 @@ use crate::arena::{self, ArenaReport};
 use crate::draft::{self, Draft, ReadMut};
 use crate::error::LowerError;
 use crate::weights::WeightSource;
-use cordon_engine::program::{Kind, Program, Tile, WeightInfo, WeightTable};
+use cordon_engine::program::{Instruction, Kind, Program, Tile, WeightInfo, WeightTable};
 use cordon_graph::ElemType;
 use std::collections::HashMap;
 
@@ -54,8 +54,9 @@ impl Lowered {
     }
 }
 
-/// Plans the arena, numbers the weights in order of first use.
-pub(crate) fn finish(draft: Draft, batch: u32) -> Result<Lowered, LowerError> {
+/// Plans the arena, numbers the weights in order of first use. `scratch`: whether instructions get the scratch memory that
+/// makes them faster.
+pub(crate) fn finish(draft: Draft, batch: u32, scratch: bool) -> Result<Lowered, LowerError> {
     let placement = arena::place(&draft).ok_or_else(|| LowerError::TooLarge { what: "the arena".into() })?;
     let (mut weights, mut sources) = (Vec::new(), Vec::new());
     let mut offset = 0u64;
@@ -88,7 +89,11 @@ pub(crate) fn finish(draft: Draft, batch: u32) -> Result<Lowered, LowerError> {
     for port in inputs.iter_mut().chain(&mut outputs) {
         port.region.start = placement.offsets[port.region.start as usize];
     }
-    let program = Program { kind: Kind::Inference, batch, arena: placement.size, inputs, outputs, instructions };
+    let mut arena = placement.size;
+    if scratch {
+        arena.scratch = instructions.iter().filter_map(Instruction::scratch).max().unwrap_or(0);
+    }
+    let program = Program { kind: Kind::Inference, batch, arena, inputs, outputs, instructions };
     Ok(Lowered { program, weights: WeightTable(weights), arena: placement.report, sources, outputs: Vec::new() })
 }
 

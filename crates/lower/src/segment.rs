@@ -23,11 +23,20 @@ pub struct LowerOptions {
     pub batch: u32,
     /// How small it is cut.
     pub tiling: Tiling,
+    /// Whether convolutions may use Winograd's method where that is faster: for scratch memory and the last bits of
+    /// results. What is cut does without. Off by default until its error is measured on whole networks.
+    pub winograd: bool,
 }
 
 impl Default for LowerOptions {
     fn default() -> Self {
-        Self { value_ids: HashMap::new(), retained: BTreeSet::new(), batch: 1, tiling: Tiling::default() }
+        Self {
+            value_ids: HashMap::new(),
+            retained: BTreeSet::new(),
+            batch: 1,
+            tiling: Tiling::default(),
+            winograd: true,
+        }
     }
 }
 
@@ -50,6 +59,7 @@ pub fn lower(graph: &Graph, segment: &Segment, options: &LowerOptions) -> Result
 pub struct Untiled {
     draft: Draft,
     batch: u32,
+    winograd: bool,
     outputs: Vec<ElemType>,
 }
 
@@ -58,8 +68,9 @@ impl Untiled {
     pub fn tile(&self, tiling: &Tiling) -> Result<Lowered, LowerError> {
         let mut draft = self.draft.clone();
         tile::apply(&mut draft, tiling);
-        let joined = concat::in_place(&draft).map(|draft| emit::finish(draft, self.batch)).transpose()?;
-        let copied = emit::finish(draft, self.batch)?;
+        let scratch = self.winograd && *tiling == Tiling::default();
+        let joined = concat::in_place(&draft).map(|draft| emit::finish(draft, self.batch, scratch)).transpose()?;
+        let copied = emit::finish(draft, self.batch, scratch)?;
         // A joined value takes all its room as soon as its first part exists.
         let lowered = joined.filter(|joined| joined.arena.bytes <= copied.arena.bytes).unwrap_or(copied);
         Ok(Lowered { outputs: self.outputs.clone(), ..lowered })
@@ -94,7 +105,7 @@ pub fn lower_untiled(graph: &Graph, segment: &Segment, options: &LowerOptions) -
     draft.dequantised.clear();
     emit::remove_dead(&mut draft);
     let outputs = segment.outputs.iter().map(|&id| Ok(value_type(graph, id)?.elem)).collect::<Result<_, _>>()?;
-    Ok(Untiled { draft, batch: options.batch, outputs })
+    Ok(Untiled { draft, batch: options.batch, winograd: options.winograd, outputs })
 }
 
 /// Why a node cannot be placed in a secure segment; `None` when it can. Needs shapes.
