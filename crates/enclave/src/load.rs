@@ -12,6 +12,7 @@ use cordon_package::{
     Trust, Verified,
 };
 use cordon_protocol::{Code, Expiry, LoadReport, Refusal};
+use zeroize::Zeroize;
 
 use crate::model::{Draft, Model, Stream, version_counter};
 use crate::platform::Platform;
@@ -46,6 +47,8 @@ pub(crate) struct ManifestStage {
     verified: Verified,
     grant: Vec<u8>,
     content: Content,
+    /// Once its last chunk is there.
+    manifest: Option<Manifest>,
 }
 
 /// Secure segments, one after the other.
@@ -60,6 +63,7 @@ pub(crate) struct SegmentStage {
 enum SegmentPart {
     SecretLeaves(Leaves),
     Secret(Content, Box<SealedSection>),
+    Decoded(Box<Draft>),
     WeightLeaves(Leaves, Box<Draft>),
 }
 
@@ -100,10 +104,9 @@ impl Loading {
                 stage.bytes.extend_from_slice(payload);
             }
             (Loading::Manifest(stage), Need::Section { count, .. }) => {
-                let section = manifest_section(&stage.verified)?;
-                stage.content.take(section, count, payload, |_, chunk| Ok(chunk.len()))?;
+                stage.take(count, payload, platform)?;
             }
-            (Loading::Segments(stage), Need::Section { count, .. }) => stage.take(count, payload)?,
+            (Loading::Segments(stage), Need::Section { count, .. }) => stage.take(count, payload, platform)?,
             (Loading::Weights(stage), Need::Section { first, count, .. }) => {
                 stage.take(first, count, payload, platform)?;
             }
@@ -164,21 +167,29 @@ impl HeaderStage {
             // No Program of this instruction set can name them.
             return Err(Refusal::new(Code::PackageUnsupported));
         }
-        let content = Content::new(0, manifest_section(&verified)?, platform)?;
         let mut kept = refuse::reserve(grant.len(), platform)?;
         kept.extend_from_slice(grant);
-        Ok(ManifestStage { verified, grant: kept, content })
+        Ok(ManifestStage { verified, grant: kept, content: Content::new(0), manifest: None })
     }
 }
 
 impl ManifestStage {
+    fn take(&mut self, count: u32, payload: &mut [u8], platform: &impl Platform) -> Result<(), Refusal> {
+        let section = manifest_section(&self.verified)?;
+        let whole = self.content.take(section, count, payload, platform, |_, chunk| Ok(chunk.len()))?;
+        if let Some(stored) = whole {
+            refuse::headroom(stored.len().saturating_mul(8), platform)?;
+            let mut manifest = self.verified.manifest(stored).map_err(refuse::package)?;
+            // For people on the host; no use inside.
+            manifest.plan_text = String::new();
+            self.manifest = Some(manifest);
+        }
+        Ok(())
+    }
+
     fn finish(self, platform: &impl Platform) -> Result<Loading, Refusal> {
         let device = platform.device().ok_or(Refusal::new(Code::NoDeviceKey))?;
-        let stored = self.content.finish();
-        refuse::headroom(stored.len().saturating_mul(8), platform)?;
-        let mut manifest = self.verified.manifest(&stored).map_err(refuse::package)?;
-        // For people on the host; no use inside.
-        manifest.plan_text = String::new();
+        let manifest = self.manifest.ok_or(Refusal::new(Code::Internal))?;
         let opened = if self.grant.is_empty() {
             self.verified.open(&device.key)
         } else {
@@ -244,39 +255,49 @@ impl SegmentStage {
         match &self.part {
             SegmentPart::SecretLeaves(leaves) | SegmentPart::WeightLeaves(leaves, _) => leaves.need(limit),
             SegmentPart::Secret(content, reader) => content.need(reader.section(), limit),
+            SegmentPart::Decoded(_) => None,
         }
     }
 
-    fn take(&mut self, count: u32, payload: &mut [u8]) -> Result<(), Refusal> {
-        match &mut self.part {
-            SegmentPart::SecretLeaves(leaves) | SegmentPart::WeightLeaves(leaves, _) => leaves.take(count, payload),
-            SegmentPart::Secret(content, reader) => content.take(reader.section(), count, payload, |index, chunk| {
-                reader.decrypt_chunk(index, chunk).map(|plain| plain.len()).map_err(refuse::package)
-            }),
+    fn take(&mut self, count: u32, payload: &mut [u8], platform: &impl Platform) -> Result<(), Refusal> {
+        let (content, reader) = match &mut self.part {
+            SegmentPart::SecretLeaves(leaves) | SegmentPart::WeightLeaves(leaves, _) => {
+                return leaves.take(count, payload);
+            }
+            SegmentPart::Secret(content, reader) => (content, reader),
+            SegmentPart::Decoded(_) => return Err(Refusal::new(Code::Internal)),
+        };
+        let whole = content.take(reader.section(), count, payload, platform, |index, chunk| {
+            reader.decrypt_chunk(index, chunk).map(|plain| plain.len()).map_err(refuse::package)
+        })?;
+        if let Some(plain) = whole {
+            let keep_labels = self.opened.header().output_policy != OutputPolicy::Full;
+            let draft = decode(plain, self.segment.into(), keep_labels, platform);
+            plain.zeroize();
+            self.part = SegmentPart::Decoded(Box::new(draft?));
         }
+        Ok(())
     }
 
     fn finish(mut self, platform: &impl Platform) -> Result<Loading, Refusal> {
         match self.part {
             SegmentPart::SecretLeaves(leaves) => {
                 let (section, reader) = leaves.finish(&self.opened)?;
-                let content = Content::new(section, reader.section(), platform)?;
-                self.part = SegmentPart::Secret(content, Box::new(reader));
+                self.part = SegmentPart::Secret(Content::new(section), Box::new(reader));
                 Ok(Loading::Segments(Box::new(self)))
             }
-            SegmentPart::Secret(content, _) => {
-                let keep_labels = self.opened.header().output_policy != OutputPolicy::Full;
-                let draft = decode(&content.finish(), self.segment.into(), keep_labels, platform)?;
+            SegmentPart::Secret(..) => Err(Refusal::new(Code::Internal)),
+            SegmentPart::Decoded(draft) => {
                 let verified = self.opened.verified();
                 if verified.header().section(SectionKind::Weights, self.segment).is_some() {
                     let leaves = Leaves::new(verified, SectionKind::Weights, self.segment, platform)?;
-                    self.part = SegmentPart::WeightLeaves(leaves, Box::new(draft));
+                    self.part = SegmentPart::WeightLeaves(leaves, draft);
                     return Ok(Loading::Segments(Box::new(self)));
                 }
                 if draft.table.stream_bytes() > 0 {
                     return Err(Refusal::new(Code::ProgramInvalid).in_segment(draft.index));
                 }
-                self.drafts.push(draft);
+                self.drafts.push(*draft);
                 next_segment(self.opened, self.manifest, self.drafts, self.segment.saturating_add(1), platform)
             }
             SegmentPart::WeightLeaves(leaves, mut draft) => {

@@ -140,9 +140,10 @@ fn check_ports(draft: &Draft, manifest: &Manifest) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Every segment streams its weights, as far as the budget has no room for them.
+/// Every segment streams its weights, as far as the budget has no room for them. All that is shared out lies in one
+/// stretch, so that none of it fails for want of a piece that is long enough.
 fn share_out(drafts: &[Draft], manifest: &Manifest, platform: &impl Platform) -> Result<Vec<Residency>, Refusal> {
-    let available = platform.memory().available().saturating_sub(SLACK);
+    let available = platform.memory().available().saturating_sub(SLACK).min(platform.stretch());
     let retained: u64 =
         manifest.segments.iter().flat_map(|s| &s.retained_out).map(|value| manifest.value_bytes(*value)).sum();
     let mut programs = refuse::reserve(drafts.len(), platform)?;

@@ -42,6 +42,11 @@ pub trait Platform {
     /// Every writable byte, counted.
     fn memory(&self) -> MemoryUse;
 
+    /// The longest stretch of secure memory that can be allocated in one piece, where the platform knows it.
+    fn stretch(&self) -> u64 {
+        self.memory().available()
+    }
+
     /// Most payload bytes of a command; at least a stored chunk (65552), at most [`cordon_protocol::PAYLOAD_LIMIT`].
     fn payload_limit(&self) -> usize;
 

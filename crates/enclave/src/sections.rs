@@ -6,7 +6,7 @@ use cordon_engine::{Parallel, Task};
 use cordon_package::limits::{CHUNK_BYTES, HASH_BYTES};
 use cordon_package::{LeafTableBuilder, Mark, Opened, PackageError, SealedSection, Section, SectionKind, Verified};
 use cordon_protocol::{Code, PAYLOAD_LIMIT, Part, Refusal};
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::platform::Platform;
 use crate::refuse;
@@ -122,9 +122,12 @@ impl Leaves {
         let internal = Refusal::new(Code::Internal);
         let section = index_of(verified, kind, segment).ok_or(internal)?;
         let of = verified.header().section(kind, segment).ok_or(internal)?.chunks();
-        // The builder's list grows by doubling and is copied as it grows.
-        refuse::headroom((of as usize).saturating_mul(3 * HASH_BYTES), platform)?;
-        let builder = verified.leaf_table(kind, segment).map_err(refuse::package)?;
+        let needed = u64::from(of) * HASH_BYTES as u64;
+        refuse::headroom(needed as usize, platform)?;
+        let mut builder = verified.leaf_table(kind, segment).map_err(refuse::package)?;
+        if !builder.reserve() {
+            return Err(Refusal::new(Code::OutOfMemory).amounts(needed, platform.memory().available()));
+        }
         Ok(Self { section, have: 0, of, builder })
     }
 
@@ -148,7 +151,8 @@ impl Leaves {
     }
 }
 
-/// The content of a small section, coming in as chunks that `open` turns into plaintext.
+/// The content of a small section, coming in as chunks. What came in one frame is read where it lies; only content of
+/// several frames is put together, in a buffer of its own.
 pub(crate) struct Content {
     section: u32,
     have: u32,
@@ -156,9 +160,8 @@ pub(crate) struct Content {
 }
 
 impl Content {
-    pub(crate) fn new(section: u32, of: &Section, platform: &impl Platform) -> Result<Self, Refusal> {
-        let len = usize::try_from(of.plain_len()).map_err(|_| Refusal::new(Code::PackageUnsupported))?;
-        Ok(Self { section, have: 0, plain: Zeroizing::new(refuse::reserve(len, platform)?) })
+    pub(crate) fn new(section: u32) -> Self {
+        Self { section, have: 0, plain: Zeroizing::new(Vec::new()) }
     }
 
     pub(crate) fn need(&self, of: &Section, limit: usize) -> Option<Need> {
@@ -166,24 +169,42 @@ impl Content {
         (count > 0).then_some(Need::Section { section: self.section, part: Part::Chunks, first: self.have, count })
     }
 
-    pub(crate) fn take(
-        &mut self,
+    /// Opens `count` chunks in the frame they came in. `open` turns a stored chunk into plaintext at its front and says
+    /// how much. The whole content once its last chunk is there; it is the caller's to wipe.
+    pub(crate) fn take<'a>(
+        &'a mut self,
         of: &Section,
         count: u32,
-        payload: &mut [u8],
+        payload: &'a mut [u8],
+        platform: &impl Platform,
         open: impl Fn(u32, &mut [u8]) -> Result<usize, Refusal>,
-    ) -> Result<(), Refusal> {
-        let plain = &mut self.plain;
-        for_each_chunk(of, self.have, count, payload, |index, chunk| {
-            let len = open(index, chunk)?;
-            plain.extend_from_slice(chunk.get(..len).unwrap_or(chunk));
-            Ok(())
-        })?;
+    ) -> Result<Option<&'a mut [u8]>, Refusal> {
+        let wrong = Refusal::new(Code::WrongSupply);
+        let (mut from, mut to) = (0, 0);
+        for index in self.have..self.have.saturating_add(count) {
+            let (_, stored) = of.chunk(index).ok_or(wrong)?;
+            let end = from + stored;
+            let chunk = payload.get_mut(from..end).ok_or(wrong.about(index))?;
+            let plain = open(index, chunk)?.min(stored);
+            payload.copy_within(from..from + plain, to);
+            (from, to) = (end, to + plain);
+        }
+        if from != payload.len() {
+            return Err(wrong);
+        }
+        let (plain, rest) = payload.split_at_mut(to);
+        rest.zeroize();
         self.have = self.have.saturating_add(count);
-        Ok(())
-    }
-
-    pub(crate) fn finish(self) -> Zeroizing<Vec<u8>> {
-        self.plain
+        let last = self.have == of.chunks();
+        if last && self.plain.is_empty() {
+            return Ok(Some(plain));
+        }
+        if self.plain.capacity() == 0 {
+            let len = usize::try_from(of.plain_len()).map_err(|_| Refusal::new(Code::PackageUnsupported))?;
+            *self.plain = refuse::reserve(len, platform)?;
+        }
+        self.plain.extend_from_slice(plain);
+        plain.zeroize();
+        Ok(last.then_some(self.plain.as_mut_slice()))
     }
 }

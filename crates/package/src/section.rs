@@ -239,6 +239,13 @@ impl LeafTableBuilder {
         Self { section: section.clone(), leaves: Vec::new(), partial: Vec::new() }
     }
 
+    /// Makes room for all hashes at once; whether there is. For a reader that knows the count to be honest or its memory
+    /// to be bounded: a list that grows takes up to twice the room.
+    pub fn reserve(&mut self) -> bool {
+        let count = usize::try_from(self.section.chunks()).unwrap_or(usize::MAX);
+        self.leaves.try_reserve_exact(count.saturating_sub(self.leaves.len())).is_ok()
+    }
+
     /// Takes the next bytes. Memory grows with what was really given, never past the section's own count.
     pub fn push(&mut self, bytes: &[u8]) -> Result<(), PackageError> {
         let (head, rest) = if self.partial.is_empty() {

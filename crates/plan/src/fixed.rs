@@ -14,6 +14,8 @@ const HEAD: u64 = 4100;
 const THREADS: u64 = 2;
 /// Payload bytes of a request to the process backend: eight stored chunks.
 const PAYLOAD: u64 = 8 * REPLY_PAYLOAD;
+/// Content of a section that comes in one frame, labels and names besides.
+pub(crate) const FRAME_CONTENT: u64 = 7 << 16;
 /// Payload bytes of a reply.
 const REPLY_PAYLOAD: u64 = 65_552;
 

@@ -1,7 +1,7 @@
 //! Secure memory, predicted on the owner's machine. The promise is one-sided: what `run` measures is at most this.
 
 use crate::PlanError;
-use crate::fixed::FIXED_BYTES;
+use crate::fixed::{FIXED_BYTES, FRAME_CONTENT};
 use cordon_engine::program::{Port, Via};
 use cordon_engine::{CHUNK, Prepared, Residency};
 use cordon_lower::Lowered;
@@ -31,7 +31,7 @@ pub struct SegmentCost {
     pub window: u64,
     /// The decoded Program, the tables that say which constant lies where, and leaf hashes.
     pub tables: u64,
-    /// The encoded Program, while it is decoded.
+    /// The encoded Program and weight table, while they are decoded, where they do not fit the frame they come in.
     pub encoded: u64,
     /// Values kept between segments.
     pub retained: u64,
@@ -43,6 +43,7 @@ impl SegmentCost {
         let program = &lowered.program;
         let report = |residency| predict_one(lowered, residency).map(|prediction| prediction.memory);
         let (resident, streamed) = (report(Residency::All)?, report(Residency::Least)?);
+        let encoded = (program.encode().len() + lowered.weights.encode().len()) as u64;
         let bytes = |port: &Port| u64::from(port.region.len) * u64::from(port.region.dtype.bytes());
         Ok(Self {
             arena: resident.arena,
@@ -50,7 +51,7 @@ impl SegmentCost {
             weights: resident.weights,
             window: streamed.window,
             tables: resident.tables.max(streamed.tables) + leaves(lowered),
-            encoded: (program.encode().len() + lowered.weights.encode().len()) as u64,
+            encoded: if encoded > FRAME_CONTENT { encoded } else { 0 },
             retained: program.outputs.iter().filter(|port| port.via == Via::Retain).map(bytes).sum(),
         })
     }
@@ -60,9 +61,9 @@ impl SegmentCost {
         self.arena + self.weights + self.tables + self.retained
     }
 
-    /// With weights streamed through the smallest window.
+    /// With weights streamed through the smallest window. Where the encoded Program was, there may be room for nothing.
     pub fn streamed(&self) -> u64 {
-        (self.arena + self.window + self.tables + self.retained).min(self.resident())
+        (self.arena + self.window + self.tables + self.retained).min(self.resident()) + self.encoded
     }
 }
 

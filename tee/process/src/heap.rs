@@ -1,7 +1,8 @@
-//! The enclave's heap: one fixed range of secure memory, first fit, every byte counted, every freed byte wiped.
+//! The enclave's heap: one fixed range of secure memory, every byte counted, every freed byte wiped.
 //!
-//! Small blocks are taken from the low end, which lies in secret memory wherever the kernel has any; large ones from the
-//! high end, so that neither breaks up the other's space. A refused request returns null, which `try_reserve` turns into
+//! Small blocks are taken from the low end, first fit; it lies in secret memory wherever the kernel has any. Large ones
+//! come from the high end, so that neither breaks up the other's space, and best fit, so that a table takes the place of
+//! what is gone rather than a piece of the stretch an arena needs. A refused request returns null, which `try_reserve` turns into
 //! an error; its size is published for the host, because what cannot be refused softly ends the process.
 
 use core::alloc::{GlobalAlloc, Layout};
@@ -15,7 +16,8 @@ const GRAIN: usize = 16;
 /// Blocks of at least this many bytes are taken from the high end.
 const LARGE: usize = 32 * 1024;
 /// Large blocks leave this much free, so that a model which fills the budget leaves room for the service's small objects.
-const RESERVE: usize = 64 * 1024;
+/// Less than the enclave's own slack, which is shared with what it allocates between counting and taking.
+const RESERVE: usize = 32 * 1024;
 /// What is allocated before secure memory is mapped; never holds a secret.
 const EARLY: usize = 64 * 1024;
 
@@ -58,6 +60,8 @@ struct Area {
 pub(crate) struct Figures {
     pub(crate) used: u64,
     pub(crate) peak: u64,
+    /// The longest stretch that is free.
+    pub(crate) stretch: u64,
 }
 
 impl Heap {
@@ -78,6 +82,7 @@ impl Heap {
         self.locked(|_, secure| Figures {
             used: secure.used as u64,
             peak: (secure.low.saturating_sub(secure.start) + secure.end.saturating_sub(secure.high)) as u64,
+            stretch: secure.stretch() as u64,
         })
     }
 
@@ -144,7 +149,20 @@ impl Area {
         (self.start..self.end).contains(&(block as usize))
     }
 
-    /// First fit for a small block, last fit for a large one.
+    fn stretch(&self) -> usize {
+        let mut longest = 0;
+        let mut hole = self.first;
+        // SAFETY: holes are valid while the area is borrowed.
+        unsafe {
+            while !hole.is_null() {
+                longest = longest.max((*hole).size);
+                hole = (*hole).next;
+            }
+        }
+        longest
+    }
+
+    /// First fit for a small block; for a large one the smallest hole that fits, the last of equals.
     fn take(&mut self, layout: Layout) -> *mut u8 {
         let Some(size) = layout.size().max(1).checked_next_multiple_of(GRAIN) else { return null_mut() };
         let large = size >= LARGE;
@@ -152,14 +170,15 @@ impl Area {
             return null_mut();
         }
         let align = layout.align().max(GRAIN);
-        let mut found = None;
+        let (mut found, mut smallest) = (None, usize::MAX);
         let mut link: *mut *mut Hole = &mut self.first;
         // SAFETY: `link` points to `first` or to the `next` of a hole, and holes are valid while the area is borrowed.
         unsafe {
             while !(*link).is_null() {
                 let hole = *link;
-                if let Some(at) = place(hole as usize, (*hole).size, size, align, large) {
-                    found = Some((link, at));
+                let fits = place(hole as usize, (*hole).size, size, align, large);
+                if let Some(at) = fits.filter(|_| (*hole).size <= smallest) {
+                    (found, smallest) = (Some((link, at)), (*hole).size);
                     if !large {
                         break;
                     }
@@ -315,6 +334,22 @@ mod tests {
         }
         assert_eq!(area.used, 0);
         assert_eq!((area.low - area.start, area.end - area.high), (112, LARGE), "a high-water mark stays");
+    }
+
+    #[test]
+    fn a_large_block_takes_the_smallest_hole_that_fits() {
+        let mut memory = Vec::new();
+        let mut area = area(&mut memory);
+        let sizes = [3 * LARGE, LARGE, 2 * LARGE, LARGE];
+        let blocks = sizes.map(|size| area.take(layout(size, 16)));
+        for (block, size) in [(blocks[0], sizes[0]), (blocks[2], sizes[2])] {
+            // SAFETY: just taken, of that size.
+            unsafe { area.put(block, size) };
+        }
+        assert_eq!(area.stretch(), LEN - sizes.iter().sum::<usize>());
+        assert_eq!(area.take(layout(2 * LARGE, 16)), blocks[2]);
+        assert_eq!(area.take(layout(3 * LARGE, 16)), blocks[0]);
+        assert!((area.take(layout(LARGE, 16)) as usize) < blocks[3] as usize);
     }
 
     #[test]

@@ -91,6 +91,10 @@ impl Platform for ProcessPlatform {
         MemoryUse { used: heap.used + fixed, peak: heap.peak + fixed, limit: self.region.limit(), fixed }
     }
 
+    fn stretch(&self) -> u64 {
+        HEAP.figures().stretch
+    }
+
     fn payload_limit(&self) -> usize {
         self.payload_limit
     }

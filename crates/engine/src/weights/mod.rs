@@ -123,7 +123,7 @@ impl Weights {
             Residency::Budget { bytes } => Residency::Budget { bytes: bytes.min(available) },
             other => other,
         };
-        let layout = Layout::choose(program, table, residency)?;
+        let layout = Layout::choose(program, table, residency)?.moved()?;
         let (kept, window) = layout.bytes();
         let needed = kept.saturating_add(window).saturating_add(layout.table_bytes());
         if needed > available {

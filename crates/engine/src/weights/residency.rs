@@ -59,6 +59,19 @@ impl Layout {
         build(program, table, &reads, &units, &kept)
     }
 
+    /// The same with its lists in new places. They were made while larger ones were there that only the choice needed;
+    /// now they can take the place of those instead of splitting what is free.
+    pub(crate) fn moved(mut self) -> Result<Self, EngineError> {
+        for slots in [&mut self.kept, &mut self.streamed] {
+            let mut moved = reserve(slots.len())?;
+            moved.append(slots);
+            *slots = moved;
+        }
+        let mut ends = reserve(self.ends.len())?;
+        ends.append(&mut self.ends);
+        Ok(Self { ends, ..self })
+    }
+
     /// Bytes of residence and of the window.
     pub(crate) fn bytes(&self) -> (u64, u64) {
         (self.kept_extent.bytes(), self.window.bytes().saturating_add(self.carry))
