@@ -143,6 +143,21 @@ fn pieces_that_were_not_asked_for_end_loading() {
 }
 
 #[test]
+fn a_secret_part_is_read_in_one_frame_or_put_together_from_several() {
+    let mut recipe = Recipe::default();
+    let add = recipe.programs[0].instructions[0].clone();
+    recipe.programs[0].instructions.splice(0..0, core::iter::repeat_n(add, 2000));
+    assert!(recipe.programs[0].encode().len() > 65_552, "several chunks");
+    for chunks in [1, 2, 8] {
+        let mut host = Host::new(&recipe);
+        host.settings.payload_limit.set(chunks * 65_552);
+        host.hello();
+        host.load().expect("loads");
+        host.assert_serves();
+    }
+}
+
+#[test]
 fn too_small_a_budget_says_how_much_and_for_which_instruction() {
     let refusal = refused(&Recipe::default(), 64 * 1024 + 1500, |_| ());
     assert_eq!(refusal.code, Code::OutOfMemory);
