@@ -62,7 +62,7 @@ fn from_model_to_predictions_and_back_to_public_parts() {
 }
 
 #[test]
-fn the_prediction_of_secure_memory_holds_and_streaming_uses_less() {
+fn the_prediction_of_secure_memory_holds_and_the_least_is_enough() {
     let world = prepared();
     let all = ["plan", "digits.onnx", "--protect", "all", "-o", "all.toml"];
     let plan = lines(&world.ok(&[&["--json"], &all[..]].concat())).remove(0);
@@ -79,9 +79,15 @@ fn the_prediction_of_secure_memory_holds_and_streaming_uses_less() {
     let x = cordon_executor::Tensor::from_f32(vec![1, 1, 32, 32], &[0.25; 1024]).expect("fits");
     cordon_executor::files::write(&world.path("x.npy"), &[(String::new(), x)]).expect("writable");
     let resident = lines(&world.ok(&input)).remove(0);
+    let predicted = number(&resident["secure_memory_predicted"]);
+    assert!(number(&resident["secure_memory_measured"]) <= predicted, "{resident}");
+    let least = number(&plan["secure_memory_minimum"]).to_string();
+    let streamed = lines(&world.ok(&[&input[..], &["--secure-memory", &least]].concat())).remove(0);
+    assert_eq!(streamed["outputs"], resident["outputs"]);
+    assert!(number(&streamed["secure_memory_measured"]) <= number(&streamed["secure_memory_predicted"]), "{streamed}");
+    assert!(number(&streamed["secure_memory_predicted"]) <= predicted, "{streamed}");
     let refused = world.fails(&[&input[..], &["--secure-memory", "64KiB"]].concat());
     assert!(refused.contains("memory"), "{refused}");
-    let _ = resident;
 }
 
 #[test]

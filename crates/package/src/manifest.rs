@@ -126,8 +126,10 @@ pub struct SegmentInfo {
     pub retained_in: Vec<u32>,
     /// Values it keeps inside for a later secure segment.
     pub retained_out: Vec<u32>,
-    /// Least secure memory its Programs need; 0 for a normal segment.
-    pub peak_bytes: u64,
+    /// Least secure memory it takes beside what the enclave itself does, in bytes; 0 for a normal segment.
+    pub minimum_peak: u64,
+    /// What it takes with all its weights inside, no less than that.
+    pub resident_peak: u64,
 }
 
 /// What turns the output into probabilities before a policy is applied.
@@ -183,7 +185,7 @@ impl Manifest {
             for list in [&segment.inputs, &segment.outputs, &segment.retained_in, &segment.retained_out] {
                 write_indices(w, list);
             }
-            w.u64(segment.peak_bytes);
+            w.u64(segment.minimum_peak).u64(segment.resident_peak);
         });
         w.option(self.preprocessing.as_ref(), |w, p| p.encode(w));
         w.option(self.class_axis, |w, axis| {
@@ -214,7 +216,7 @@ impl Manifest {
             })?,
             inputs: read_indices(&mut r)?,
             outputs: read_indices(&mut r)?,
-            segments: r.list(25, u32::from(MAX_SEGMENTS), "segments", |r| {
+            segments: r.list(33, u32::from(MAX_SEGMENTS), "segments", |r| {
                 Ok::<_, PackageError>(SegmentInfo {
                     placement: match r.u8("placement")? {
                         0 => Placement::Normal,
@@ -225,7 +227,8 @@ impl Manifest {
                     outputs: read_indices(r)?,
                     retained_in: read_indices(r)?,
                     retained_out: read_indices(r)?,
-                    peak_bytes: r.u64("peak_bytes")?,
+                    minimum_peak: r.u64("minimum peak")?,
+                    resident_peak: r.u64("resident peak")?,
                 })
             })?,
             preprocessing: r.option("preprocessing", Preprocessing::decode)?,
@@ -377,9 +380,12 @@ mod rules {
 
     fn check_segment(m: &Manifest, segment: &SegmentInfo, index: u32, seen: &mut [Seen]) -> Result<(), PackageError> {
         let secure = segment.placement == Placement::Secure;
-        let plain = segment.retained_in.is_empty() && segment.retained_out.is_empty() && segment.peak_bytes == 0;
+        let plain = segment.retained_in.is_empty() && segment.retained_out.is_empty() && segment.resident_peak == 0;
         if !secure && !plain {
             return Err(broken("a normal segment neither retains values nor uses secure memory", index));
+        }
+        if segment.minimum_peak > segment.resident_peak {
+            return Err(broken("a segment needs more at least than with all weights inside", index));
         }
         if segment.outputs.is_empty() && segment.retained_out.is_empty() {
             return Err(broken("a segment without outputs", index));

@@ -26,5 +26,10 @@ pub const fn fixed_bytes(threads: u64, payload: u64) -> u64 {
     SERVICE_STACK + threads.saturating_sub(1) * HELPER_STACK + frames + REST
 }
 
+/// [`fixed_bytes`] of the process backend with so many threads.
+pub(crate) const fn process_bytes(threads: u64) -> u64 {
+    fixed_bytes(threads, PAYLOAD)
+}
+
 /// [`fixed_bytes`] of what the process backend does unless it is told otherwise.
-pub const FIXED_BYTES: u64 = fixed_bytes(THREADS, PAYLOAD);
+pub const FIXED_BYTES: u64 = process_bytes(THREADS);

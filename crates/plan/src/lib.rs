@@ -30,7 +30,7 @@ pub use fixed::{FIXED_BYTES, fixed_bytes};
 pub use inspect::{CutRow, Inspection, NodeRow, inspect};
 pub use lowered::{LoweredPlan, LoweredSegment, lower_plan};
 pub use make::make;
-pub use memory::{Predicted, SegmentCost, predict};
+pub use memory::{Predicted, SegmentCost, predict, predict_sealed};
 pub use model::{Model, prepare};
 pub use placement::{Bound, Constraints, Protect, classifier_cut};
 pub use plan::{Crossing, Goal, Memory, ModelIdentity, OutputInfo, Placement, Plan, SegmentPlan, ValueShape, World};

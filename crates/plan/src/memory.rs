@@ -1,7 +1,7 @@
 //! Secure memory, predicted on the owner's machine. The promise is one-sided: what `run` measures is at most this.
 
 use crate::PlanError;
-use crate::fixed::{FIXED_BYTES, FRAME_CONTENT};
+use crate::fixed::{FIXED_BYTES, FRAME_CONTENT, process_bytes};
 use cordon_engine::program::{Port, Via};
 use cordon_engine::{CHUNK, Prepared, Residency};
 use cordon_lower::Lowered;
@@ -58,12 +58,12 @@ impl SegmentCost {
 
     /// With all weights inside.
     pub fn resident(&self) -> u64 {
-        self.arena + self.weights + self.tables + self.retained
+        self.arena + self.weights + self.tables + self.retained + self.encoded
     }
 
     /// With weights streamed through the smallest window. Where the encoded Program was, there may be room for nothing.
     pub fn streamed(&self) -> u64 {
-        (self.arena + self.window + self.tables + self.retained).min(self.resident()) + self.encoded
+        (self.arena + self.window + self.tables + self.retained + self.encoded).min(self.resident())
     }
 }
 
@@ -96,7 +96,6 @@ pub fn predict(segments: &[&Lowered], limit: Option<u64>) -> Result<Predicted, P
         return Ok(Predicted::default());
     }
     let costs = segments.iter().map(|lowered| SegmentCost::of(lowered)).collect::<Result<Vec<_>, _>>()?;
-    let with_margin = |bytes: u64| bytes + (bytes as f64 * MARGIN) as u64;
     let minimum = with_margin(FIXED_BYTES + SLACK + costs.iter().map(SegmentCost::streamed).sum::<u64>());
     let there: u64 = segments.iter().map(|lowered| lowered.program.heap_bytes() + leaves(lowered)).sum();
     let retained: u64 = costs.iter().map(|cost| cost.retained).sum();
@@ -128,6 +127,16 @@ pub fn predict(segments: &[&Lowered], limit: Option<u64>) -> Result<Predicted, P
         predicted.peak = predicted.peak.min(limit.max(minimum));
     }
     Ok(predicted)
+}
+
+/// Predicts for a package already sealed, whose segments take `resident` bytes with all weights inside: in an enclave of
+/// the process backend with so many threads and so much memory.
+pub fn predict_sealed(resident: u64, threads: u64, limit: u64) -> u64 {
+    with_margin(process_bytes(threads) + resident).min(limit)
+}
+
+fn with_margin(bytes: u64) -> u64 {
+    bytes + (bytes as f64 * MARGIN) as u64
 }
 
 /// A rough guess where nothing was lowered.

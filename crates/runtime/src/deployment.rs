@@ -96,7 +96,7 @@ fn read(path: &Path) -> Result<Vec<u8>, RuntimeError> {
 
 /// Enough for every segment with all weights resident. Memory is taken as it is touched, so generosity costs nothing.
 fn generous_budget(file: &PackageFile) -> u64 {
-    let peaks: u64 = file.manifest().segments.iter().map(|segment| segment.peak_bytes).sum();
+    let peaks: u64 = file.manifest().segments.iter().map(|segment| segment.minimum_peak).sum();
     let sealed = file.header().sections.iter().filter(|section| section.kind().is_sealed());
     let weights: u64 = sealed.map(|section| section.plain_len()).sum();
     const FIXED: u64 = 16 << 20;

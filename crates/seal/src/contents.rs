@@ -168,7 +168,8 @@ fn segment_info(segment: &LoweredSegment) -> SegmentInfo {
         outputs: segment.outputs.clone(),
         retained_in: segment.retained_in.clone(),
         retained_out: segment.retained_out.clone(),
-        peak_bytes: segment.lowered.as_ref().map_or(0, |_| segment.cost.streamed()),
+        minimum_peak: segment.cost.streamed(),
+        resident_peak: segment.cost.resident(),
     }
 }
 
@@ -220,7 +221,7 @@ fn secret_part(
         segment.lowered.as_ref().ok_or_else(|| SealError::Misuse(format!("secure segment {index} has no Program")))?;
     let program = lowered.program.encode();
     let table = lowered.weights.encode();
-    let minimum_peak = manifest.segments.get(usize::from(index)).map_or(0, |info| info.peak_bytes);
+    let minimum_peak = manifest.segments.get(usize::from(index)).map_or(0, |info| info.minimum_peak);
     let secret = SegmentSecret {
         programs: vec![SealedProgram {
             kind: ProgramKind::Inference,

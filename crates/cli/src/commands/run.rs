@@ -7,6 +7,7 @@ use crate::model::ExecutorArgs;
 use crate::ui::{self, Ui};
 use crate::{files, results};
 use cordon_executor::Tensor;
+use cordon_plan::predict_sealed;
 use cordon_runtime::{Deployment, Output, Run};
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -99,10 +100,11 @@ pub(crate) fn run(args: &Args, ui: Ui) -> Outcome {
     if let Some((_, run)) = done.last().filter(|_| deployment.greeting().is_some()) {
         let mean = done.iter().map(|(_, run)| run.elapsed.as_secs_f64()).sum::<f64>() / done.len() as f64;
         ui.line(format!(
-            "{} request(s), {:.2} ms each, secure memory {} at most, {} crossing per request",
+            "{} request(s), {:.2} ms each, secure memory {} at most (predicted {}), {} crossing per request",
             done.len(),
             mean * 1e3,
             ui::bytes(run.memory.peak),
+            predicted(&deployment, run).map_or("nothing".into(), ui::bytes),
             ui::bytes(run.crossing_bytes())
         ));
     }
@@ -123,6 +125,13 @@ fn show(request: &Request, run: &Run, deployment: &Deployment, top: usize, ui: U
         };
         ui.line(format!("{}  {name}: {text}", request.label));
     }
+}
+
+/// Secure memory predicted for the package in this enclave; `None` without an enclave.
+fn predicted(deployment: &Deployment, run: &Run) -> Option<u64> {
+    let threads = deployment.greeting()?.threads;
+    let resident = deployment.manifest().segments.iter().map(|segment| segment.resident_peak).sum();
+    Some(predict_sealed(resident, threads.into(), run.memory.limit))
 }
 
 fn as_json(request: &Request, run: &Run, deployment: &Deployment, top: usize) -> serde_json::Value {
@@ -149,6 +158,8 @@ fn as_json(request: &Request, run: &Run, deployment: &Deployment, top: usize) ->
         "input": request.label,
         "outputs": outputs,
         "elapsed_ms": run.elapsed.as_secs_f64() * 1e3,
+        "secure_memory_limit": run.memory.limit,
+        "secure_memory_predicted": predicted(deployment, run),
         "secure_memory_measured": run.memory.peak,
         "enclave_threads": deployment.greeting().map(|greeting| greeting.threads),
         "chunk_cipher": deployment.greeting().map(|greeting| greeting.chunk_cipher.as_str()),

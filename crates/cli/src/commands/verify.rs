@@ -4,7 +4,7 @@ use crate::failure::Outcome;
 use crate::keys;
 use crate::package::{PackageFile, date};
 use crate::ui::{self, Ui};
-use cordon_package::{Checked, Manifest, OutputPolicy, Placement};
+use cordon_package::{Checked, Manifest, OutputPolicy, Placement, SegmentInfo};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
@@ -61,13 +61,14 @@ pub(crate) fn show(checked: &Checked, ui: Ui) {
                 world(segment.placement).into(),
                 segment.inputs.len().to_string(),
                 segment.outputs.len().to_string(),
-                if segment.placement == Placement::Secure { ui::bytes(segment.peak_bytes) } else { "-".into() },
+                memory(segment, segment.minimum_peak),
+                memory(segment, segment.resident_peak),
             ]
         })
         .collect();
     ui.table(
-        &["segment", "world", "values in", "values out", "least secure memory"],
-        &[true, false, true, true, true],
+        &["segment", "world", "values in", "values out", "least secure memory", "all weights inside"],
+        &[true, false, true, true, true, true],
         &rows,
     );
     ui.heading("In the owner's words");
@@ -95,7 +96,8 @@ pub(crate) fn as_json(checked: &Checked) -> Value {
             "outputs": segment.outputs,
             "retained_in": segment.retained_in,
             "retained_out": segment.retained_out,
-            "least_secure_memory": segment.peak_bytes,
+            "least_secure_memory": segment.minimum_peak,
+            "resident_secure_memory": segment.resident_peak,
         })).collect::<Vec<_>>(),
         "sections": header.sections.iter().map(|section| json!({
             "kind": section.kind().to_string(),
@@ -112,6 +114,10 @@ fn interface(manifest: &Manifest, ids: &[u32]) -> Vec<Value> {
         .filter_map(|&id| manifest.value(id))
         .map(|value| json!({ "name": value.name, "elem": format!("{:?}", value.elem).to_lowercase(), "shape": value.shape }))
         .collect()
+}
+
+fn memory(segment: &SegmentInfo, bytes: u64) -> String {
+    if segment.placement == Placement::Secure { ui::bytes(bytes) } else { "-".into() }
 }
 
 fn world(placement: Placement) -> &'static str {

@@ -269,7 +269,8 @@ impl Recipe {
                 outputs: outputs.to_vec(),
                 retained_in: retained_in.to_vec(),
                 retained_out: retained_out.to_vec(),
-                peak_bytes: if placement == Placement::Secure { 1000 } else { 0 },
+                minimum_peak: if placement == Placement::Secure { 1000 } else { 0 },
+                resident_peak: if placement == Placement::Secure { 1000 } else { 0 },
             };
         Manifest {
             inputs: vec![0],

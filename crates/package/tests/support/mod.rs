@@ -165,7 +165,8 @@ pub(crate) fn manifest() -> Manifest {
         outputs: outputs.to_vec(),
         retained_in: retained_in.to_vec(),
         retained_out: retained_out.to_vec(),
-        peak_bytes: if placement == Placement::Secure { 4096 } else { 0 },
+        minimum_peak: if placement == Placement::Secure { 4096 } else { 0 },
+        resident_peak: if placement == Placement::Secure { 8192 } else { 0 },
     };
     Manifest {
         inputs: vec![0],

@@ -123,7 +123,8 @@ fn seal(owner: &OwnerKey, recipient: cordon_package::Recipient, arena: u32) -> V
         outputs: vec![1],
         retained_in: vec![],
         retained_out: vec![],
-        peak_bytes: 1000,
+        minimum_peak: 1000,
+        resident_peak: 1000,
     };
     let manifest = Manifest {
         inputs: vec![0],
