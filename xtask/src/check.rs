@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 
 use crate::commands::{capture, cargo, relative, root, run, succeeds, tee_workspaces};
 use crate::steps::{Outcome, Steps};
-use crate::{cache, instructions, licences, rules, tcb, unsafe_list};
+use crate::{cache, instructions, licences, memory, rules, tcb, unsafe_list};
 
 /// Runs every step; the tests come last, so their closing lines end the output.
 pub(crate) fn all(with_golden: bool) -> Result<(), String> {
@@ -48,6 +48,14 @@ pub(crate) fn all(with_golden: bool) -> Result<(), String> {
             )))
         });
     }
+    if with_golden {
+        steps.run("secure memory", || {
+            let cordon = std::env::current_exe().map_err(|e| e.to_string())?.with_file_name("cordon");
+            memory::check(&cordon, &MEMORY_NETWORKS)?;
+            let count = MEMORY_NETWORKS.len();
+            Ok(Outcome::Passed(format!("{count} networks in 10 MiB and more; `cargo xtask memory` runs all")))
+        });
+    }
     steps.run("tests", tests);
     steps.finish()
 }
@@ -66,6 +74,9 @@ const GOLDEN_NETWORKS: [&str; 9] = [
 ];
 /// What CI spends on them at most; what it did not reach is listed.
 const GOLDEN_MINUTES: &str = "5";
+
+/// Those that CI also runs in little secure memory.
+const MEMORY_NETWORKS: [&str; 4] = ["squeezenet1_1", "mobilenet_v2", "densenet121", "resnet50"];
 
 /// The export of the golden networks, running beside the first steps: on a fresh machine it is mostly a download.
 struct Export {

@@ -8,6 +8,7 @@ mod commands;
 mod instructions;
 mod lexer;
 mod licences;
+mod memory;
 mod metadata;
 mod rules;
 mod steps;
@@ -27,6 +28,7 @@ cargo xtask TASK
                            named; --darknet names Darknet's eight (0.7 GB)
   golden [NETWORK …] [--minutes N]  run them plain, all-secure and ternary against ONNX Runtime
   bench [--quick] [--threads N] [--memory] [--fast-aead] [--draw] [NETWORK…]  measure, write bench/results/, tables and plots
+  memory [NETWORK …]       seal every network for 10, 14 and 16 MiB and hold what the enclave takes against the prediction
   instructions [--write]   compare the instruction counts of the hottest kernels with bench/instructions.txt (valgrind)";
 
 fn main() -> ExitCode {
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
         ["conformance"] => cache::node_tests().and_then(|_| cache::onnxruntime()).map(drop),
         ["models", networks @ ..] => cache::models(networks).map(drop),
         ["instructions", flags @ ..] => instructions::task(flags.contains(&"--write")),
+        ["memory", networks @ ..] => memory::task(networks),
         ["bench", words @ ..] => bench::task(words),
         ["golden", options @ ..] => check::golden(options),
         _ => Err(USAGE.into()),

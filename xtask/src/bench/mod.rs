@@ -2,7 +2,7 @@
 //! tables of `bench/README.md` and the plots beside it from the newest results.
 
 mod memory_plot;
-mod networks;
+pub(crate) mod networks;
 mod results;
 mod speed_plot;
 mod svg;

@@ -36,6 +36,6 @@ pub(super) const DARKNET: [Darknet; 8] = [
 ];
 
 /// All names, in the order of tables and plots.
-pub(super) fn all() -> impl Iterator<Item = &'static str> {
+pub(crate) fn all() -> impl Iterator<Item = &'static str> {
     GOLDEN.into_iter().chain(DARKNET.iter().map(|it| it.name))
 }

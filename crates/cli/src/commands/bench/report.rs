@@ -70,6 +70,17 @@ impl Findings {
         if !joules {
             ui.line("energy: not measured (no readable counter under /sys/class/powercap)");
         }
+        for variant in self.variants.iter().filter(|variant| variant.limit.is_some()) {
+            if let Some(measured) = self.slowdown(variant) {
+                ui.line(format!(
+                    "{}: {:.2} times all-secure, predicted {:.2} (error {:+.0} %)",
+                    variant.name,
+                    measured.median,
+                    variant.slowdown,
+                    (variant.slowdown / measured.median - 1.0) * 100.0
+                ));
+            }
+        }
         let Some((ceilings, crossing, lowered)) = &self.against else { return };
         ui.line(format!(
             "{}: {:.1} GFLOP/s with {} and {} thread(s), {:.1} GB/s read from memory",
@@ -107,6 +118,12 @@ impl Findings {
         }
     }
 
+    /// What a budget costs: against the same plan with all the memory it wants.
+    fn slowdown(&self, variant: &Variant) -> Option<Spread> {
+        let unlimited = self.variants.iter().find(|other| other.name == "all-secure")?;
+        variant.name.starts_with("all-secure").then(|| Spread::of_ratios(&variant.wall, &unlimited.wall)).flatten()
+    }
+
     fn as_json(&self, variant: &Variant, baseline: Option<&Variant>) -> Value {
         let of =
             |values: &[f64]| Spread::of(values).map_or((f64::NAN, [f64::NAN; 2]), |it| (it.median, [it.low, it.high]));
@@ -117,11 +134,7 @@ impl Findings {
         let (cpu, cpu_quartiles) = of(&variant.cpu);
         let ratio = ratios(&variant.wall, baseline.map(|plain| &plain.wall));
         let cpu_ratio = ratios(&variant.cpu, baseline.map(|plain| &plain.cpu));
-        // What a budget costs: against the same plan with all the memory it wants.
-        let unlimited = self.variants.iter().find(|other| other.name == "all-secure");
-        let slowdown =
-            variant.name.starts_with("all-secure").then(|| ratios(&variant.wall, unlimited.map(|it| &it.wall)));
-        let slowdown = slowdown.flatten();
+        let slowdown = self.slowdown(variant).map(|it| (it.median, [it.low, it.high]));
         let deployment = variant.deployment();
         let mut value = json!({
             "variant": variant.name,
@@ -137,6 +150,7 @@ impl Findings {
             "cpu_ratio_quartiles": cpu_ratio.map(|it| it.1),
             "slowdown": slowdown.map(|it| it.0),
             "slowdown_quartiles": slowdown.map(|it| it.1),
+            "slowdown_predicted": variant.limit.map(|_| variant.slowdown),
             "secure_median_ms": deployment.map(|_| median(&variant.secure)),
             "secure_memory_limit": variant.limit,
             "secure_memory_predicted": variant.predicted,

@@ -24,6 +24,8 @@ pub(super) struct Variant {
     /// Secure memory in bytes, by the plan and by the enclave.
     pub(super) predicted: u64,
     pub(super) measured: u64,
+    /// Time over that of everything inside and nothing cut, by the plan.
+    pub(super) slowdown: f64,
     /// Values that crossed in one run, and their bytes.
     pub(super) crossings: u64,
     pub(super) crossing_bytes: u64,
@@ -58,6 +60,7 @@ impl Variant {
             limit: None,
             predicted: 0,
             measured: 0,
+            slowdown: 1.0,
             crossings: 0,
             crossing_bytes: 0,
             streamed_bytes: 0,
@@ -97,6 +100,7 @@ impl Variant {
         let sealed = plan.map_err(Failure::from).and_then(|plan| {
             this.predicted = plan.memory.predicted;
             this.limit = plan.memory.limit;
+            this.slowdown = plan.memory.slowdown;
             Ok((scratch.seal_unchecked(model, &plan, &name.replace(' ', "-"), 1, OutputPolicy::Full)?, plan))
         });
         let peak = PeakMemory::start();
