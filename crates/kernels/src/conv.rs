@@ -4,12 +4,12 @@
 //! planes (a plane is one block of sixteen output channels); both constants are the kernel set's. Padding is read as
 //! zeros. An element is computed in the same order of operations whichever tile it is in.
 
-use crate::arch::{Kernel, KernelSet, Simd};
-use crate::conv_tile::{self, Operands};
+use crate::arch::{Kernel, Simd};
+use crate::conv_tile::{self, Operands, To};
 use crate::depthwise::{self, Depthwise};
 use crate::geometry::{Conv2d, UnaryOp};
 use crate::parallel::Compute;
-use crate::tile::{Finish, Tiling};
+use crate::tile::Tiling;
 use crate::unary::Activation;
 use core::ops::Range;
 
@@ -19,7 +19,7 @@ pub use crate::tile::Residual;
 /// `input` holds [`Conv2d::input_len`] elements, `weight` [`Conv2d::weight_len`], `bias` [`Conv2d::bias_len`], `out` and
 /// the residual [`Conv2d::output_len`]; the geometry passes [`Conv2d::is_valid`].
 ///
-/// Each output is `act(bias + products + residual)`. Lanes past `ic` of a blocked input are never read, except by
+/// Each output is `act(bias + residual + products)`, depthwise `act(bias + products + residual)`. Lanes past `ic` of a blocked input are never read, except by
 /// depthwise convolution, where they reach the same unspecified lanes of the output.
 #[allow(clippy::too_many_arguments, reason = "the instruction has that many operands")]
 pub fn conv2d(
@@ -49,17 +49,16 @@ pub fn conv2d(
         let row = geometry.x.output as usize * 16;
         return compute.split(out, row, cost, |rows, out| {
             let residual = residual.part(rows.start * row..rows.end * row);
-            set.dispatch(Depthwise { set, geometry, input, weight, bias, residual, act, rows, out });
+            set.dispatch(Depthwise { geometry, input, weight, bias, residual, act, rows, out });
         });
     }
     compute.split(out, plane, cost, |planes, out| {
         let residual = residual.part(planes.start * plane..planes.end * plane);
-        set.dispatch(Conv { set, geometry, input, weight, bias, residual, act, planes, out });
+        set.dispatch(Conv { geometry, input, weight, bias, residual, act, planes, out });
     });
 }
 
 struct Conv<'a> {
-    set: KernelSet,
     geometry: &'a Conv2d,
     input: &'a [f32],
     weight: &'a [f32],
@@ -93,29 +92,27 @@ impl Kernel for Conv<'_> {
             let mut plane = self.planes.start;
             while plane < self.planes.end {
                 let block = plane % blocks;
-                let count = conv_tile::together::<S>(g, block, self.planes.end - plane);
+                let count = conv_tile::together(g.oc, g.groups, block, S::BLOCKS.min(self.planes.end - plane));
                 let operands = Operands::new(g, self.input, self.weight, self.bias, plane / blocks, block, count);
                 let at = (plane - self.planes.start) * size;
                 let to = &mut self.out[at..at + count * size];
-                let residual = match self.residual {
-                    Residual::Other(values) => Some(&values[at..at + count * size]),
-                    _ => None,
-                };
-                let in_place = matches!(self.residual, Residual::InPlace);
-                for part in operands.parts(in_place) {
-                    for tile in strip.clone() {
-                        let (start, end) = (tiling.start(tile), tiling.start(tile + 1));
-                        let to = &mut to[start * 16..];
-                        let finish = if part.last {
-                            Finish { residual: residual.map(|r| &r[start * 16..]), in_place, act: &self.act, to }
-                        } else {
-                            Finish { residual: None, in_place: false, act: &none, to }
-                        };
-                        conv_tile::run(s, &operands, &part, start, end - start, size, &mut patch, finish);
+                let residual = self.residual.part(at..at + count * size);
+                for part in operands.parts() {
+                    for (index, tile) in strip.clone().enumerate() {
+                        let pixels = tiling.start(tile)..tiling.start(tile + 1);
+                        let from = pixels.start * 16;
+                        let act = if part.last { &self.act } else { &none };
+                        let residual = residual.from(from);
+                        let tile = To { residual, act, out: &mut to[from..], plane: size };
+                        let ahead = part.ahead.share(index, strip.len());
+                        conv_tile::run(s, &operands, &part, ahead, pixels.clone(), &mut patch, tile);
+                        if part.last {
+                            // While the tile is in the first-level cache.
+                            for to in to.chunks_exact_mut(size) {
+                                self.act.finish(s, &mut to[from..pixels.end * 16]);
+                            }
+                        }
                     }
-                }
-                for to in to.chunks_exact_mut(size) {
-                    self.act.finish(self.set, &mut to[tiling.start(strip.start) * 16..tiling.start(strip.end) * 16]);
                 }
                 plane += count;
             }
@@ -145,7 +142,7 @@ impl Cuts {
         let shortest = width / width.div_ceil(S::ROWS).max(1);
         let by_row = shortest >= ROW && !conv_tile::is_pointwise(g);
         let (width, rows) = if by_row { (width, height) } else { (width * height, 1) };
-        Cuts { tiling: Tiling::new(width, S::ROWS), width, rows }
+        Cuts { tiling: Tiling::new(width, S::HEIGHTS), width, rows }
     }
 
     /// How many tiles.
@@ -167,6 +164,7 @@ const STRIP: usize = 32 * 1024;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::KernelSet;
     use crate::geometry::{Axis, Layout};
     use crate::test_support::{Rng, assert_close, from_blocked, len, sets, to_blocked};
     use alloc::vec;
@@ -396,7 +394,6 @@ mod tests {
                 let run = |planes: Range<usize>| {
                     let mut out = vec![0.0; planes.len() * size];
                     set.dispatch(Conv {
-                        set,
                         geometry: &g,
                         input: &input,
                         weight: &weight,
@@ -433,7 +430,6 @@ mod tests {
                 let run = |rows: Range<usize>| {
                     let mut out = vec![0.0; rows.len() * row];
                     set.dispatch(Depthwise {
-                        set,
                         geometry: &g,
                         input: input.as_chunks().0,
                         weight: weight.as_chunks().0,

@@ -1,12 +1,12 @@
 //! Convolutions outside the block layout: any groups, up to three spatial axes, transposed.
 
 use crate::arch::KernelSet;
+use crate::elementwise::unary_in_place;
 use crate::geometry::{Axis, ConvNd, UnaryOp};
 use crate::pool::Taps;
-use crate::unary::Activation;
 
 /// `input` holds [`ConvNd::input_len`] elements, `weight` [`ConvNd::weight_len`], `bias` `oc`, `out`
-/// [`ConvNd::output_len`]. Bits do not depend on `set`.
+/// [`ConvNd::output_len`]. Bits depend on `set` through the activation only.
 ///
 /// Each output row is built from whole rows of the input, one tap at a time: the inner loop runs along the last axis.
 pub fn conv_nd(
@@ -20,7 +20,6 @@ pub fn conv_nd(
 ) {
     assert!(geometry.is_valid(), "validated: a convolution this kernel can run");
     assert_eq!(Some(out.len() as u64), geometry.output_len(), "validated: conv's output length");
-    let act = Activation::new(act);
     let view = View::new(geometry, input, weight);
     let plane = view.out.iter().product::<usize>();
     if plane == 0 {
@@ -34,8 +33,9 @@ pub fn conv_nd(
         } else {
             view.collect(image, channel, plane);
         }
-        act.clamp(plane);
-        act.finish(set, plane);
+        if let Some(op) = act {
+            unary_in_place(set.into(), op, plane);
+        }
     }
 }
 

@@ -7,7 +7,8 @@
 use crate::arch::{Kernel, Simd};
 use crate::geometry::{Conv2d, Layout};
 use crate::pool::Taps;
-use crate::tile::{Finish, Lanes, ZERO, accumulate, with_rows};
+use crate::tile::{self, Ahead, Lanes, Residual, ZERO, accumulate, with_rows};
+use crate::unary::Activation;
 use core::ops::Range;
 
 /// How the input of a tile's pixels is found: this, or the step between pixels of one row. All read the same values; a
@@ -31,6 +32,8 @@ pub(crate) struct Operands<'a> {
     input: &'a [f32],
     /// For each output plane the vectors of [`Conv2d`]'s weights.
     weight: &'a [Lanes],
+    /// The weights of all planes after these.
+    later: &'a [Lanes],
     /// For each output plane one.
     bias: Option<&'a [Lanes]>,
     /// Extents of one input plane; a pointwise convolution sees one row.
@@ -77,11 +80,13 @@ impl<'a> Operands<'a> {
         let from = (image * channels + channel) * h * w;
         let pointwise = is_pointwise(g);
         let vectors = ic * g.y.kernel as usize * g.x.kernel as usize;
+        let (weight, later) = weight.as_chunks::<16>().0[block * vectors..].split_at(planes * vectors);
         Operands {
             kind,
             g,
             input: &input[from..from + read * h * w],
-            weight: &weight.as_chunks::<16>().0[block * vectors..(block + planes) * vectors],
+            weight,
+            later,
             bias: bias.map(|bias| &bias.as_chunks::<16>().0[block..block + planes]),
             h: if pointwise { 1 } else { h },
             w: if pointwise { h * w } else { w },
@@ -94,77 +99,85 @@ impl<'a> Operands<'a> {
 
 /// Which input channels are added up in one go. Between parts the sums lie in the output; stored and loaded they stay the
 /// same, and so does the order of additions.
-pub(crate) struct Part {
+pub(crate) struct Part<'a> {
     /// Blocks of input channels.
     blocks: Range<usize>,
     /// Whether these are the last.
     pub(crate) last: bool,
+    /// Weights of the part that comes next.
+    pub(crate) ahead: Ahead<'a>,
 }
 
 /// Weights of one part: 24 KiB, to stay in the first-level cache while the pixels of a strip pass.
 const PART: usize = 6144;
 
-impl Operands<'_> {
-    /// All parts, or one where `whole` forbids sums to lie in the output.
+impl<'a> Operands<'a> {
+    /// All parts.
     #[inline(always)]
-    pub(crate) fn parts(&self, whole: bool) -> impl Iterator<Item = Part> {
+    pub(crate) fn parts(&self) -> impl Iterator<Item = Part<'a>> {
         let blocks = self.ic.div_ceil(16);
         let taps = self.g.y.kernel as usize * self.g.x.kernel as usize;
         let most = match self.kind {
-            Kind::Blocked if !whole => (PART / (taps * 256 * self.planes)).max(1),
-            _ => blocks,
+            Kind::Blocked => (PART / (taps * 256 * self.planes)).max(1),
+            Kind::Plain => blocks,
         };
+        let (weight, later, plane) = (self.weight, self.later, self.ic * taps);
         (0..blocks).step_by(most).map(move |first| {
-            let end = (first + most).min(blocks);
-            Part { blocks: first..end, last: end == blocks }
+            let (end, vectors) = ((first + most).min(blocks), most * 16 * taps);
+            // The next blocks of these planes, or the first of the next planes, of which there may be none or one.
+            let lines = |b: usize| {
+                let (from, at) = if end < blocks { (weight, b * plane + end * 16 * taps) } else { (later, b * plane) };
+                let lines = from.get(at..).unwrap_or(&[]);
+                &lines[..vectors.min(lines.len())]
+            };
+            Part { blocks: first..end, last: end == blocks, ahead: Ahead::new([lines(0), lines(1)]) }
         })
     }
 }
 
-/// How many neighbouring blocks from `block` on can share tiles, `left` of them being wanted.
+/// How many neighbouring blocks from `block` of the `channels` on can share tiles: `most`, or as many as the group has.
 #[inline(always)]
-pub(crate) fn together<S: Simd>(g: &Conv2d, block: usize, left: usize) -> usize {
+pub(crate) fn together(channels: u32, groups: u32, block: usize, most: usize) -> usize {
     // A group other than the only one is made of whole blocks.
-    let group = (g.oc as usize).div_ceil(16) / g.groups as usize;
-    left.min(group - block % group).min(S::BLOCKS)
+    let group = (channels as usize).div_ceil(16) / groups as usize;
+    most.min(group - block % group)
 }
 
-/// Computes pixels `first .. first + count` of the planes; `finish` begins with the first pixel of the first plane and
-/// ends with the last plane, each plane being `size` elements.
+/// Where a tile's sums go, and what they meet there.
+pub(crate) struct To<'a, 'b> {
+    /// Laid out as `out`; met by the first part.
+    pub(crate) residual: Residual<'a>,
+    /// Its clamp is applied.
+    pub(crate) act: &'a Activation,
+    /// Begins with the first pixel of the first plane, and ends with the last plane.
+    pub(crate) out: &'b mut [f32],
+    /// Elements of one plane.
+    pub(crate) plane: usize,
+}
+
+/// Computes `count` pixels from `first` on.
 #[inline(always)]
-#[allow(clippy::too_many_arguments, reason = "one call with what it passes on")]
 pub(crate) fn run<S: Simd>(
     s: S,
     o: &Operands<'_>,
-    part: &Part,
-    first: usize,
-    count: usize,
-    size: usize,
+    part: &Part<'_>,
+    ahead: Ahead<'_>,
+    pixels: Range<usize>,
     patch: &mut [f32; PATCH],
-    finish: Finish<'_, '_>,
+    to: To<'_, '_>,
 ) {
-    let place = &Place::new(o, first, count);
+    let (place, count) = (&Place::new(o, pixels.start, pixels.len()), pixels.len());
     match o.planes {
-        1 => shared::<S, 1>(s, o, part, place, count, size, patch, finish),
-        2 if const { S::BLOCKS >= 2 } => shared::<S, 2>(s, o, part, place, count, size, patch, finish),
+        1 => shared::<S, 1>(s, Shared { o, part, ahead, place, to }, count, patch),
+        2 if const { S::BLOCKS >= 2 } => shared::<S, 2>(s, Shared { o, part, ahead, place, to }, count, patch),
         _ => unreachable!("a tile has between 1 and BLOCKS planes"),
     }
 }
 
 /// [`run`] for a constant number of planes.
 #[inline(always)]
-#[allow(clippy::too_many_arguments, reason = "one call with what it passes on")]
-fn shared<S: Simd, const B: usize>(
-    s: S,
-    o: &Operands<'_>,
-    part: &Part,
-    place: &Place,
-    count: usize,
-    size: usize,
-    patch: &mut [f32; PATCH],
-    finish: Finish<'_, '_>,
-) {
-    let task = Shared { o, part, place, size, finish };
+fn shared<S: Simd, const B: usize>(s: S, task: Shared<'_, '_>, count: usize, patch: &mut [f32; PATCH]) {
+    let (o, place) = (task.o, task.place);
     if let Kind::Plain = o.kind {
         match (Window::new(o, place, patch), o.g.x.stride) {
             (Some(window), 1) => with_rows!(S, count, R => s.call(Plain::<R, B, 1> { task, window })),
@@ -295,41 +308,51 @@ fn spaced<T, const R: usize, const STEP: usize>(cells: &[T]) -> [&T; R] {
     taps
 }
 
-/// What a tile over all input channels of a group gets.
+/// What a tile of one part gets.
 struct Shared<'a, 'b> {
     o: &'a Operands<'a>,
-    part: &'a Part,
+    part: &'a Part<'a>,
+    ahead: Ahead<'a>,
     place: &'a Place,
-    /// Elements of one output plane.
-    size: usize,
-    finish: Finish<'a, 'b>,
+    to: To<'a, 'b>,
 }
 
 impl Shared<'_, '_> {
-    /// Bias, or the sums of the parts before.
+    /// Bias and residual, or the sums of the parts before.
     #[inline(always)]
     fn begin<S: Simd, const R: usize, const B: usize>(&self, s: S) -> [[S::V; R]; B] {
+        let To { residual, out, plane, .. } = &self.to;
         let mut acc = [[s.splat(0.0); R]; B];
-        for b in 0..B {
-            if self.part.blocks.start > 0 {
-                let (sums, _) = self.finish.to[b * self.size..].as_chunks();
-                let sums = &sums[..R];
-                for r in 0..R {
-                    acc[b][r] = s.load(&sums[r]);
-                }
-            } else if let Some(bias) = self.o.bias {
+        let first = self.part.blocks.start == 0;
+        if let (true, Some(bias)) = (first, self.o.bias) {
+            for b in 0..B {
                 acc[b] = [s.load(&bias[b]); R];
+            }
+        }
+        match residual {
+            Residual::None if first => {}
+            Residual::Other(values) if first => {
+                for b in 0..B {
+                    tile::add(s, &mut acc[b], tile::pixels(&values[b * plane..]));
+                }
+            }
+            _ => {
+                for b in 0..B {
+                    tile::add(s, &mut acc[b], tile::pixels(&out[b * plane..]));
+                }
             }
         }
         acc
     }
 
+    /// Written out for each plane: in a loop over them the accumulators were seen to go through memory.
     #[inline(always)]
-    fn end<S: Simd, const R: usize, const B: usize>(mut self, s: S, acc: [[S::V; R]; B]) {
-        for b in 0..B {
-            for r in 0..R {
-                self.finish.store(s, acc[b][r], b * self.size + r * 16, 16);
-            }
+    fn end<S: Simd, const R: usize, const B: usize>(self, s: S, acc: [[S::V; R]; B]) {
+        const { assert!(B == 1 || B == 2) };
+        let To { act, out, plane, .. } = self.to;
+        act.store(s, &acc[0], tile::pixels_mut(out));
+        if B > 1 {
+            act.store(s, &acc[B - 1], tile::pixels_mut(&mut out[plane..]));
         }
     }
 
@@ -357,12 +380,14 @@ impl<const R: usize, const B: usize, const REACH: usize> Kernel for Blocked<'_, 
         let (kh, kw) = (o.g.y.kernel as usize, o.g.x.kernel as usize);
         let pixels = if REACH == reach::ANY { place.pixels(o.g) } else { [(0, 0); R] };
         let (cells, _) = o.input.as_chunks::<16>();
+        let mut ahead = self.0.ahead.over(self.0.part.blocks.len() * place.rows.len() * kw);
         let mut acc = self.0.begin::<S, R, B>(s);
         for block in self.0.part.blocks.clone() {
             let plane = &cells[block * o.h * o.w..][..o.h * o.w];
             let lanes = (o.ic - block * 16).min(16);
             for ky in place.rows.clone() {
                 for kx in 0..kw {
+                    ahead.step(s);
                     let weights = self.0.weights(block * 16 * kh * kw + (ky * kw + kx) * lanes);
                     let inside = if REACH == reach::ANY || lanes < 16 { None } else { place.inside(o, kx) };
                     if let Some(x) = inside {

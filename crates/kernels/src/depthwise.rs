@@ -8,7 +8,7 @@
     reason = "accumulators stay in registers only when indexed by loops of constant length"
 )]
 
-use crate::arch::{Kernel, KernelSet, Simd};
+use crate::arch::{Kernel, Simd};
 use crate::geometry::{Axis, Conv2d};
 use crate::pool::Taps;
 use crate::tile::{Finish, Lanes, Residual, Tiling, ZERO, with_rows};
@@ -17,7 +17,6 @@ use core::ops::Range;
 
 /// Some rows of the output of a depthwise convolution.
 pub(crate) struct Depthwise<'a> {
-    pub(crate) set: KernelSet,
     pub(crate) geometry: &'a Conv2d,
     /// All planes, `(n, block, h, w)`.
     pub(crate) input: &'a [Lanes],
@@ -62,7 +61,7 @@ impl Depthwise<'_> {
         let (kw, taps) = (g.x.kernel as usize, g.y.kernel as usize * g.x.kernel as usize);
         let blocks = (g.oc as usize).div_ceil(16);
         let inner = inner(&g.x);
-        let tiling = Tiling::new(inner.len(), S::ROWS);
+        let tiling = Tiling::new(inner.len(), S::HEIGHTS);
         let hot = (HOT / (width * 16).max(1)).max(1);
         let mut unfinished = 0;
         for (index, row) in self.rows.clone().enumerate() {
@@ -76,15 +75,11 @@ impl Depthwise<'_> {
                 axis: &g.x,
             };
             let to = index * width * 16..(index + 1) * width * 16;
-            let (residual, in_place) = match self.residual {
-                Residual::Other(values) => (Some(&values[to.clone()]), false),
-                Residual::InPlace => (None, true),
-                Residual::None => (None, false),
-            };
-            let mut finish = Finish { residual, in_place, act: &self.act, to: &mut self.out[to.clone()] };
+            let residual = self.residual.part(to.clone());
+            let mut finish = Finish { residual, act: &self.act, to: &mut self.out[to.clone()] };
             for x in (0..inner.start).chain(inner.end..width) {
                 let sums = line.border(s, Taps::new(&g.x, x));
-                finish.store(s, sums, x * 16, 16);
+                finish.store(s, &[sums], x * 16);
             }
             for tile in 0..tiling.len() {
                 let (x, end) = (inner.start + tiling.start(tile), inner.start + tiling.start(tile + 1));
@@ -93,7 +88,7 @@ impl Depthwise<'_> {
                 with_rows!(S, end - x, R => s.call(Inner::<R, K, STEP> { line, at, x, finish }));
             }
             if (index + 1) % hot == 0 || row + 1 == self.rows.end {
-                self.act.finish(self.set, &mut self.out[unfinished..to.end]);
+                self.act.finish(s, &mut self.out[unfinished..to.end]);
                 unfinished = to.end;
             }
         }
@@ -185,9 +180,7 @@ impl<const R: usize, const K: usize, const STEP: usize> Kernel for Inner<'_, '_,
             }
             at += line.below;
         }
-        for r in 0..R {
-            finish.store(s, acc[r], (x + r) * 16, 16);
-        }
+        finish.store(s, &acc, x * 16);
     }
 }
 

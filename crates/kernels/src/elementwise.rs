@@ -3,12 +3,13 @@
 //! Outputs are contiguous and as long as the product of the extents; operands are addressed through the strides of the
 //! shape and must hold `a_len()`, `b_len()`, `c_len()` elements of it at least.
 
-use crate::arch::{Kernel, KernelSet, Simd};
+use crate::arch::{Kernel, Simd};
 use crate::geometry::{BinaryOp, Strided2, Strided3, UnaryOp};
 use crate::math;
 use crate::parallel::Compute;
 use crate::strided::Walk;
 use crate::unary::Activation;
+use crate::zip::{self, Operands, is_in_blocks, zip, zip_blocks, zip_in};
 
 pub use crate::unary::{unary, unary_in_place};
 
@@ -36,7 +37,7 @@ pub fn not_in_place(values: &mut [u8]) {
     }
 }
 
-/// `out = act(op(a, b))` for `op` with [`BinaryOp::is_f32_arithmetic`]. Bits do not depend on the kernel set.
+/// `out = act(op(a, b))` for `op` with [`BinaryOp::is_f32_arithmetic`]. Bits depend on the kernel set through `act` only.
 pub fn binary_f32(
     compute: Compute,
     op: BinaryOp,
@@ -73,13 +74,13 @@ fn split(
 ) {
     let walk = Walk::from_lists(&shape.dims, [&shape.a, &shape.b]);
     assert_eq!(out.len(), walk.len(), "validated: the output is as long as the shape");
-    let (set, act) = (compute.set, Activation::new(act));
+    let act = Activation::new(act);
     let costly = matches!(op, BinaryOp::Pow | BinaryOp::Mod | BinaryOp::Fmod);
     let cost = out.len() as u64 * if costly { 64 } else { 1 };
     compute.split(out, out.len() / walk.outer().max(1), cost, |turns, out| {
         let (walk, [a, b]) = walk.cut(turns);
         let operands = operands.from([a as usize, b as usize]);
-        set.dispatch(BinaryF32 { set, op, walk, operands, act, out });
+        compute.set.dispatch(BinaryF32 { op, walk, operands, act, out });
     });
 }
 
@@ -133,16 +134,6 @@ pub fn select<T: Copy>(shape: &Strided3, cond: &[u8], then: &[T], otherwise: &[T
     });
 }
 
-/// Where the two operands are.
-#[derive(Clone, Copy)]
-enum Operands<'a, T> {
-    Both(&'a [T], &'a [T]),
-    /// The first lies in the output.
-    OutAnd(&'a [T]),
-    /// The second lies in the output.
-    AndOut(&'a [T]),
-}
-
 impl InPlace {
     fn with<T>(self, other: &[T]) -> Operands<'_, T> {
         match self {
@@ -152,19 +143,7 @@ impl InPlace {
     }
 }
 
-impl<T> Operands<'_, T> {
-    /// Those of the output from some element on: where each of them begins.
-    fn from(self, [first, second]: [usize; 2]) -> Self {
-        match self {
-            Operands::Both(a, b) => Operands::Both(&a[first..], &b[second..]),
-            Operands::OutAnd(b) => Operands::OutAnd(&b[second..]),
-            Operands::AndOut(a) => Operands::AndOut(&a[first..]),
-        }
-    }
-}
-
 struct BinaryF32<'a> {
-    set: KernelSet,
     op: BinaryOp,
     walk: Walk<2>,
     operands: Operands<'a, f32>,
@@ -176,11 +155,16 @@ impl Kernel for BinaryF32<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(self, _: S) {
+    fn run<S: Simd>(self, s: S) {
         use BinaryOp::*;
         let (walk, operands, out, act) = (&self.walk, self.operands, &mut *self.out, self.act);
+        let blocks = is_in_blocks(walk);
         // The clamp of the activation costs nothing while the value is in a register.
         match self.op {
+            Add if blocks => zip_blocks(s, walk, operands, zip::Add, &act, out),
+            Sub if blocks => zip_blocks(s, walk, operands, zip::Sub, &act, out),
+            Mul if blocks => zip_blocks(s, walk, operands, zip::Mul, &act, out),
+            Div if blocks => zip_blocks(s, walk, operands, zip::Div, &act, out),
             Add => zip_in(walk, operands, out, |x, y| act.clamp_one(x + y)),
             Sub => zip_in(walk, operands, out, |x, y| act.clamp_one(x - y)),
             Mul => zip_in(walk, operands, out, |x, y| act.clamp_one(x * y)),
@@ -195,7 +179,7 @@ impl Kernel for BinaryF32<'_> {
                 unreachable!("validated: an arithmetic operation")
             }
         }
-        act.finish(self.set, self.out);
+        act.finish(s, self.out);
     }
 }
 
@@ -243,122 +227,6 @@ fn with_logical(op: BinaryOp, shape: &Strided2, operands: Operands<'_, u8>, out:
         BinaryOp::Or => zip_in(walk, operands, out, |x, y| u8::from(x != 0 || y != 0)),
         BinaryOp::Xor => zip_in(walk, operands, out, |x, y| u8::from((x != 0) != (y != 0))),
         _ => unreachable!("validated: a logical operation"),
-    }
-}
-
-/// `out = f(a, b)`, row by row.
-#[inline(always)]
-fn zip<T: Copy, U>(walk: &Walk<2>, a: &[T], b: &[T], out: &mut [U], f: impl Fn(T, T) -> U + Copy) {
-    assert_eq!(out.len(), walk.len(), "validated: the output is as long as the shape");
-    let (len, [sa, sb]) = (walk.row_len(), walk.row_strides().map(|s| s as usize));
-    let mut at = 0;
-    walk.for_each_row(|[oa, ob]| {
-        row(f, &a[oa as usize..], sa, &b[ob as usize..], sb, &mut out[at..at + len]);
-        at += len;
-    });
-}
-
-/// [`zip`] for operands that may lie in the output.
-#[inline(always)]
-fn zip_in<T: Copy + Default>(walk: &Walk<2>, operands: Operands<'_, T>, out: &mut [T], f: impl Fn(T, T) -> T + Copy) {
-    assert_eq!(out.len(), walk.len(), "validated: the output is as long as the shape");
-    let (len, strides) = (walk.row_len(), walk.row_strides().map(|s| s as usize));
-    if (len, strides) == (16, [1, 1]) {
-        return zip_lanes(walk, operands, out, f);
-    }
-    let [sa, sb] = strides;
-    // Holds the operand that is overwritten, piece by piece.
-    let mut buffer = [T::default(); 256];
-    let mut at = 0;
-    walk.for_each_row(|[oa, ob]| {
-        let mut done = 0;
-        while done < len {
-            let count = (len - done).min(buffer.len());
-            let piece = &mut out[at + done..at + done + count];
-            let (oa, ob) = (oa as usize + done * sa, ob as usize + done * sb);
-            let held = &mut buffer[..count];
-            match operands {
-                Operands::Both(a, b) => row(f, &a[oa..], sa, &b[ob..], sb, piece),
-                Operands::OutAnd(b) => {
-                    held.copy_from_slice(piece);
-                    row(f, held, 1, &b[ob..], sb, piece);
-                }
-                Operands::AndOut(a) => {
-                    held.copy_from_slice(piece);
-                    row(f, &a[oa..], sa, held, 1, piece);
-                }
-            }
-            done += count;
-        }
-        at += len;
-    });
-}
-
-/// [`zip_in`] for rows of one block: what a value per channel meets in the block layout.
-#[inline(always)]
-fn zip_lanes<T: Copy>(walk: &Walk<2>, operands: Operands<'_, T>, out: &mut [T], f: impl Fn(T, T) -> T + Copy) {
-    let mut rest = out.as_chunks_mut::<16>().0;
-    walk.for_each_run(|[a_at, b_at], count, steps| {
-        let (to, others) = core::mem::take(&mut rest).split_at_mut(count);
-        rest = others;
-        let [a_step, b_step] = steps.map(|step| step as usize);
-        // Loops apart, not one with a choice inside: the copy of an overwritten block must not exist where nothing is, and a
-        // block that serves all rows stays in registers.
-        match operands {
-            Operands::Both(a, b) => {
-                let (a, b) = (&a[a_at as usize..], &b[b_at as usize..]);
-                match (a_step, b_step) {
-                    (16, 0) => to.iter_mut().zip(a.as_chunks().0).for_each(|(to, a)| lanes(f, a, block(b, 0), to)),
-                    (0, 16) => to.iter_mut().zip(b.as_chunks().0).for_each(|(to, b)| lanes(f, block(a, 0), b, to)),
-                    _ => to.iter_mut().enumerate().for_each(|(row, to)| {
-                        lanes(f, block(a, row * a_step), block(b, row * b_step), to);
-                    }),
-                }
-            }
-            Operands::OutAnd(b) => {
-                let b = &b[b_at as usize..];
-                match b_step {
-                    0 => to.iter_mut().for_each(|to| lanes(f, &to.clone(), block(b, 0), to)),
-                    _ => to.iter_mut().enumerate().for_each(|(row, to)| {
-                        lanes(f, &to.clone(), block(b, row * b_step), to);
-                    }),
-                }
-            }
-            Operands::AndOut(a) => {
-                let a = &a[a_at as usize..];
-                to.iter_mut().enumerate().for_each(|(row, to)| lanes(f, block(a, row * a_step), &to.clone(), to));
-            }
-        }
-    });
-}
-
-#[inline(always)]
-fn block<T>(values: &[T], at: usize) -> &[T; 16] {
-    values[at..].first_chunk().expect("validated: an operand holds all its rows")
-}
-
-#[inline(always)]
-fn lanes<T: Copy>(f: impl Fn(T, T) -> T, a: &[T; 16], b: &[T; 16], to: &mut [T; 16]) {
-    for (to, (&x, &y)) in to.iter_mut().zip(a.iter().zip(b)) {
-        *to = f(x, y);
-    }
-}
-
-/// One row, specialised for the strides that broadcasting produces.
-#[inline(always)]
-fn row<T: Copy, U>(f: impl Fn(T, T) -> U, a: &[T], sa: usize, b: &[T], sb: usize, out: &mut [U]) {
-    let len = out.len();
-    match (sa, sb) {
-        (1, 1) => out.iter_mut().zip(a[..len].iter().zip(&b[..len])).for_each(|(to, (&x, &y))| *to = f(x, y)),
-        (1, 0) => {
-            let y = b[0];
-            out.iter_mut().zip(&a[..len]).for_each(|(to, &x)| *to = f(x, y));
-        }
-        (0, 1) => {
-            let x = a[0];
-            out.iter_mut().zip(&b[..len]).for_each(|(to, &y)| *to = f(x, y));
-        }
-        _ => out.iter_mut().enumerate().for_each(|(i, to)| *to = f(a[i * sa], b[i * sb])),
     }
 }
 

@@ -4,11 +4,11 @@
     reason = "accumulators stay in registers only when indexed by loops of constant length"
 )]
 
-use crate::arch::{Kernel, KernelSet, Simd};
+use crate::arch::{Kernel, Simd};
 use crate::geometry::{Dense, MatMul, UnaryOp};
 use crate::parallel::Compute;
 use crate::strided::Walk;
-use crate::tile::{Lanes, Residual, Tiling, ZERO, accumulate, with_rows};
+use crate::tile::{Ahead, Lanes, Residual, Tiling, ZERO, accumulate, with_rows};
 use crate::unary::Activation;
 use core::ops::Range;
 
@@ -40,13 +40,13 @@ pub fn dense(
             let residual = residual.part(blocks.start * 16..blocks.start * 16 + out.len());
             let (weight, bias) = (&weight[blocks.start * k..blocks.end * k], bias.map(|bias| &bias[blocks]));
             let operands = Operands { k, n: out.len(), input, weight, bias, residual };
-            set.dispatch(Product { set, operands, act, out });
+            set.dispatch(Product { operands, act, out });
         });
     }
     compute.split(out, n, cost, |rows, out| {
         let residual = residual.part(rows.start * n..rows.end * n);
         let operands = Operands { k, n, input: &input[rows.start * k..rows.end * k], weight, bias, residual };
-        set.dispatch(Product { set, operands, act, out });
+        set.dispatch(Product { operands, act, out });
     });
 }
 
@@ -66,16 +66,15 @@ struct Operands<'a> {
 /// Rows that pass together, so that what they read of one depth stays in the second-level cache: 256 KiB.
 const PANEL: usize = 256;
 
-/// Inner elements of one pass: the weights of a register tile, 32 KiB at most, stay in the first-level cache while the rows
+/// Inner elements of one pass: the weights of a register tile, 24 KiB at most, stay in the first-level cache while the rows
 /// of a panel pass. Between passes the sums lie in the output; stored and loaded they stay the same, and so does the order
 /// of additions.
-const DEPTH: usize = 256;
+const DEPTH: usize = 192;
 
 /// Finished columns over which the activation that a tile cannot apply runs while they are in the second-level cache.
 const HOT: usize = 256;
 
 struct Product<'a> {
-    set: KernelSet,
     operands: Operands<'a>,
     act: Activation,
     out: &'a mut [f32],
@@ -86,7 +85,7 @@ impl Kernel for Product<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Product { set, operands: p, act, out } = self;
+        let Product { operands: p, act, out } = self;
         let (k, n) = (p.k, p.n);
         let rows = out.len() / n.max(1);
         // Few rows leave registers for several columns; a single pair would wait for its own sums.
@@ -95,10 +94,10 @@ impl Kernel for Product<'_> {
             2 | 3 => 2,
             _ => S::BLOCKS,
         };
-        let panels = Tiling::new(rows, PANEL);
-        for panel in 0..panels.len() {
-            let (top, bottom) = (panels.start(panel), panels.start(panel + 1));
-            let tiling = Tiling::new(bottom - top, S::ROWS);
+        let panels = rows.div_ceil(PANEL);
+        for panel in 0..panels {
+            let (top, bottom) = (rows * panel / panels, rows * (panel + 1) / panels);
+            let tiling = Tiling::new(bottom - top, S::HEIGHTS);
             // A single tile has nothing to keep weights for.
             let depth = if tiling.len() > 1 { DEPTH } else { k.max(1) };
             for first in (0..k.max(1)).step_by(depth) {
@@ -108,8 +107,16 @@ impl Kernel for Product<'_> {
                 while column < n {
                     let wide = if column + wide * 16 <= n { wide } else { 1 };
                     let end = (column + wide * 16).min(n);
+                    // The same depth of the next columns; after the last, the next depth of the first.
+                    let next = match end < n {
+                        true => end / 16 * k + first,
+                        false if !last => depth.end,
+                        false => p.weight.len(),
+                    };
+                    let ahead = p.ahead(next, wide, depth.len(), tiling.len());
                     for tile in 0..tiling.len() {
                         let (row, below) = (top + tiling.start(tile), top + tiling.start(tile + 1));
+                        let ahead = ahead.share(tile, tiling.len());
                         let (at, to) = (row * n + column, &mut out[row * n + column..(below - 1) * n + end]);
                         let begin = match p.residual {
                             _ if first > 0 => Begin { bias: None, residual: None, sums: true },
@@ -122,13 +129,13 @@ impl Kernel for Product<'_> {
                         let input = Rows { values: &p.input[row * k + first..], step: k, column: 1 };
                         let weight = Panels { vectors: &p.weight[column / 16 * k + first..], step: k };
                         let act = last.then_some(&act);
-                        let tile = Tile { input, weight, depth: depth.len(), begin, act, step: n, to };
+                        let tile = Tile { input, weight, ahead, depth: depth.len(), begin, act, step: n, to };
                         tile.run(s, below - row, end - column);
                     }
                     column = end;
                     if last && (end == n || end - unfinished >= HOT) {
                         for row in out[top * n..bottom * n].chunks_exact_mut(n) {
-                            act.finish(set, &mut row[unfinished..end]);
+                            act.finish(s, &mut row[unfinished..end]);
                         }
                         unfinished = end;
                     }
@@ -139,6 +146,18 @@ impl Kernel for Product<'_> {
 }
 
 impl<'a> Operands<'a> {
+    /// `depth` inner elements of up to two blocks of columns from vector `at` on. A single tile reads every weight once, in
+    /// order, which the CPU foresees.
+    #[inline(always)]
+    fn ahead(&self, at: usize, wide: usize, depth: usize, tiles: usize) -> Ahead<'a> {
+        if tiles == 1 {
+            return Ahead::NONE;
+        }
+        let block =
+            |b: usize| self.weight.get(at + b * self.k..).map_or(&[][..], |lines| &lines[..depth.min(lines.len())]);
+        Ahead::new([block(0), if wide > 1 { block(1) } else { &[] }])
+    }
+
     /// From `column` on.
     #[inline(always)]
     fn bias(&self, column: usize) -> Option<&'a [Lanes]> {
@@ -178,6 +197,7 @@ struct Begin<'a> {
 struct Tile<'a, 'b> {
     input: Rows<'a>,
     weight: Panels<'a>,
+    ahead: Ahead<'a>,
     /// Inner elements.
     depth: usize,
     begin: Begin<'a>,
@@ -202,7 +222,7 @@ impl Tile<'_, '_> {
             (1, 64) => s.call(Whole::<1, 4, true>(self)),
             (1, 32) => s.call(Whole::<1, 2, true>(self)),
             (2, 32) => s.call(Whole::<2, 2, true>(self)),
-            (3, 32) if const { S::ROWS >= 3 } => s.call(Whole::<3, 2, true>(self)),
+            (3, 32) if const { S::HEIGHTS.has(3) } => s.call(Whole::<3, 2, true>(self)),
             (rows, 32) if const { S::BLOCKS >= 2 } => with_rows!(S, rows, R => s.call(Whole::<R, 2, true>(self))),
             (rows, _) => with_rows!(S, rows, R => s.call(Whole::<R, 1, true>(self))),
         }
@@ -243,7 +263,7 @@ impl<const R: usize, const B: usize, const UNIT: bool> Kernel for Whole<'_, '_, 
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Tile { input, weight, depth, begin, act, step, to } = self.0;
+        let Tile { input, weight, ahead, depth, begin, act, step, to } = self.0;
         let mut acc = [[s.splat(0.0); R]; B];
         if begin.sums {
             for b in 0..B {
@@ -277,7 +297,9 @@ impl<const R: usize, const B: usize, const UNIT: bool> Kernel for Whole<'_, '_, 
                 [..if UNIT { depth } else { depth.saturating_sub(1) * input.column + 1 }];
         }
         let whole = if UNIT { depth / 16 } else { 0 };
+        let mut ahead = ahead.over(whole);
         for chunk in 0..whole {
+            ahead.step(s);
             let mut x = [&ZERO; R];
             for r in 0..R {
                 x[r] = lanes(rows[r], chunk * 16);
@@ -377,7 +399,7 @@ impl Strided<'_> {
         let Strided { g, a, b, out } = self;
         let (k, n) = (g.k as usize, g.n as usize);
         let [a_row, a_column] = g.a.map(|step| step as usize);
-        let tiling = Tiling::new(out.len() / n, S::ROWS);
+        let tiling = Tiling::new(out.len() / n, S::HEIGHTS);
         let mut panel = [[ZERO; PACKED]; B];
         if k == 0 {
             out.fill(0.0);
@@ -396,7 +418,8 @@ impl Strided<'_> {
                     let weight = Panels { vectors: panel.as_flattened(), step: PACKED };
                     let begin = Begin { bias: None, residual: None, sums: first > 0 };
                     let to = &mut out[row * n + column..(below - 1) * n + end];
-                    let tile = Tile { input, weight, depth: depth.len(), begin, act: None, step: n, to };
+                    let (ahead, depth) = (Ahead::NONE, depth.len());
+                    let tile = Tile { input, weight, ahead, depth, begin, act: None, step: n, to };
                     tile.run(s, below - row, end - column);
                 }
             }

@@ -7,13 +7,18 @@
 use crate::geometry::*;
 
 /// Product of extents.
-fn product(extents: &[u32]) -> Option<u64> {
+pub(crate) fn product(extents: &[u32]) -> Option<u64> {
     extents.iter().try_fold(1u64, |all, &extent| all.checked_mul(u64::from(extent)))
 }
 
 /// `count` rounded up to whole blocks.
-fn padded(count: u32) -> u64 {
+pub(crate) fn padded(count: u32) -> u64 {
     u64::from(count).div_ceil(BLOCK as u64) * BLOCK as u64
+}
+
+/// Whether `groups`, more than none, have the same number of whole blocks of channels each.
+pub(crate) fn in_whole_blocks(channels: u32, groups: u32) -> bool {
+    channels.is_multiple_of(groups) && (channels / groups).is_multiple_of(BLOCK as u32)
 }
 
 /// One more than the largest offset reached, 0 when there is nothing to reach. `None` for malformed lists.
@@ -87,14 +92,11 @@ impl Conv2d {
 
     /// Whether this kernel can run the shape: valid axes and one of the three group forms.
     pub fn is_valid(&self) -> bool {
-        let block = BLOCK as u32;
-        let aligned =
-            |channels: u32| channels.is_multiple_of(self.groups) && (channels / self.groups).is_multiple_of(block);
         let groups = match self.groups {
             0 => false,
             1 => true,
             _ if self.is_depthwise() => self.input == Layout::Blocked,
-            _ => aligned(self.ic) && aligned(self.oc),
+            groups => in_whole_blocks(self.ic, groups) && in_whole_blocks(self.oc, groups),
         };
         groups && self.ic > 0 && self.oc > 0 && self.y.is_valid() && self.x.is_valid()
     }

@@ -22,6 +22,7 @@ mod depthwise;
 pub mod elementwise;
 pub mod gemm;
 pub mod geometry;
+mod lanes;
 mod lengths;
 pub mod math;
 pub mod movement;
@@ -37,5 +38,6 @@ mod test_support;
 mod tile;
 mod unary;
 pub mod winograd;
+mod zip;
 
 pub use arch::KernelSet;

@@ -6,17 +6,18 @@
 //!
 //! | function | error | | function | error |
 //! | --- | --- | --- | --- | --- |
-//! | `exp` | 2 ULP | | `sigmoid` | 4 ULP |
+//! | `exp` | 2 ULP | | `exp_normal` | 2 ULP |
 //! | `exp_m1` | 4 ULP | | `erf` | 3 ULP |
 //! | `ln` | 2 ULP | | `softplus` | 4 ULP |
-//! | `tanh` | 3 ULP | | `silu` | 4 ULP |
-//! | `exp_normal` | 2 ULP | | `round`, `floor`, `ceil`, `sqrt` | exact |
+//! | `tanh` | 3 ULP | | `round`, `floor`, `ceil`, `sqrt` | exact |
 //!
 //! `pow` and `fmod` are cold and come from the crate `libm` (the Rust project's own port of musl's, no dependencies),
 //! which thereby belongs to the trusted computing base; `pow` is within 1 ULP, `fmod` exact.
 
-const LN2_HI: f32 = 0.693_359_4; // 355 / 512: nine bits, so its product with an exponent is exact.
-const LN2_LO: f32 = -2.121_944_4e-4;
+pub(crate) const LN2_HI: f32 = 0.693_359_4; // 355 / 512: nine bits, so its product with an exponent is exact.
+pub(crate) const LN2_LO: f32 = -2.121_944_4e-4;
+/// 1.5 * 2^23: adding it rounds to an integer and leaves that in the low bits.
+pub(crate) const SHIFT: f32 = 12_582_912.0;
 const TWO_23: f32 = 8_388_608.0;
 
 /// `e^x`; overflows to infinity above 88.73, underflows gradually to 0 below -87.3.
@@ -25,8 +26,6 @@ pub fn exp(x: f32) -> f32 {
     // Beyond the bounds the result is infinity or zero anyway; NaN passes both comparisons.
     let x = if x > 89.0 { 89.0 } else { x };
     let x = if x < -104.0 { -104.0 } else { x };
-    // Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits.
-    const SHIFT: f32 = 12_582_912.0;
     let shifted = x * core::f32::consts::LOG2_E + SHIFT;
     let n = shifted - SHIFT;
     let exponent = shifted.to_bits().wrapping_sub(SHIFT.to_bits()) as i32;
@@ -47,13 +46,17 @@ pub fn exp_normal(x: f32) -> f32 {
 /// [`exp_normal`] for `-88 <= x <= 89`; NaN stays.
 #[inline(always)]
 fn exp_within(x: f32) -> f32 {
-    const SHIFT: f32 = 12_582_912.0;
     let shifted = x * core::f32::consts::LOG2_E + SHIFT;
     let n = shifted - SHIFT;
     let r = (x - n * LN2_HI) - n * LN2_LO;
     let y = exp_tail(r) * (r * r) + r + 1.0;
-    // The low bits of `shifted` are those of the exponent; -127 gives zero and 128 infinity.
-    y * f32::from_bits((shifted.to_bits() << 23).wrapping_add(127 << 23))
+    y * power_of_low_bits(shifted)
+}
+
+/// `2^n` for a sum `n + SHIFT`, whose low bits are those of `n`; `n = -127` gives zero and 128 infinity.
+#[inline(always)]
+pub(crate) fn power_of_low_bits(shifted: f32) -> f32 {
+    f32::from_bits((shifted.to_bits() << 23).wrapping_add(127 << 23))
 }
 
 /// `(e^r - 1 - r) / r^2` for `|r| <= ln(2) / 2`.
@@ -122,19 +125,6 @@ pub fn tanh(x: f32) -> f32 {
     let near = p * z * x + x;
     let far = 1.0 - 2.0 / (exp(a + a) + 1.0);
     (if a < 0.625 { near } else { far }).copysign(x)
-}
-
-/// `1 / (1 + e^-x)`.
-#[inline(always)]
-pub fn sigmoid(x: f32) -> f32 {
-    // Beside a large exponential the 1 vanishes, so small results keep their relative accuracy.
-    1.0 / (1.0 + exp_normal(-x))
-}
-
-/// `x / (1 + e^-x)`.
-#[inline(always)]
-pub fn silu(x: f32) -> f32 {
-    x / (1.0 + exp_normal(-x))
 }
 
 /// Gauss error function.
@@ -262,7 +252,7 @@ pub fn modulo(x: f32, y: f32) -> f32 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::test_support::Rng;
 
@@ -278,7 +268,8 @@ mod tests {
         (f64::from(got) - reference).abs() / unit
     }
 
-    fn worst(f: impl Fn(f32) -> f32, reference: impl Fn(f64) -> f64, range: core::ops::Range<f32>) -> f64 {
+    /// The largest error of `f` over `range`.
+    pub(crate) fn worst(f: impl Fn(f32) -> f32, reference: impl Fn(f64) -> f64, range: core::ops::Range<f32>) -> f64 {
         let steps = 400_000;
         let mut rng = Rng(7);
         let mut worst = 0f64;
@@ -299,22 +290,16 @@ mod tests {
         worst
     }
 
-    fn reference_sigmoid(x: f64) -> f64 {
-        1.0 / (1.0 + (-x).exp())
-    }
-
     #[test]
     fn errors_stay_within_the_stated_bounds() {
         let all = [
             ("exp", worst(exp, f64::exp, -87.3..88.7), 2.0),
             ("exp_normal", worst(exp_normal, f64::exp, -87.3..88.3), 2.0),
-            ("silu", worst(silu, |x| x / (1.0 + (-x).exp()), -87.0..87.0), 4.0),
             ("exp, subnormal results", worst(exp, f64::exp, -110.0..-87.3), 2.0),
             ("exp_m1", worst(exp_m1, f64::exp_m1, -20.0..20.0), 4.0),
             ("ln", worst(ln, f64::ln, 1e-45..4.0), 2.0),
             ("ln, large", worst(ln, f64::ln, 4.0..3e38), 2.0),
             ("tanh", worst(tanh, f64::tanh, -12.0..12.0), 3.0),
-            ("sigmoid", worst(sigmoid, reference_sigmoid, -87.0..87.0), 4.0),
             ("erf", worst(erf, libm::erf, -6.0..6.0), 3.0),
             ("softplus", worst(softplus, |x| x.max(0.0) + (-x.abs()).exp().ln_1p(), -80.0..80.0), 4.0),
             ("mish", worst(mish, |x| x * (x.max(0.0) + (-x.abs()).exp().ln_1p()).tanh(), -80.0..80.0), 6.0),
@@ -348,14 +333,12 @@ mod tests {
     fn special_values() {
         let inf = f32::INFINITY;
         type Named = (&'static str, fn(f32) -> f32);
-        let functions: [Named; 15] = [
+        let functions: [Named; 13] = [
             ("exp", exp),
             ("exp_normal", exp_normal),
-            ("silu", silu),
             ("exp_m1", exp_m1),
             ("ln", ln),
             ("tanh", tanh),
-            ("sigmoid", sigmoid),
             ("erf", erf),
             ("softplus", softplus),
             ("mish", mish),
@@ -373,7 +356,7 @@ mod tests {
         assert_eq!((ln(inf), ln(0.0), ln(-0.0), ln(1.0)), (inf, -inf, -inf, 0.0));
         assert!(ln(-1.0).is_nan() && ln(-inf).is_nan());
         assert_eq!((tanh(inf), tanh(-inf), erf(inf), erf(-inf)), (1.0, -1.0, 1.0, -1.0));
-        assert_eq!((sigmoid(inf), sigmoid(-inf), softplus(inf), softplus(-inf)), (1.0, 0.0, inf, 0.0));
+        assert_eq!((softplus(inf), softplus(-inf)), (inf, 0.0));
         assert_eq!((mish(inf), gelu(inf), round(2.5), round(3.5), round(-0.5)), (inf, inf, 2.0, 4.0, -0.0));
         assert_eq!((floor(-inf), ceil(inf), floor(1e30), round(8_388_607.5)), (-inf, inf, 1e30, 8_388_608.0));
         for (name, f) in

@@ -74,15 +74,19 @@ impl Kernel for Pooling<'_> {
     fn run<S: Simd>(self, _: S) {
         let g = self.geometry;
         match (g.lanes, g.kind) {
-            (1, PoolKind::Max) => planes::<1>(g, self.input, self.out, f32::NEG_INFINITY, math::max, |x, _, _| x),
-            (1, PoolKind::Average) => planes::<1>(g, self.input, self.out, 0.0, |a, b| a + b, |x, n, _| mean(x, n)),
-            (1, PoolKind::AverageCountPad) => {
-                planes::<1>(g, self.input, self.out, 0.0, |a, b| a + b, |x, _, n| mean(x, n));
+            (1, PoolKind::Max) => planes::<f32, 1>(g, self.input, self.out, f32::NEG_INFINITY, math::max, |x, _, _| x),
+            (1, PoolKind::Average) => {
+                planes::<f32, 1>(g, self.input, self.out, 0.0, |a, b| a + b, |x, n, _| mean(x, n))
             }
-            (_, PoolKind::Max) => planes::<16>(g, self.input, self.out, f32::NEG_INFINITY, math::max, |x, _, _| x),
-            (_, PoolKind::Average) => planes::<16>(g, self.input, self.out, 0.0, |a, b| a + b, |x, n, _| mean(x, n)),
+            (1, PoolKind::AverageCountPad) => {
+                planes::<f32, 1>(g, self.input, self.out, 0.0, |a, b| a + b, |x, _, n| mean(x, n));
+            }
+            (_, PoolKind::Max) => planes::<f32, 16>(g, self.input, self.out, f32::NEG_INFINITY, math::max, |x, _, _| x),
+            (_, PoolKind::Average) => {
+                planes::<f32, 16>(g, self.input, self.out, 0.0, |a, b| a + b, |x, n, _| mean(x, n))
+            }
             (_, PoolKind::AverageCountPad) => {
-                planes::<16>(g, self.input, self.out, 0.0, |a, b| a + b, |x, _, n| mean(x, n));
+                planes::<f32, 16>(g, self.input, self.out, 0.0, |a, b| a + b, |x, _, n| mean(x, n));
             }
         }
     }
@@ -95,13 +99,13 @@ fn mean(sum: f32, count: usize) -> f32 {
 
 /// `(planes, d, h, w, L)` → `(planes, od, oh, ow, L)`; `end` gets the folded value, the taps inside and the taps counted.
 #[inline(always)]
-fn planes<const L: usize>(
+pub(crate) fn planes<T: Copy, const L: usize>(
     g: &Pool,
-    input: &[f32],
-    out: &mut [f32],
-    start: f32,
-    fold: impl Fn(f32, f32) -> f32 + Copy,
-    end: impl Fn(f32, usize, usize) -> f32 + Copy,
+    input: &[T],
+    out: &mut [T],
+    start: T,
+    fold: impl Fn(T, T) -> T + Copy,
+    end: impl Fn(T, usize, usize) -> T + Copy,
 ) {
     let [az, ay, ax] = &g.axes;
     let [h, w] = [ay.input as usize, ax.input as usize];

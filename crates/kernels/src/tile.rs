@@ -19,67 +19,45 @@ pub(crate) type Lanes = [f32; 16];
 /// What a padding position reads.
 pub(crate) const ZERO: Lanes = [0.0; 16];
 
-/// Evaluates `$body` with the constant `$R` equal to `$rows`, which is at most `S::ROWS`.
+/// The heights in which a kernel set's register tiles are compiled. Every one is a function for each kind of tile, so they are
+/// few; [`Tiling`] makes do with them.
+#[derive(Clone, Copy)]
+pub(crate) struct Heights(u32);
+
+impl Heights {
+    /// Those of `list`: 1 among them, all others at most 31.
+    pub(crate) const fn new(list: &[usize]) -> Self {
+        let (mut bits, mut i) = (0, 0);
+        while i < list.len() {
+            bits |= 1 << list[i];
+            i += 1;
+        }
+        Heights(bits)
+    }
+
+    /// Whether `rows` is one.
+    pub(crate) const fn has(self, rows: usize) -> bool {
+        rows < 32 && self.0 >> rows & 1 == 1
+    }
+
+    /// The largest.
+    pub(crate) const fn most(self) -> usize {
+        self.0.ilog2() as usize
+    }
+}
+
+/// Evaluates `$body` with the constant `$R` equal to `$rows`, which is one of `S::HEIGHTS`.
 macro_rules! with_rows {
     ($S:ident, $rows:expr, $R:ident => $body:expr) => {
+        $crate::tile::with_rows!(@ $S, $rows, $R => $body; 1 2 3 4 5 6 7 8 10 13 14)
+    };
+    (@ $S:ident, $rows:expr, $R:ident => $body:expr; $($n:literal)*) => {
         match $rows {
-            1 => {
-                const $R: usize = 1;
+            $($n if const { $S::HEIGHTS.has($n) } => {
+                const $R: usize = $n;
                 $body
-            }
-            2 if const { $S::ROWS >= 2 } => {
-                const $R: usize = 2;
-                $body
-            }
-            3 if const { $S::ROWS >= 3 } => {
-                const $R: usize = 3;
-                $body
-            }
-            4 if const { $S::ROWS >= 4 } => {
-                const $R: usize = 4;
-                $body
-            }
-            5 if const { $S::ROWS >= 5 } => {
-                const $R: usize = 5;
-                $body
-            }
-            6 if const { $S::ROWS >= 6 } => {
-                const $R: usize = 6;
-                $body
-            }
-            7 if const { $S::ROWS >= 7 } => {
-                const $R: usize = 7;
-                $body
-            }
-            8 if const { $S::ROWS >= 8 } => {
-                const $R: usize = 8;
-                $body
-            }
-            9 if const { $S::ROWS >= 9 } => {
-                const $R: usize = 9;
-                $body
-            }
-            10 if const { $S::ROWS >= 10 } => {
-                const $R: usize = 10;
-                $body
-            }
-            11 if const { $S::ROWS >= 11 } => {
-                const $R: usize = 11;
-                $body
-            }
-            12 if const { $S::ROWS >= 12 } => {
-                const $R: usize = 12;
-                $body
-            }
-            13 if const { $S::ROWS >= 13 } => {
-                const $R: usize = 13;
-                $body
-            }
-            14 if const { $S::ROWS >= 14 } => {
-                const $R: usize = 14;
-                $body
-            }
-            _ => unreachable!("a tile has between 1 and ROWS rows"),
+            })*
+            _ => unreachable!("a tile has one of the kernel set's heights"),
         }
     };
 }
@@ -112,29 +90,95 @@ pub(crate) fn accumulate<S: Simd, const R: usize, const B: usize>(
     }
 }
 
-/// Splits `total` rows into the fewest tiles of at most `most`, as even as possible: short tiles leave arithmetic units
-/// idle. The tiling depends on `total` and the kernel set only.
+/// Splits rows into the fewest tiles, of nearly even heights: short tiles leave arithmetic units idle. The tiling depends on
+/// the number of rows and the kernel set only.
 #[derive(Clone, Copy)]
 pub(crate) struct Tiling {
     total: usize,
-    tiles: usize,
+    /// Of all tiles but the last one or two.
+    height: usize,
+    /// Rows of the first tile that is not so high.
+    cut: usize,
 }
 
 impl Tiling {
-    pub(crate) fn new(total: usize, most: usize) -> Self {
-        Tiling { total, tiles: total.div_ceil(most) }
+    pub(crate) fn new(total: usize, heights: Heights) -> Self {
+        let most = heights.most();
+        let even = total.div_ceil(total.div_ceil(most).max(1)).max(1);
+        // Whatever is left shall be a tile, too.
+        let fits =
+            |&height: &usize| heights.has(height) && (total.is_multiple_of(height) || heights.has(total % height));
+        let height = (even..=most).find(fits).or_else(|| (even..=most).find(|&height| heights.has(height)));
+        let height = height.unwrap_or(1);
+        let rest = total % height;
+        // Or two, as even as possible.
+        let pair = |&cut: &usize| heights.has(cut) && (cut == rest || heights.has(rest - cut));
+        let cut = if heights.has(rest) { rest } else { (rest.div_ceil(2)..rest).find(pair).unwrap_or(rest) };
+        Tiling { total, height, cut }
     }
 
     /// How many tiles.
     pub(crate) fn len(&self) -> usize {
-        self.tiles
+        let rest = self.total % self.height;
+        self.total / self.height + usize::from(rest > 0) + usize::from(rest > self.cut)
     }
 
     /// First row of tile `index`, or the end of the last.
     #[inline(always)]
     pub(crate) fn start(&self, index: usize) -> usize {
-        let (even, more) = (self.total / self.tiles.max(1), self.total % self.tiles.max(1));
-        index * even + index.min(more)
+        let whole = self.total / self.height;
+        match index.checked_sub(whole + 1) {
+            None => index * self.height,
+            Some(0) => whole * self.height + self.cut,
+            Some(_) => self.total,
+        }
+    }
+}
+
+/// Weights that are needed next: fetched into the cache little by little while a tile computes, because memory takes longer
+/// to answer than the tiles of a small plane take.
+#[derive(Clone, Copy)]
+pub(crate) struct Ahead<'a> {
+    lines: [&'a [Lanes]; 2],
+    /// How many of each at a time.
+    each: usize,
+}
+
+impl<'a> Ahead<'a> {
+    /// Nothing.
+    pub(crate) const NONE: Ahead<'static> = Ahead { lines: [&[]; 2], each: 0 };
+
+    pub(crate) fn new(lines: [&'a [Lanes]; 2]) -> Self {
+        Ahead { lines, each: 0 }
+    }
+
+    /// The share of turn `index` of `turns`.
+    #[inline(always)]
+    pub(crate) fn share(&self, index: usize, turns: usize) -> Self {
+        let mut share = *self;
+        for lines in &mut share.lines {
+            *lines = &lines[lines.len() * index / turns..lines.len() * (index + 1) / turns];
+        }
+        share
+    }
+
+    /// To be fetched in `steps`.
+    #[inline(always)]
+    pub(crate) fn over(mut self, steps: usize) -> Self {
+        self.each = self.lines[0].len().max(self.lines[1].len()).div_ceil(steps.max(1));
+        self
+    }
+
+    /// Fetches the next few.
+    #[inline(always)]
+    pub(crate) fn step<S: Simd>(&mut self, s: S) {
+        for lines in &mut self.lines {
+            let (now, later) = lines.split_at(self.each.min(lines.len()));
+            for line in now {
+                s.prefetch(line);
+            }
+            *lines = later;
+        }
     }
 }
 
@@ -150,7 +194,17 @@ pub enum Residual<'a> {
 }
 
 impl Residual<'_> {
+    /// The same from some element of the output on.
+    #[inline(always)]
+    pub(crate) fn from(&self, at: usize) -> Self {
+        match self {
+            Residual::Other(values) => Residual::Other(&values[at..]),
+            other => *other,
+        }
+    }
+
     /// The same for a part of the output.
+    #[inline(always)]
     pub(crate) fn part(&self, range: Range<usize>) -> Self {
         match self {
             Residual::Other(values) => Residual::Other(&values[range]),
@@ -162,39 +216,80 @@ impl Residual<'_> {
 /// Where finished sums go, and what happens to them on the way.
 pub(crate) struct Finish<'a, 'b> {
     /// Added, element by element of `to`.
-    pub(crate) residual: Option<&'a [f32]>,
-    /// Whether what `to` holds is added.
-    pub(crate) in_place: bool,
+    pub(crate) residual: Residual<'a>,
     /// Its clamp is applied.
     pub(crate) act: &'a Activation,
-    /// Rows of the output.
+    /// Planes of the output.
     pub(crate) to: &'b mut [f32],
 }
 
 impl Finish<'_, '_> {
-    /// Stores row `r`'s sums at `at` of the output: sixteen, or the fewer that `to` has left up to `columns`.
+    /// Stores the sums of neighbouring pixels, the first at `at` of the output.
     #[inline(always)]
-    pub(crate) fn store<S: Simd>(&mut self, s: S, mut sums: S::V, at: usize, columns: usize) {
-        let to = &mut self.to[at..at + columns];
-        let residual = self.residual.map(|residual| &residual[at..at + columns]);
-        match to.first_chunk_mut::<16>() {
-            Some(to) => {
-                if self.in_place {
-                    sums = s.add(sums, s.load(to));
-                } else if let Some(residual) = residual.and_then(|r| r.first_chunk::<16>()) {
-                    sums = s.add(sums, s.load(residual));
-                }
-                s.store(self.act.clamp_lanes(s, sums), to);
+    pub(crate) fn store<S: Simd, const R: usize>(&mut self, s: S, sums: &[S::V; R], at: usize) {
+        let mut sums = *sums;
+        let to = pixels_mut(&mut self.to[at..]);
+        match self.residual {
+            Residual::None => {}
+            Residual::Other(values) => add(s, &mut sums, pixels(&values[at..])),
+            Residual::InPlace => add(s, &mut sums, to),
+        }
+        self.act.store(s, &sums, to);
+    }
+}
+
+/// The first `R` blocks of lanes.
+#[inline(always)]
+pub(crate) fn pixels<const R: usize>(values: &[f32]) -> &[Lanes; R] {
+    values.as_chunks().0.first_chunk().expect("a tile lies within its operands")
+}
+
+/// The first `R` blocks of lanes.
+#[inline(always)]
+pub(crate) fn pixels_mut<const R: usize>(values: &mut [f32]) -> &mut [Lanes; R] {
+    values.as_chunks_mut().0.first_chunk_mut().expect("a tile lies within its output")
+}
+
+/// `sums[r] += values[r]`.
+#[inline(always)]
+pub(crate) fn add<S: Simd, const R: usize>(s: S, sums: &mut [S::V; R], values: &[Lanes; R]) {
+    for r in 0..R {
+        sums[r] = s.add(sums[r], s.load(&values[r]));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tiles_cover_all_rows_with_heights_of_the_set() {
+        let lists: [&[usize]; 4] = [&[1, 2], &[1, 2, 3, 4], &[1, 2, 3, 4, 5, 6], &[1, 2, 4, 6, 7, 8, 10, 13, 14]];
+        for heights in lists.map(Heights::new) {
+            for total in 0..300 {
+                let tiling = Tiling::new(total, heights);
+                let ends: alloc::vec::Vec<_> = (0..=tiling.len()).map(|index| tiling.start(index)).collect();
+                assert_eq!((ends[0], ends[tiling.len()]), (0, total));
+                assert!(ends.windows(2).all(|tile| heights.has(tile[1] - tile[0])), "{total}: {ends:?}");
+                assert!(tiling.len() <= total.div_ceil(heights.most()) + 1, "{total}: {ends:?}");
             }
-            None => {
-                let mut lanes = ZERO;
-                s.store(sums, &mut lanes);
-                for (i, (lane, to)) in lanes.iter_mut().zip(to.iter()).enumerate() {
-                    *lane += if self.in_place { *to } else { residual.map_or(0.0, |r| r[i]) };
-                }
-                self.act.clamp(&mut lanes);
-                to.copy_from_slice(&lanes[..columns]);
+        }
+    }
+
+    #[test]
+    fn shares_of_what_is_fetched_ahead_make_the_whole() {
+        let lines = [ZERO; 100];
+        let ahead = Ahead::new([&lines, &lines[..7]]);
+        for turns in [1, 3, 8, 120] {
+            let mut counts = [0, 0];
+            for index in 0..turns {
+                let mut share = ahead.share(index, turns).over(4);
+                counts[0] += share.lines[0].len();
+                counts[1] += share.lines[1].len();
+                (0..4).for_each(|_| share.step(crate::arch::Portable));
+                assert!(share.lines.iter().all(|lines| lines.is_empty()), "{index} of {turns}");
             }
+            assert_eq!(counts, [100, 7]);
         }
     }
 }

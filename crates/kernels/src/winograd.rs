@@ -14,7 +14,7 @@
     reason = "accumulators stay in registers only when indexed by loops of constant length"
 )]
 
-use crate::arch::{Kernel, KernelSet, Simd};
+use crate::arch::{Kernel, Simd};
 use crate::geometry::{BLOCK, Conv2d, UnaryOp};
 use crate::parallel::Compute;
 use crate::tile::{Finish, Lanes, Residual, Tiling, ZERO, accumulate, with_rows};
@@ -164,15 +164,10 @@ pub fn winograd(
                 let cost = (blocks * count * POINTS * BLOCK) as u64;
                 compute.split(&mut out[planes.clone()], plane, cost, |range, out| {
                     let at = planes.start + range.start * plane;
-                    let (residual, in_place) = match residual {
-                        Residual::Other(values) => (Some(&values[at..at + out.len()]), false),
-                        Residual::InPlace => (None, true),
-                        Residual::None => (None, false),
-                    };
-                    let finish = Finish { residual, in_place, act: &act, to: out };
+                    let finish = Finish { residual: residual.part(at..at + out.len()), act: &act, to: out };
                     let records = &records[range.start * cut.record()..range.end * cut.record()];
                     let bias = bias.map(|bias| &bias[(wave + range.start) * BLOCK..]);
-                    set.dispatch(Output { set, cut, g, first, count, records, bias, finish });
+                    set.dispatch(Output { cut, g, first, count, records, bias, finish });
                 });
             }
         }
@@ -321,7 +316,7 @@ impl Kernel for Products<'_> {
                     let squares = cut.group.min(count - first);
                     let at = cut.input(first) / BLOCK + point * cut.input_step(squares);
                     let rows = &cells[at..][..squares * cut.ic_blocks];
-                    let tiling = Tiling::new(squares, S::ROWS);
+                    let tiling = Tiling::new(squares, S::HEIGHTS);
                     for tile in 0..tiling.len() {
                         let (start, end) = (tiling.start(tile), tiling.start(tile + 1));
                         let rows = &rows[start * cut.ic_blocks..end * cut.ic_blocks];
@@ -357,6 +352,11 @@ impl Kernel for Weights<'_> {
             let block = channel / BLOCK * BLOCK;
             let lanes = BLOCK.min(ic - block);
             let from = &weight[block * 9 + channel - block..];
+            // The next sixteen channels, while these are transformed.
+            let next = weight.get((block + BLOCK) * 9 + (channel - block) * 9..).unwrap_or(&[]);
+            for line in next.iter().take(9) {
+                s.prefetch(line);
+            }
             let mut rows = [[s.splat(0.0); 6]; 3];
             for i in 0..3 {
                 let mut w = [s.splat(0.0); 3];
@@ -429,7 +429,6 @@ impl<const R: usize, const B: usize> Kernel for Tile<'_, R, B> {
 
 /// Transforms the products of `count` squares from `first` on into pixels; `finish` is whole planes.
 struct Output<'a, 'b> {
-    set: KernelSet,
     cut: Cut,
     g: &'a Conv2d,
     first: usize,
@@ -444,7 +443,7 @@ impl Kernel for Output<'_, '_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Output { set, cut, g, first, count, records, bias, mut finish } = self;
+        let Output { cut, g, first, count, records, bias, mut finish } = self;
         let (height, width) = (g.y.output as usize, g.x.output as usize);
         let plane = height * width * BLOCK;
         for (block, record) in records.chunks_exact(cut.record()).enumerate() {
@@ -469,13 +468,13 @@ impl Kernel for Output<'_, '_> {
                     let column = output_points(s, column);
                     for i in 0..4.min(height - y) {
                         let at = block * plane + ((y + i) * width + x + j) * BLOCK;
-                        finish.store(s, s.add(column[i], bias), at, BLOCK);
+                        finish.store(s, &[s.add(column[i], bias)], at);
                     }
                 }
             }
         }
         if first + count == cut.squares {
-            finish.act.finish(set, finish.to);
+            finish.act.finish(s, finish.to);
         }
     }
 }

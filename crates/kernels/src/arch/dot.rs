@@ -8,6 +8,8 @@ mod neon;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+use crate::tile::Heights;
+
 /// Sixteen sums of 32 bits that wrap.
 pub(crate) trait Dot: Copy {
     /// Sixteen sums under way.
@@ -15,8 +17,10 @@ pub(crate) trait Dot: Copy {
     /// Four weights for each sum.
     type Weights: Copy;
     /// Rows of a register tile.
-    const ROWS: usize;
-    /// Blocks of sixteen columns of a register tile: 1, 2 or 4.
+    const HEIGHTS: Heights;
+    /// Most rows of a register tile.
+    const ROWS: usize = Self::HEIGHTS.most();
+    /// Blocks of sixteen columns of a register tile: 1 or 2.
     const BLOCKS: usize;
     /// Sums that begin with these values.
     fn start(self, values: &[i32; 16]) -> Self::Sums;
@@ -47,7 +51,7 @@ pub(crate) struct Portable;
 impl Dot for Portable {
     type Sums = [i32; 16];
     type Weights = [[i16; 16]; 4];
-    const ROWS: usize = 2;
+    const HEIGHTS: Heights = Heights::new(&[1, 2]);
     const BLOCKS: usize = 1;
 
     #[inline(always)]

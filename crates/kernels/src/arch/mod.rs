@@ -6,7 +6,7 @@
 //! has the instructions.
 //!
 //! The sets differ in one visible way: a fused multiply-add rounds once, the portable `a * b + c` twice. Everything that
-//! is not a matrix product or a convolution uses plain arithmetic and gives the same bits under every set.
+//! is not a matrix product, a convolution, Sigmoid or Silu uses plain arithmetic and gives the same bits under every set.
 
 mod dot;
 #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
@@ -14,14 +14,17 @@ mod neon;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+use crate::tile::Heights;
 pub(crate) use dot::{Dot, DotKernel};
 
-/// Sixteen lanes of `f32` and the one operation inner products need.
+/// Sixteen lanes of `f32` and the few operations that inner products and the most frequent activations need.
 pub(crate) trait Simd: Copy {
     /// Sixteen lanes.
     type V: Copy;
     /// Rows of a register tile.
-    const ROWS: usize;
+    const HEIGHTS: Heights;
+    /// Most rows of a register tile.
+    const ROWS: usize = Self::HEIGHTS.most();
     /// Blocks of sixteen columns of a register tile. `ROWS * BLOCKS` accumulators fit into registers beside one row of
     /// weights, and either is enough to hide the latency of multiply-adds.
     const BLOCKS: usize;
@@ -33,10 +36,18 @@ pub(crate) trait Simd: Copy {
     fn store(self, v: Self::V, lanes: &mut [f32; 16]);
     /// `a + b`.
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a * b`.
+    fn mul(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a / b`.
+    fn div(self, a: Self::V, b: Self::V) -> Self::V;
     /// `a * b + c`, fused where the set has it.
     fn mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
     /// [`crate::math::clamp`] of every lane.
     fn clamp(self, v: Self::V, lo: Self::V, hi: Self::V) -> Self::V;
+    /// [`crate::math::power_of_low_bits`] of every lane.
+    fn power_of_low_bits(self, v: Self::V) -> Self::V;
+    /// Asks for these lanes to be in the second-level cache soon. No result depends on it.
+    fn prefetch(self, lanes: &[f32; 16]);
     /// Runs `kernel` as a function of its own, with the features of this set. Register tiles need that: inlined among
     /// others, their accumulators were seen to be spilled inside the innermost loop.
     fn call<K: Kernel>(self, kernel: K) -> K::Output;
@@ -57,7 +68,7 @@ pub(crate) struct Portable;
 
 impl Simd for Portable {
     type V = [f32; 16];
-    const ROWS: usize = 2;
+    const HEIGHTS: Heights = Heights::new(&[1, 2]);
     const BLOCKS: usize = 1;
 
     #[inline(always)]
@@ -79,6 +90,24 @@ impl Simd for Portable {
     fn add(self, a: [f32; 16], b: [f32; 16]) -> [f32; 16] {
         core::array::from_fn(|i| a[i] + b[i])
     }
+
+    #[inline(always)]
+    fn mul(self, a: [f32; 16], b: [f32; 16]) -> [f32; 16] {
+        core::array::from_fn(|i| a[i] * b[i])
+    }
+
+    #[inline(always)]
+    fn div(self, a: [f32; 16], b: [f32; 16]) -> [f32; 16] {
+        core::array::from_fn(|i| a[i] / b[i])
+    }
+
+    #[inline(always)]
+    fn power_of_low_bits(self, v: [f32; 16]) -> [f32; 16] {
+        v.map(crate::math::power_of_low_bits)
+    }
+
+    #[inline(always)]
+    fn prefetch(self, _: &[f32; 16]) {}
 
     #[inline(always)]
     fn mul_add(self, a: [f32; 16], b: [f32; 16], c: [f32; 16]) -> [f32; 16] {

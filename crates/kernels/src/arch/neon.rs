@@ -3,6 +3,7 @@
 #![allow(clippy::needless_range_loop, reason = "four parts of several vectors are stepped side by side")]
 
 use super::{Kernel, Simd};
+use crate::tile::Heights;
 use core::arch::aarch64::*;
 
 /// The baseline of the target.
@@ -19,7 +20,7 @@ impl Neon {
 impl Simd for Neon {
     type V = [float32x4_t; 4];
     // 24 accumulators, 4 registers of weights, 2 of input: 30 of 32.
-    const ROWS: usize = 6;
+    const HEIGHTS: Heights = Heights::new(&[1, 2, 3, 4, 5, 6]);
     const BLOCKS: usize = 1;
 
     #[inline(always)]
@@ -56,6 +57,43 @@ impl Simd for Neon {
         }
         sum
     }
+
+    #[inline(always)]
+    fn mul(self, a: [float32x4_t; 4], b: [float32x4_t; 4]) -> [float32x4_t; 4] {
+        let mut product = a;
+        for i in 0..4 {
+            // SAFETY: NEON as above.
+            product[i] = unsafe { vmulq_f32(a[i], b[i]) };
+        }
+        product
+    }
+
+    #[inline(always)]
+    fn div(self, a: [float32x4_t; 4], b: [float32x4_t; 4]) -> [float32x4_t; 4] {
+        let mut quotient = a;
+        for i in 0..4 {
+            // SAFETY: NEON as above.
+            quotient[i] = unsafe { vdivq_f32(a[i], b[i]) };
+        }
+        quotient
+    }
+
+    #[inline(always)]
+    fn power_of_low_bits(self, v: [float32x4_t; 4]) -> [float32x4_t; 4] {
+        let mut power = v;
+        for i in 0..4 {
+            // SAFETY: NEON as above.
+            power[i] = unsafe {
+                let exponent = vshlq_n_s32::<23>(vreinterpretq_s32_f32(v[i]));
+                vreinterpretq_f32_s32(vaddq_s32(exponent, vdupq_n_s32(127 << 23)))
+            };
+        }
+        power
+    }
+
+    /// The intrinsic is not stable; these CPUs were never measured.
+    #[inline(always)]
+    fn prefetch(self, _: &[f32; 16]) {}
 
     #[inline(always)]
     fn clamp(self, v: [float32x4_t; 4], lo: [float32x4_t; 4], hi: [float32x4_t; 4]) -> [float32x4_t; 4] {

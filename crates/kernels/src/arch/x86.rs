@@ -2,6 +2,7 @@
 #![allow(unsafe_code, reason = "calls into code compiled for CPU features found at run time")]
 
 use super::{Kernel, Simd};
+use crate::tile::Heights;
 use core::arch::x86_64::*;
 
 /// Proof that the CPU and the operating system support AVX2 and FMA.
@@ -65,7 +66,7 @@ fn run_avx512<K: Kernel>(set: Avx512, kernel: K) -> K::Output {
 impl Simd for Avx2 {
     type V = [__m256; 2];
     // 12 accumulators, 2 registers of weights, 1 of input: 15 of 16.
-    const ROWS: usize = 6;
+    const HEIGHTS: Heights = Heights::new(&[1, 2, 3, 4, 5, 6]);
     const BLOCKS: usize = 1;
 
     #[inline(always)]
@@ -97,6 +98,37 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn mul(self, a: [__m256; 2], b: [__m256; 2]) -> [__m256; 2] {
+        // SAFETY: `self` proves AVX.
+        unsafe { [_mm256_mul_ps(a[0], b[0]), _mm256_mul_ps(a[1], b[1])] }
+    }
+
+    #[inline(always)]
+    fn div(self, a: [__m256; 2], b: [__m256; 2]) -> [__m256; 2] {
+        // SAFETY: `self` proves AVX.
+        unsafe { [_mm256_div_ps(a[0], b[0]), _mm256_div_ps(a[1], b[1])] }
+    }
+
+    #[inline(always)]
+    fn power_of_low_bits(self, v: [__m256; 2]) -> [__m256; 2] {
+        let mut power = v;
+        for i in 0..2 {
+            // SAFETY: `self` proves AVX2.
+            power[i] = unsafe {
+                let exponent = _mm256_slli_epi32::<23>(_mm256_castps_si256(v[i]));
+                _mm256_castsi256_ps(_mm256_add_epi32(exponent, _mm256_set1_epi32(127 << 23)))
+            };
+        }
+        power
+    }
+
+    #[inline(always)]
+    fn prefetch(self, lanes: &[f32; 16]) {
+        // SAFETY: every x86-64 CPU has the instruction; it neither faults nor changes anything.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(lanes.as_ptr().cast()) };
+    }
+
+    #[inline(always)]
     fn clamp(self, v: [__m256; 2], lo: [__m256; 2], hi: [__m256; 2]) -> [__m256; 2] {
         // The second operand of MAXPS and MINPS is the result when one is NaN or both are zero: the value stays.
         // SAFETY: `self` proves AVX.
@@ -120,7 +152,8 @@ impl Simd for Avx512 {
     type V = __m512;
     // 28 accumulators, 2 registers of weights, 1 of input: 31 of 32. A row of weights serves 14 rows of input and a
     // broadcast input two blocks, so multiply-adds, not loads, are what two ports of each are short of.
-    const ROWS: usize = 14;
+    // Even shares of 7, 13, 14 and their multiples, which is what the planes of published networks are made of.
+    const HEIGHTS: Heights = Heights::new(&[1, 2, 4, 6, 7, 8, 10, 13, 14]);
     const BLOCKS: usize = 2;
 
     #[inline(always)]
@@ -145,6 +178,33 @@ impl Simd for Avx512 {
     fn add(self, a: __m512, b: __m512) -> __m512 {
         // SAFETY: `self` proves AVX-512F.
         unsafe { _mm512_add_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn mul(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: `self` proves AVX-512F.
+        unsafe { _mm512_mul_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn div(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: `self` proves AVX-512F.
+        unsafe { _mm512_div_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn power_of_low_bits(self, v: __m512) -> __m512 {
+        // SAFETY: `self` proves AVX-512F.
+        unsafe {
+            let exponent = _mm512_slli_epi32::<23>(_mm512_castps_si512(v));
+            _mm512_castsi512_ps(_mm512_add_epi32(exponent, _mm512_set1_epi32(127 << 23)))
+        }
+    }
+
+    #[inline(always)]
+    fn prefetch(self, lanes: &[f32; 16]) {
+        // SAFETY: every x86-64 CPU has the instruction; it neither faults nor changes anything.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(lanes.as_ptr().cast()) };
     }
 
     #[inline(always)]

@@ -7,6 +7,7 @@
 use super::tile::{self, Cell, Finish, Panel, accumulate};
 use super::{QConv2d, Residual, Target};
 use crate::arch::{Dot, DotKernel};
+use crate::conv_tile;
 use crate::parallel::Compute;
 use crate::pool::Taps;
 use crate::tile::{Tiling, with_rows};
@@ -80,7 +81,7 @@ impl Conv<'_> {
         let g = self.g;
         let blocks = (g.oc as usize).div_ceil(16);
         let pixels = g.y.output as usize * g.x.output as usize;
-        let tiling = Tiling::new(pixels, D::ROWS);
+        let tiling = Tiling::new(pixels, D::HEIGHTS);
         let channels = (g.ic / g.groups) as usize;
         let strip = (STRIP / channels / D::ROWS).max(64);
         for first in (0..tiling.len()).step_by(strip) {
@@ -88,17 +89,7 @@ impl Conv<'_> {
             let mut plane = self.planes.start;
             while plane < self.planes.end {
                 let (image, block) = (plane / blocks, plane % blocks);
-                // Blocks of one group and one image are computed together.
-                let per_group = (g.oc / g.groups) as usize;
-                let same = (per_group.div_ceil(16) - block * 16 % per_group.next_multiple_of(16) / 16)
-                    .min(self.planes.end - plane);
-                let together = if D::BLOCKS >= 4 && same >= 4 {
-                    4
-                } else if D::BLOCKS >= 2 && same >= 2 {
-                    2
-                } else {
-                    1
-                };
+                let together = conv_tile::together(g.oc, g.groups, block, D::BLOCKS.min(self.planes.end - plane));
                 let at = (plane - self.planes.start) * pixels * 16;
                 let plane_of = Planes::<G>::new(self, image, block);
                 for tile in strip.clone() {
@@ -106,8 +97,8 @@ impl Conv<'_> {
                     let to = To { out: self.out, at, pixels, finish: &self.finish };
                     match together {
                         1 => run::<D, 1, G>(d, &plane_of, start, end - start, to),
-                        2 => run::<D, 2, G>(d, &plane_of, start, end - start, to),
-                        _ => run::<D, 4, G>(d, &plane_of, start, end - start, to),
+                        2 if const { D::BLOCKS >= 2 } => run::<D, 2, G>(d, &plane_of, start, end - start, to),
+                        _ => unreachable!("a tile has between 1 and BLOCKS planes"),
                     }
                 }
                 plane += together;
@@ -120,7 +111,7 @@ impl Conv<'_> {
         let g = self.g;
         let blocks = (g.oc as usize).div_ceil(16);
         let pixels = g.y.output as usize * g.x.output as usize;
-        let tiling = Tiling::new(pixels, D::ROWS);
+        let tiling = Tiling::new(pixels, D::HEIGHTS);
         for plane in self.planes.clone() {
             let (image, block) = (plane / blocks, plane % blocks);
             let at = (plane - self.planes.start) * pixels * 16;

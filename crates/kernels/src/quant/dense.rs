@@ -69,7 +69,7 @@ impl DotKernel for Dense<'_, '_> {
     #[inline(always)]
     fn run<D: Dot>(self, d: D) {
         let Dense { o, rows, blocks, out } = self;
-        let tiling = Tiling::new(rows.len(), D::ROWS);
+        let tiling = Tiling::new(rows.len(), D::HEIGHTS);
         let columns = (blocks.end * 16).min(o.g.n as usize) - blocks.start * 16;
         let mut block = blocks.start;
         while block < blocks.end {
@@ -90,7 +90,8 @@ impl DotKernel for Dense<'_, '_> {
                     (1, count) => {
                         with_rows!(D, count, R => d.call(Tile::<R, 1> { o, first, block, column, at, columns, out }))
                     }
-                    (2, count) => {
+                    (2, 1) => d.call(Tile::<1, 2> { o, first, block, column, at, columns, out }),
+                    (2, count) if const { D::BLOCKS >= 2 } => {
                         with_rows!(D, count, R => d.call(Tile::<R, 2> { o, first, block, column, at, columns, out }))
                     }
                     _ => d.call(Tile::<1, 4> { o, first, block, column, at, columns, out }),

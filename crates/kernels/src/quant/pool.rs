@@ -2,7 +2,7 @@
 
 use crate::arch::{Kernel, KernelSet, Simd};
 use crate::geometry::{Pool, PoolKind};
-use crate::pool::Taps;
+use crate::pool::planes;
 
 /// `geometry.kind` is `Max`; `input` holds [`Pool::input_len`] bytes, `out` [`Pool::output_len`]. Padding never wins; a
 /// window without a tap inside gives 0, the smallest byte.
@@ -24,46 +24,10 @@ impl Kernel for MaxPool<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, _: S) {
+        // Nothing is below the byte 0.
         match self.geometry.lanes {
-            1 => planes::<1>(self.geometry, self.input, self.out),
-            _ => planes::<16>(self.geometry, self.input, self.out),
-        }
-    }
-}
-
-#[inline(always)]
-fn planes<const L: usize>(g: &Pool, input: &[u8], out: &mut [u8]) {
-    let [az, ay, ax] = &g.axes;
-    let [h, w] = [ay.input as usize, ax.input as usize];
-    let extent = az.input as usize * h * w;
-    let (cells, _) = input.as_chunks::<L>();
-    let mut results = out.as_chunks_mut::<L>().0.iter_mut();
-    for plane in 0..g.planes as usize {
-        let cells = &cells[plane * extent..(plane + 1) * extent];
-        for z in 0..az.output as usize {
-            let tz = Taps::new(az, z);
-            for y in 0..ay.output as usize {
-                let ty = Taps::new(ay, y);
-                for x in 0..ax.output as usize {
-                    let tx = Taps::new(ax, x);
-                    let mut most = [0u8; L];
-                    for kz in 0..tz.inside {
-                        let iz = tz.first + kz * az.dilation as usize;
-                        for ky in 0..ty.inside {
-                            let at = (iz * h + ty.first + ky * ay.dilation as usize) * w + tx.first;
-                            for kx in 0..tx.inside {
-                                let cell = &cells[at + kx * ax.dilation as usize];
-                                for l in 0..L {
-                                    most[l] = most[l].max(cell[l]);
-                                }
-                            }
-                        }
-                    }
-                    if let Some(result) = results.next() {
-                        *result = most;
-                    }
-                }
-            }
+            1 => planes::<u8, 1>(self.geometry, self.input, self.out, 0, u8::max, |x, _, _| x),
+            _ => planes::<u8, 16>(self.geometry, self.input, self.out, 0, u8::max, |x, _, _| x),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Shapes and parameters of the integer kernels, and how many elements each touches.
 
 use crate::geometry::{Axis, BLOCK};
+use crate::lengths::{in_whole_blocks, padded, product};
 
 /// Input channels one weight vector multiplies for each of sixteen output channels.
 pub const GROUP: usize = 4;
@@ -82,16 +83,6 @@ pub struct QDense {
     pub n: u32,
 }
 
-fn product(extents: &[u32]) -> Option<u64> {
-    extents.iter().try_fold(1u64, |all, &extent| all.checked_mul(u64::from(extent)))
-}
-
-/// `count` rounded up to whole blocks.
-fn padded(count: u32, block: u32) -> Option<u64> {
-    let blocks = count.checked_add(block.checked_sub(1)?)?.checked_div(block)?;
-    u64::from(blocks).checked_mul(block.into())
-}
-
 impl QConv2d {
     /// Whether every channel is convolved alone.
     pub fn is_depthwise(&self) -> bool {
@@ -100,31 +91,35 @@ impl QConv2d {
 
     /// Whether this kernel can run the shape.
     pub fn is_valid(&self) -> bool {
-        let block = BLOCK as u32;
-        let aligned =
-            |channels: u32| channels.is_multiple_of(self.groups) && (channels / self.groups).is_multiple_of(block);
+        let whole = |groups| in_whole_blocks(self.ic, groups) && in_whole_blocks(self.oc, groups);
         let groups = match self.groups {
             0 => false,
             1 => matches!(self.lanes, 4 | 16),
-            _ => self.lanes == block && (self.is_depthwise() || (aligned(self.ic) && aligned(self.oc))),
+            groups => self.lanes == BLOCK as u32 && (self.is_depthwise() || whole(groups)),
         };
         groups && self.ic > 0 && self.oc > 0 && self.y.is_valid() && self.x.is_valid()
     }
 
+    /// `channels` rounded up to whole groups of lanes.
+    fn lanes_of(&self, channels: u32) -> Option<u64> {
+        let lanes = u64::from(self.lanes);
+        u64::from(channels).checked_next_multiple_of(lanes)
+    }
+
     /// Bytes of the input.
     pub fn input_len(&self) -> Option<u64> {
-        product(&[self.n, self.y.input, self.x.input])?.checked_mul(padded(self.ic, self.lanes)?)
+        product(&[self.n, self.y.input, self.x.input])?.checked_mul(self.lanes_of(self.ic)?)
     }
 
     /// Bytes of the weights.
     pub fn weight_len(&self) -> Option<u64> {
-        let channels = if self.is_depthwise() { 1 } else { padded(self.ic.checked_div(self.groups)?, self.lanes)? };
+        let channels = if self.is_depthwise() { 1 } else { self.lanes_of(self.ic.checked_div(self.groups)?)? };
         product(&[self.y.kernel, self.x.kernel])?.checked_mul(channels)?.checked_mul(self.channels_len()?)
     }
 
     /// Elements of bias and scale: one for each output channel, whole blocks.
     pub fn channels_len(&self) -> Option<u64> {
-        padded(self.oc, BLOCK as u32)
+        Some(padded(self.oc))
     }
 
     /// Bytes of the output.
@@ -146,12 +141,12 @@ impl QDense {
 
     /// Bytes of the weights.
     pub fn weight_len(&self) -> Option<u64> {
-        padded(self.k, BLOCK as u32)?.checked_mul(self.channels_len()?)
+        padded(self.k).checked_mul(self.channels_len()?)
     }
 
     /// Elements of bias and scale.
     pub fn channels_len(&self) -> Option<u64> {
-        padded(self.n, BLOCK as u32)
+        Some(padded(self.n))
     }
 
     /// Bytes of the output.

@@ -4,6 +4,7 @@
 #![allow(clippy::needless_range_loop, reason = "four parts of several vectors are stepped side by side")]
 
 use super::{Dot, DotKernel};
+use crate::tile::Heights;
 use core::arch::aarch64::*;
 
 /// Part of the target the crate is compiled for.
@@ -43,7 +44,7 @@ impl Dot for Sdot {
     type Sums = [int32x4_t; 4];
     type Weights = Weights;
     // 16 accumulators, 8 registers of weights and corrections, 1 of input: 25 of 32.
-    const ROWS: usize = 4;
+    const HEIGHTS: Heights = Heights::new(&[1, 2, 3, 4]);
     const BLOCKS: usize = 1;
 
     #[inline(always)]

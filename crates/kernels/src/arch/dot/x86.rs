@@ -5,6 +5,7 @@
 
 use super::{Dot, DotKernel};
 use crate::arch::x86::{Avx2, Avx512};
+use crate::tile::Heights;
 use core::arch::x86_64::*;
 
 /// Proof of AVX2. `VPMADDUBSW` would saturate, so bytes are widened and `VPMADDWD` multiplies: exact.
@@ -64,7 +65,7 @@ impl Dot for Madd {
     type Sums = [__m256i; 4];
     type Weights = [__m256i; 4];
     // 8 accumulators, 4 registers of weights, 1 of input: 13 of 16.
-    const ROWS: usize = 2;
+    const HEIGHTS: Heights = Heights::new(&[1, 2]);
     const BLOCKS: usize = 1;
 
     #[inline(always)]
@@ -139,12 +140,12 @@ impl Dot for Madd {
 
 /// What both VNNI sets share but for the width.
 macro_rules! vnni {
-    ($set:ty, $v:ty, $count:literal, $rows:literal, $blocks:literal, $run:ident,
+    ($set:ty, $v:ty, $count:literal, $heights:expr, $blocks:literal, $run:ident,
      $load:ident, $store:ident, $splat:ident, $add:ident, $mul:ident, $from_u8:ident, $from_i8:ident, $dot:ident) => {
         impl Dot for $set {
             type Sums = [$v; $count];
             type Weights = [$v; $count];
-            const ROWS: usize = $rows;
+            const HEIGHTS: Heights = Heights::new(&$heights);
             const BLOCKS: usize = $blocks;
 
             #[inline(always)]
@@ -204,12 +205,12 @@ macro_rules! vnni {
 }
 
 vnni! {
-    AvxVnni, __m256i, 2, 6, 1, run_avx_vnni,
+    AvxVnni, __m256i, 2, [1, 2, 3, 4, 5, 6], 1, run_avx_vnni,
     _mm256_loadu_si256, _mm256_storeu_si256, _mm256_set1_epi32, _mm256_add_epi32, _mm256_madd_epi16,
     _mm256_cvtepu8_epi32, _mm256_cvtepi8_epi32, _mm256_dpbusd_avx_epi32
 }
 vnni! {
-    Avx512Vnni, __m512i, 1, 8, 2, run_avx512_vnni,
+    Avx512Vnni, __m512i, 1, [1, 2, 4, 6, 7, 8, 10, 13, 14], 2, run_avx512_vnni,
     _mm512_loadu_si512, _mm512_storeu_si512, _mm512_set1_epi32, _mm512_add_epi32, _mm512_mullo_epi32,
     _mm512_cvtepu8_epi32, _mm512_cvtepi8_epi32, _mm512_dpbusd_epi32
 }
