@@ -152,7 +152,8 @@ pub(super) fn example() -> Results {
     let variant = |name: &str, ratio: f64| {
         json!({
             "variant": name, "ratio": ratio, "ratio_quartiles": [ratio - 0.1, ratio + 0.1], "median_ms": 10.0 * ratio,
-            "cpu_ratio": ratio, "repeat": 9, "secure_memory_measured": 8 << 20, "slowdown": ratio, "slowdown_quartiles": [ratio, ratio],
+            "cpu_ratio": ratio, "repeat": 9, "secure_memory_measured": 8 << 20, "slowdown": ratio,
+            "slowdown_quartiles": [ratio, ratio], "slowdown_bound": ratio + 0.25,
         })
     };
     let entry = |kind: &str, network: &str, variants: Vec<Value>| {

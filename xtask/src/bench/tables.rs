@@ -140,7 +140,10 @@ fn memory(results: &Results) -> String {
             for budget in &budgets {
                 let cell = entry.variant(&format!("all-secure in {budget}")).map_or("-".into(), |variant| {
                     match (variant.number("slowdown"), variant.pair("slowdown_quartiles"), variant.error()) {
-                        (Some(slowdown), Some((low, high)), _) => format!("{slowdown:.2} ({low:.2}-{high:.2})"),
+                        (Some(slowdown), Some((low, high)), _) => {
+                            let bound = variant.number("slowdown_bound").map(|bound| format!(" / {bound:.2}"));
+                            format!("{slowdown:.2} ({low:.2}-{high:.2}){}", bound.unwrap_or_default())
+                        }
                         (_, _, Some(error)) => {
                             needs(error).map_or("failed".into(), |mib| format!("needs {mib:.1} MiB"))
                         }
@@ -151,6 +154,12 @@ fn memory(results: &Results) -> String {
             }
             let others = entry.summary(&["others_share"]).map(|share| share * 100.0);
             text += &format!(" {} % |\n", number(others, 0));
+        }
+        let rates = ["first_gbytes_per_s", "again_gbytes_per_s"]
+            .map(|key| entries.iter().filter_map(|(_, entry)| entry.summary(&["opening", key])).fold(0.0, f64::max));
+        if rates[1] > 0.0 {
+            text +=
+                &format!("\nWeights are opened at {:.2} GB/s the first time, {:.2} GB/s again.\n", rates[0], rates[1]);
         }
         if let Some((_, entry)) = entries.first() {
             text += &format!("\n`{}`\n", entry.text("command"));
@@ -186,8 +195,9 @@ mod tests {
         assert!(speed.contains("| 1.00 | 10.00 | 1.00 | 1.20 | 1 % |"), "{speed}");
         assert!(speed.contains("| **geometric mean** | | 1.200 | 1.200 | 1.010 |"), "{speed}");
         let memory = memory(&results);
+        assert!(memory.contains("| 1.50 (1.50-1.50) / 1.75 |"), "{memory}");
         assert!(memory.contains("| 10 MiB | 16 MiB |"), "{memory}");
-        assert!(memory.contains("| needs 12.0 MiB | 1.50 (1.50-1.50) |"), "{memory}");
+        assert!(memory.contains("| needs 12.0 MiB | 1.50"), "{memory}");
     }
 
     #[test]

@@ -56,7 +56,7 @@ pub(super) fn cpu() -> String {
 }
 
 /// The sum of a rate over threads that run at the same time.
-fn together(threads: usize, rate: &(dyn Fn() -> f64 + Sync)) -> f64 {
+pub(super) fn together(threads: usize, rate: &(dyn Fn() -> f64 + Sync)) -> f64 {
     std::thread::scope(|scope| {
         let running: Vec<_> = (0..threads.max(1)).map(|_| scope.spawn(rate)).collect();
         running.into_iter().filter_map(|thread| thread.join().ok()).sum()
@@ -64,7 +64,7 @@ fn together(threads: usize, rate: &(dyn Fn() -> f64 + Sync)) -> f64 {
 }
 
 /// The best of several short runs: the ceiling is what the machine can do, not what neighbours leave.
-fn best(runs: usize, mut rate: impl FnMut(usize) -> f64) -> f64 {
+pub(super) fn best(runs: usize, mut rate: impl FnMut(usize) -> f64) -> f64 {
     (0..runs).map(&mut rate).fold(0.0, f64::max)
 }
 

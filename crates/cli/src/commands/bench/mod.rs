@@ -3,6 +3,7 @@
 mod crossing;
 mod machine;
 mod meter;
+mod opening;
 mod profile;
 mod report;
 mod stats;
@@ -21,6 +22,7 @@ use core::time::Duration;
 use crossing::Crossing;
 use machine::Ceilings;
 use meter::{Energy, Machine};
+use opening::Opening;
 use report::Findings;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -90,6 +92,10 @@ pub(crate) fn run(args: &Args, ui: Ui) -> Outcome {
         variants.push(Variant::sealed("planned", &model, Ok(plan), &scratch, &executor));
     }
     let threads = executor.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+    let opening = match &variants[1].package {
+        Some(package) if !args.secure_memory.is_empty() => Opening::measure(&scratch, package, threads)?,
+        _ => None,
+    };
     let against = match &args.against {
         None => None,
         Some(_) => {
@@ -113,7 +119,8 @@ pub(crate) fn run(args: &Args, ui: Ui) -> Outcome {
     bar.finish_and_clear();
     let spent = variants.iter().map(|variant| variant.spent).sum();
     let others = before.zip(Machine::now()).map(|(before, now)| now.others(before, spent));
-    let findings = Findings { variants, engine: executor.executor, threads: executor.threads, against, others };
+    let findings =
+        Findings { variants, engine: executor.executor, threads: executor.threads, against, opening, others };
     findings.report(ui)
 }
 

@@ -2,6 +2,7 @@
 
 use super::crossing::Crossing;
 use super::machine::{Ceilings, cpu};
+use super::opening::Opening;
 use super::stats::{Spread, median};
 use super::variant::Variant;
 use crate::failure::{Failure, Outcome};
@@ -19,6 +20,8 @@ pub(super) struct Findings {
     pub(super) threads: Option<usize>,
     /// With `--against`: the machine, a crossing, and the model lowered whole where that is possible.
     pub(super) against: Option<(Ceilings, Crossing, Option<Lowered>)>,
+    /// With budgets: how fast weights are opened.
+    pub(super) opening: Option<Opening>,
     /// Share of the machine that other programs used meanwhile.
     pub(super) others: Option<f64>,
 }
@@ -70,14 +73,24 @@ impl Findings {
         if !joules {
             ui.line("energy: not measured (no readable counter under /sys/class/powercap)");
         }
+        if let Some(opening) = &self.opening {
+            ui.line(format!(
+                "weights are opened at {:.2} GB/s the first time and {:.2} GB/s again",
+                opening.first / 1e9,
+                opening.again / 1e9
+            ));
+        }
         for variant in self.variants.iter().filter(|variant| variant.limit.is_some()) {
             if let Some(measured) = self.slowdown(variant) {
                 ui.line(format!(
-                    "{}: {:.2} times all-secure, predicted {:.2} (error {:+.0} %)",
+                    "{}: {:.2} times all-secure, predicted {:.2} (error {:+.0} %), {} streamed; opening those and 1.1 \
+                     times all-secure come to {:.2}",
                     variant.name,
                     measured.median,
                     variant.slowdown,
-                    (variant.slowdown / measured.median - 1.0) * 100.0
+                    (variant.slowdown / measured.median - 1.0) * 100.0,
+                    ui::bytes(variant.streamed_bytes),
+                    self.bound(variant).unwrap_or(f64::NAN)
                 ));
             }
         }
@@ -124,6 +137,13 @@ impl Findings {
         variant.name.starts_with("all-secure").then(|| Spread::of_ratios(&variant.wall, &unlimited.wall)).flatten()
     }
 
+    /// What it might cost at most, over all-secure: the streamed bytes at the rate they are opened, and 1.1 times computing.
+    fn bound(&self, variant: &Variant) -> Option<f64> {
+        let unlimited = self.variants.iter().find(|other| other.name == "all-secure")?;
+        let opening = variant.streamed_bytes as f64 / self.opening?.again * 1e3;
+        Some(opening / median(&unlimited.wall) + 1.1)
+    }
+
     fn as_json(&self, variant: &Variant, baseline: Option<&Variant>) -> Value {
         let of =
             |values: &[f64]| Spread::of(values).map_or((f64::NAN, [f64::NAN; 2]), |it| (it.median, [it.low, it.high]));
@@ -151,6 +171,7 @@ impl Findings {
             "slowdown": slowdown.map(|it| it.0),
             "slowdown_quartiles": slowdown.map(|it| it.1),
             "slowdown_predicted": variant.limit.map(|_| variant.slowdown),
+            "slowdown_bound": variant.limit.and_then(|_| self.bound(variant)),
             "secure_median_ms": deployment.map(|_| median(&variant.secure)),
             "secure_memory_limit": variant.limit,
             "secure_memory_predicted": variant.predicted,
@@ -189,6 +210,7 @@ impl Findings {
                 "crossing_us": crossing.fixed,
                 "crossing_us_per_mib": crossing.per_mib,
                 "empty_request_us": crossing.request,
+                "opening": self.opening.map(|opening| opening.as_json()),
                 "others_share": self.others,
             }
         })

@@ -11,7 +11,7 @@ use cordon_plan::{Model, Plan, PlanError};
 use cordon_runtime::Deployment;
 use cordon_seal::Probe;
 use core::time::Duration;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 /// A variant and its measurements.
@@ -19,6 +19,8 @@ pub(super) struct Variant {
     pub(super) name: String,
     /// What runs, or why it cannot.
     pub(super) runner: Result<Runner, Failure>,
+    /// The package it runs.
+    pub(super) package: Option<PathBuf>,
     /// The budget of secure memory it runs in; `None` for all weights inside.
     pub(super) limit: Option<u64>,
     /// Secure memory in bytes, by the plan and by the enclave.
@@ -57,6 +59,7 @@ impl Variant {
         Self {
             name: name.into(),
             runner: Err(Failure::new("not loaded yet", "this is a bug; please report it")),
+            package: None,
             limit: None,
             predicted: 0,
             measured: 0,
@@ -106,7 +109,9 @@ impl Variant {
         let peak = PeakMemory::start();
         this.runner = sealed.and_then(|(package, plan)| {
             let executor = (executor.executor.as_str(), executor.options());
-            Ok(Runner::Sealed(Box::new(scratch.open(&package, &plan, executor)?)))
+            let deployment = scratch.open(&package, &plan, executor)?;
+            this.package = Some(package);
+            Ok(Runner::Sealed(Box::new(deployment)))
         });
         this.host_peak = peak.and_then(|peak| peak.rise());
         this
