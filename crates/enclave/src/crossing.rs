@@ -62,20 +62,12 @@ impl<'a> Outbound<'a> {
         if self.crossing.governed {
             return Err(Refusal::new(Code::Internal));
         }
-        let size: usize = match value {
-            ValueRef::F32(_) => 4,
-            ValueRef::I64(_) => 8,
-            ValueRef::Bool(_) | ValueRef::U8(_) => 1,
-        };
+        let size = element_bytes(&value);
         let skip = usize::try_from(start / size as u64).map_err(|_| Refusal::new(Code::Internal))?;
         let count = (self.limit / size).min(value.len().saturating_sub(skip));
         let total = value.len() as u64 * size as u64;
         let frame = self.begin(Form::Tensor, start, total);
-        match value {
-            ValueRef::F32(v) => v.iter().skip(skip).take(count).for_each(|v| frame.extend_from_slice(&v.to_le_bytes())),
-            ValueRef::I64(v) => v.iter().skip(skip).take(count).for_each(|v| frame.extend_from_slice(&v.to_le_bytes())),
-            ValueRef::Bool(v) | ValueRef::U8(v) => frame.extend(v.iter().skip(skip).take(count)),
-        }
+        append(frame, value, skip * size, count * size);
         Ok((start + count as u64 * size as u64, total))
     }
 
@@ -95,5 +87,30 @@ impl<'a> Outbound<'a> {
         let value = self.crossing.value;
         Reply::Output { value, form, start, total, payload: Payload::Clear }.encode(self.frame);
         self.frame
+    }
+}
+
+fn element_bytes(value: &ValueRef<'_>) -> usize {
+    match value {
+        ValueRef::F32(_) => 4,
+        ValueRef::I64(_) => 8,
+        ValueRef::Bool(_) | ValueRef::U8(_) => 1,
+    }
+}
+
+/// Appends the bytes of a value from byte `start` on, at most `limit`: both in whole elements.
+pub(crate) fn append(frame: &mut Vec<u8>, value: ValueRef<'_>, start: usize, limit: usize) {
+    fn convert<T: Copy, const N: usize>(frame: &mut Vec<u8>, v: &[T], range: [usize; 2], bytes: fn(T) -> [u8; N]) {
+        let from = v.get(range[0] / N..).unwrap_or_default();
+        let from = from.get(..range[1] / N).unwrap_or(from);
+        let head = frame.len();
+        frame.resize(head.saturating_add(from.len() * N), 0);
+        let to = frame.get_mut(head..).unwrap_or_default().as_chunks_mut::<N>().0;
+        to.iter_mut().zip(from).for_each(|(to, from)| *to = bytes(*from));
+    }
+    match value {
+        ValueRef::F32(v) => convert(frame, v, [start, limit], f32::to_le_bytes),
+        ValueRef::I64(v) => convert(frame, v, [start, limit], i64::to_le_bytes),
+        ValueRef::Bool(v) | ValueRef::U8(v) => convert(frame, v, [start, limit], u8::to_le_bytes),
     }
 }

@@ -7,8 +7,9 @@
 //! | ready | requests: every secure segment once, in order | `request.rs` |
 //!
 //! What a platform is lies behind [`Platform`]. The enclave never calls the normal world, and everything it is given is
-//! hostile. Bytes leave through `Outbound` only, whose constructor takes a `Crossing`, and crossings are made from the
-//! signed manifest only (design rule 7); the output policy stands in the same door.
+//! hostile. Values leave through `Outbound` only, whose constructor takes a `Crossing`, and crossings are made from the
+//! signed manifest only (design rule 7); the output policy stands in the same door. Beside it only ciphertext leaves, of
+//! activations that have no room inside (`spill.rs`).
 #![no_std]
 #![forbid(unsafe_code)]
 #![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::panic, clippy::expect_used))]
@@ -24,6 +25,7 @@ mod refuse;
 mod request;
 mod sections;
 mod service;
+mod spill;
 
 pub use model::MAX_OPEN_REQUESTS;
 pub use platform::{CounterId, Platform, PlatformError};

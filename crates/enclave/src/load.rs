@@ -244,6 +244,7 @@ fn finish_segments(
         segments: 0,
         resident: 0,
         compute: 0,
+        spill: 0,
         memory: platform.memory(),
     };
     let model = Model::new(header, manifest, drafts, report, platform)?;

@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use cordon_engine::program::{DType, Port, Via};
 use cordon_engine::{Limits, Prepared, Program, Residency, WeightTable};
 use cordon_package::{Elem, Header, Manifest, SealedSection};
-use cordon_protocol::{Code, LoadReport, Refusal};
+use cordon_protocol::{Code, LoadReport, Refusal, SPILL_CHUNK};
 use sha2::{Digest, Sha256};
 
 use crate::crossing::Crossing;
@@ -82,7 +82,7 @@ impl Model {
             drafts.iter_mut().map(|draft| core::mem::take(&mut draft.labels)).find(|labels| !labels.is_empty());
         let policy = Policy::new(header.output_policy, manifest, labels.unwrap_or_default())?;
         let residencies = share_out(&drafts, manifest, platform)?;
-        let mut report = LoadReport { segments: drafts.len() as u32, resident: 0, compute: 0, ..report };
+        let mut report = LoadReport { segments: drafts.len() as u32, ..report };
         let mut segments = refuse::reserve(drafts.len(), platform)?;
         for (draft, residency) in drafts.into_iter().zip(residencies) {
             let crossings = Crossing::of_segment(manifest, draft.index as usize, header.output_policy)?;
@@ -90,8 +90,14 @@ impl Model {
             let prepared = Prepared::new(draft.program, draft.table, platform.compute(), residency, limits)
                 .map_err(|e| refuse::engine(e, draft.index, platform.memory().available()))?;
             report.resident += u32::from(prepared.memory().window == 0);
+            // Validation bounds it. Segments run one at a time, so all use one area.
+            report.spill = report.spill.max(u32::try_from(prepared.spill_chunks()).unwrap_or(u32::MAX));
             report.compute = report.compute.saturating_add(prepared.peak_bytes());
             segments.push(Segment { index: draft.index, prepared, stream: draft.stream, crossings });
+        }
+        let room = platform.reply_limit().min(platform.payload_limit());
+        if report.spill > 0 && room < SPILL_CHUNK {
+            return Err(Refusal::new(Code::PackageUnsupported).amounts(SPILL_CHUNK as u64, room as u64));
         }
         Ok(Self {
             segments,

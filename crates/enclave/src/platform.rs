@@ -50,7 +50,8 @@ pub trait Platform {
     /// Most payload bytes of a command; at least a stored chunk (65552), at most [`cordon_protocol::PAYLOAD_LIMIT`].
     fn payload_limit(&self) -> usize;
 
-    /// Most payload bytes of a reply; at least 8, and room for the state that [`Platform::take_state`] hands out.
+    /// Most payload bytes of a reply; at least 8, and room for the state that [`Platform::take_state`] hands out. A platform
+    /// that gives less than a stored chunk (65552) runs no Program that spills.
     fn reply_limit(&self) -> usize {
         self.payload_limit()
     }

@@ -5,8 +5,8 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use cordon_engine::program::{DType, Via};
-use cordon_engine::{Prepared, Reply as Answer, Step, ValueRef};
-use cordon_protocol::{Code, Payload, Refusal, Reply, Supply};
+use cordon_engine::{Moved, Prepared, Reply as Answer, Step, ValueRef};
+use cordon_protocol::{Code, Payload, Refusal, Reply, SPILL_CHUNK, Supply};
 use zeroize::Zeroizing;
 
 use crate::crossing::Outbound;
@@ -15,6 +15,7 @@ use crate::platform::Platform;
 use crate::policy::{Policy, Released};
 use crate::refuse;
 use crate::sections::{batch, open_chunks};
+use crate::spill::{self, Spiller};
 
 /// A loaded model and its open requests.
 pub(crate) struct Ready {
@@ -48,6 +49,8 @@ struct Active {
     request: u64,
     /// Index into the model's secure segments.
     at: usize,
+    /// Where the Program spills.
+    spiller: Option<Spiller>,
     wait: Wait,
 }
 
@@ -65,6 +68,17 @@ enum Wait {
         len: u32,
         total: u64,
     },
+    /// Nothing; chunk `chunk` of a value that leaves follows, or the engine when all are out.
+    Spill {
+        moved: Moved,
+        chunk: u32,
+    },
+    /// Chunks of a value that comes back.
+    Restore {
+        moved: Moved,
+        chunk: u32,
+        count: u32,
+    },
     /// Nothing; the next piece of an output follows, or the engine when all is out.
     Output {
         crossing: usize,
@@ -79,6 +93,8 @@ enum Wait {
 enum Event {
     Chunks { first: u32, count: u32 },
     Input(PortFacts),
+    Spill(Moved),
+    Restore(Moved),
     Ran,
     Output(PortFacts),
     Done,
@@ -126,7 +142,7 @@ impl Ready {
         &mut self,
         id: u64,
         segment: u32,
-        platform: &impl Platform,
+        platform: &mut impl Platform,
         out: &mut Vec<u8>,
     ) -> Result<(), Refusal> {
         let request = self.requests.iter_mut().find(|request| request.id == id);
@@ -137,16 +153,18 @@ impl Ready {
         for port in next.prepared.outputs().iter().filter(|port| port.via == Via::Retain) {
             let len = port.region.len as usize;
             let held = match port.region.dtype {
-                DType::F32 => Held::F32(Zeroizing::new(refuse::reserve(len, platform)?)),
-                DType::I64 => Held::I64(Zeroizing::new(refuse::reserve(len, platform)?)),
-                DType::Bool => Held::Bool(Zeroizing::new(refuse::reserve(len, platform)?)),
-                DType::U8 => Held::U8(Zeroizing::new(refuse::reserve(len, platform)?)),
+                DType::F32 => Held::F32(Zeroizing::new(refuse::reserve(len, &*platform)?)),
+                DType::I64 => Held::I64(Zeroizing::new(refuse::reserve(len, &*platform)?)),
+                DType::Bool => Held::Bool(Zeroizing::new(refuse::reserve(len, &*platform)?)),
+                DType::U8 => Held::U8(Zeroizing::new(refuse::reserve(len, &*platform)?)),
             };
             request.retained.try_reserve(1).map_err(|_| Refusal::new(Code::OutOfMemory))?;
             request.retained.push(Retained { value: port.value, held });
         }
+        let spills = next.prepared.spill_chunks() > 0;
+        let spiller = spills.then(|| Spiller::new(id, segment, platform)).transpose()?;
         request.next += 1;
-        self.active = Some(Active { request: id, at, wait: Wait::Nothing });
+        self.active = Some(Active { request: id, at, spiller, wait: Wait::Nothing });
         self.step(id, Supply::Nothing, &mut [], platform, out)
     }
 
@@ -165,7 +183,8 @@ impl Ready {
         let active = active.ok_or(Refusal::new(Code::OutOfOrder))?;
         let Model { segments, policy, .. } = &mut *self.model;
         let segment = segments.get_mut(active.at).ok_or(Refusal::new(Code::Internal))?;
-        let mut run = Run { segment, policy: policy.as_ref(), retained: &mut request.retained, platform };
+        let spiller = active.spiller.as_ref();
+        let mut run = Run { segment, policy: policy.as_ref(), retained: &mut request.retained, spiller, platform };
         let wait = core::mem::replace(&mut active.wait, Wait::Nothing);
         let next = match run.answer(wait, supply, payload)? {
             Answered::Event(event) => run.proceed(event, out)?,
@@ -219,6 +238,7 @@ struct Run<'a, P> {
     segment: &'a mut Segment,
     policy: Option<&'a Policy>,
     retained: &'a mut Vec<Retained>,
+    spiller: Option<&'a Spiller>,
     platform: &'a P,
 }
 
@@ -231,7 +251,16 @@ impl<P: Platform> Run<'_, P> {
             (Wait::Output { start, total, .. }, Supply::Nothing) if start >= total => {
                 self.engine(Answer::Go).map(Answered::Event)
             }
-            (wait @ Wait::Output { .. }, Supply::Nothing) => Ok(Answered::Waiting(wait)),
+            (Wait::Spill { moved, chunk }, Supply::Nothing) if chunk >= spill::chunks(moved) => {
+                self.engine(Answer::Go).map(Answered::Event)
+            }
+            (wait @ (Wait::Output { .. } | Wait::Spill { .. }), Supply::Nothing) => Ok(Answered::Waiting(wait)),
+            (Wait::Restore { moved, chunk, count }, Supply::Spilled { chunk: c })
+                if c == moved.slot.saturating_add(chunk) =>
+            {
+                self.restore(moved, chunk, count, payload)
+            }
+            (Wait::Restore { moved, .. }, _) => Err(self.spiller()?.refusal(Code::CorruptSpill, moved)),
             (Wait::Chunks { first, count }, Supply::Chunks { first: f, count: c }) if (f, c) == (first, count) => {
                 self.chunks(first, count, payload).map(Answered::Event)
             }
@@ -274,6 +303,8 @@ impl<P: Platform> Run<'_, P> {
                     engine(&mut self.segment.prepared, Answer::Value(view), self.segment.index, self.platform)?
                 }
                 Event::Input(port) => return self.announce(self.wait_for(port, 0), out),
+                Event::Spill(moved) => return self.announce(Wait::Spill { moved, chunk: 0 }, out),
+                Event::Restore(moved) => return self.announce(self.wait_for_spilled(moved, 0), out),
                 Event::Ran if left == 0 => {
                     Reply::Working.encode(out);
                     return Ok(Some(Wait::Nothing));
@@ -310,6 +341,16 @@ impl<P: Platform> Run<'_, P> {
                 Reply::NeedValue { value, start, len }.encode(out);
                 wait
             }
+            Wait::Spill { moved, chunk } => {
+                let value = self.segment.prepared.output().ok_or(internal)?;
+                self.spiller()?.send(moved, chunk, value, out)?;
+                Wait::Spill { moved, chunk: chunk.saturating_add(1) }
+            }
+            Wait::Restore { moved, chunk, count } => {
+                let len = u32::try_from(spill::stored_len(moved, chunk, count)).map_err(|_| internal)?;
+                Reply::NeedSpilled { chunk: moved.slot.saturating_add(chunk), len }.encode(out);
+                wait
+            }
             Wait::Output { crossing, released, start, .. } => {
                 let permission = self.segment.crossings.get(crossing).ok_or(internal)?;
                 let door = Outbound::new(permission, out, whole(self.platform.reply_limit()));
@@ -339,6 +380,36 @@ impl<P: Platform> Run<'_, P> {
         let limit = whole(self.platform.payload_limit()) as u64;
         let len = port.bytes.saturating_sub(start).min(limit) as u32;
         Wait::Value { value: port.value, dtype: port.dtype, start, len, total: port.bytes }
+    }
+
+    fn spiller(&self) -> Result<&Spiller, Refusal> {
+        self.spiller.ok_or(Refusal::new(Code::Internal).in_segment(self.segment.index))
+    }
+
+    /// As many chunks of a spilled value, from `chunk` on, as fit a frame.
+    fn wait_for_spilled(&self, moved: Moved, chunk: u32) -> Wait {
+        let fit = u32::try_from(self.platform.payload_limit() / SPILL_CHUNK).unwrap_or(u32::MAX);
+        Wait::Restore { moved, chunk, count: spill::chunks(moved).saturating_sub(chunk).min(fit) }
+    }
+
+    /// Takes chunks of a spilled value back, all that were asked for and nothing else.
+    fn restore(&mut self, moved: Moved, first: u32, count: u32, mut payload: &mut [u8]) -> Result<Answered, Refusal> {
+        let corrupt = self.spiller()?.refusal(Code::CorruptSpill, moved);
+        if payload.len() != spill::stored_len(moved, first, count) {
+            return Err(corrupt);
+        }
+        for chunk in first..first.saturating_add(count) {
+            let len = spill::stored_len(moved, chunk, 1);
+            let (stored, rest) = core::mem::take(&mut payload).split_at_mut_checked(len).ok_or(corrupt)?;
+            let plain = self.spiller()?.open(moved, chunk, stored)?;
+            self.segment.prepared.fill(plain).map_err(|e| self.refusal(e))?;
+            payload = rest;
+        }
+        let next = first.saturating_add(count);
+        if next < spill::chunks(moved) {
+            return Ok(Answered::Waiting(self.wait_for_spilled(moved, next)));
+        }
+        self.engine(Answer::Filled).map(Answered::Event)
     }
 
     /// Decrypts chunks and hands them to the engine one by one.
@@ -377,6 +448,8 @@ fn engine(
     match prepared.step(answer) {
         Ok(Step::NeedChunks { first, count }) => Ok(Event::Chunks { first, count }),
         Ok(Step::Input(port)) => Ok(Event::Input(facts(port))),
+        Ok(Step::Spill(moved)) => Ok(Event::Spill(moved)),
+        Ok(Step::Restore(moved)) => Ok(Event::Restore(moved)),
         Ok(Step::Ran { .. }) => Ok(Event::Ran),
         Ok(Step::Output(port)) => Ok(Event::Output(facts(port))),
         Ok(Step::Done) => Ok(Event::Done),

@@ -207,10 +207,10 @@ impl<P: Platform> Enclave<P> {
     fn in_request(
         &mut self,
         request: u64,
-        act: impl FnOnce(&mut Ready, &P) -> Result<(), Refusal>,
+        act: impl FnOnce(&mut Ready, &mut P) -> Result<(), Refusal>,
     ) -> Result<(), Refusal> {
         let State::Ready(ready) = &mut self.state else { return Err(Refusal::new(Code::OutOfOrder)) };
-        let done = act(ready, &self.platform);
+        let done = act(ready, &mut self.platform);
         if done.is_err() {
             ready.close(request);
         }

@@ -152,6 +152,7 @@ pub(crate) fn execute(
             quant::lookup_in_place(from.u8_tile(*table)?, out.u8()?);
         }
         I::Lookup { table, input, .. } => quant::lookup(from.u8_tile(*table)?, from.u8(*input)?, out.u8()?),
+        I::Spill { .. } | I::Restore { .. } => return Err(EngineError::Bug("a value is moved by its steps")),
     }
     Ok(())
 }

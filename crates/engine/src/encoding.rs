@@ -150,8 +150,8 @@ wire_enum!(BinaryOp {
     17 => Xor,
 });
 
-// In memory an instruction is far larger than its tag, so a count is held to the shortest one: `Fill`, 18 bytes.
-wire_enum!(Instruction, min 18, {
+// In memory an instruction is far larger than its tag, so a count is held to the shortest one: `Spill`, 14 bytes.
+wire_enum!(Instruction, min 14, {
     0 => Conv2d { geometry, input, weight, bias, residual, activation, out },
     1 => ConvNd { geometry, input, weight, bias, activation, out },
     2 => Pool { geometry, input, out },
@@ -178,6 +178,8 @@ wire_enum!(Instruction, min 18, {
     23 => QSum { sum, a, b, out },
     24 => QPool { geometry, input, out },
     25 => Lookup { table, input, out },
+    26 => Spill { slot, value },
+    27 => Restore { slot, out },
 });
 
 impl Wire for Operand {

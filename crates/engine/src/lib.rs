@@ -26,7 +26,7 @@ mod wire;
 pub use cordon_kernels::KernelSet;
 pub use cordon_kernels::parallel::{Compute, Parallel, Serial, Task};
 pub use error::{EngineError, Place};
-pub use prepared::{Limits, MemoryReport, Prediction, Prepared, Reply, Residency, Step, ValueRef};
+pub use prepared::{Limits, MemoryReport, Moved, Prediction, Prepared, Reply, Residency, Step, ValueRef};
 pub use program::{Program, WeightTable};
 pub use share::share;
 

@@ -6,7 +6,7 @@
 use cordon_kernels::parallel::Compute;
 
 use crate::memory::{Buffers, SLACK_BYTES};
-use crate::program::{DType, Port, Program, Region, WeightTable};
+use crate::program::{DType, Instruction, Port, Program, Region, WeightTable};
 use crate::validate::validate;
 use crate::weights::{self, Weights};
 use crate::{EngineError, Place, dispatch};
@@ -114,7 +114,18 @@ impl ValueRef<'_> {
     }
 }
 
-/// What a [`Prepared`] asks for or tells. `Spill` (encrypted activations leave the arena and come back) is reserved.
+/// A value on its way out of the arena, or back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moved {
+    /// The `Spill` that sends it: of one run no other has this number.
+    pub spill: u32,
+    /// First of the chunks it takes in the normal world's memory.
+    pub slot: u32,
+    /// Its bytes.
+    pub bytes: u64,
+}
+
+/// What a [`Prepared`] asks for or tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step<'a> {
     /// Answer with [`Reply::Chunk`] `first`; the step after it asks for the rest.
@@ -126,6 +137,10 @@ pub enum Step<'a> {
     },
     /// Answer with [`Reply::Value`] for this port, or bring it with [`Prepared::fill`] and answer with [`Reply::Filled`].
     Input(&'a Port),
+    /// This value leaves. It is at [`Prepared::output`] until the next step. Answer with [`Reply::Go`].
+    Spill(Moved),
+    /// This value is to come back: bring it with [`Prepared::fill`] and answer with [`Reply::Filled`].
+    Restore(Moved),
     /// One instruction was executed. Answer with [`Reply::Go`].
     Ran {
         /// Its index.
@@ -151,7 +166,7 @@ pub enum Reply<'a> {
     },
     /// The value of the input port asked for.
     Value(ValueRef<'a>),
-    /// The value of the input port asked for is complete: [`Prepared::fill`] brought it.
+    /// The value asked for is complete: [`Prepared::fill`] brought it.
     Filled,
 }
 
@@ -166,6 +181,10 @@ enum State {
     Input(usize),
     /// `Go` executes the instruction, or asks for its chunks.
     Instruction(usize),
+    /// `Go` takes the spilled value's view away.
+    Spill(usize),
+    /// The value that a `Restore` brings back.
+    Restore(usize),
     /// `Go` takes the output's view away.
     Output(usize),
     /// Finished or failed.
@@ -179,7 +198,7 @@ pub struct Prepared {
     arena: Buffers,
     weights: Weights,
     state: State,
-    /// Bytes of the input asked for that [`Prepared::fill`] has brought.
+    /// Bytes of the value asked for that [`Prepared::fill`] has brought.
     filled: u64,
     memory: MemoryReport,
 }
@@ -234,7 +253,7 @@ impl Prepared {
         self.announce(step)
     }
 
-    /// Brings the next piece of the input asked for, little-endian, a whole number of elements: straight into the arena, so
+    /// Brings the next piece of the value asked for, little-endian, a whole number of elements: straight into the arena, so
     /// that a value needs no second place inside.
     pub fn fill(&mut self, bytes: &[u8]) -> Result<(), EngineError> {
         let filled = self.try_fill(bytes);
@@ -244,10 +263,13 @@ impl Prepared {
         filled
     }
 
-    /// The value of the output just announced; `None` at any other time.
+    /// The value just announced, by an output or a spill; `None` at any other time.
     pub fn output(&self) -> Option<ValueRef<'_>> {
-        let State::Output(index) = self.state else { return None };
-        let region = self.program.outputs.get(index)?.region;
+        let region = match self.state {
+            State::Output(index) => self.program.outputs.get(index)?.region,
+            State::Spill(index) => self.program.instructions.get(index)?.out(),
+            _ => return None,
+        };
         self.arena.view(region.dtype, region.start.into(), region.len).ok()
     }
 
@@ -262,6 +284,11 @@ impl Prepared {
     /// The ports that will be asked for, in order.
     pub fn inputs(&self) -> &[Port] {
         &self.program.inputs
+    }
+
+    /// Chunks of the normal world's memory that spilled values lie in.
+    pub fn spill_chunks(&self) -> u64 {
+        self.program.spill_chunks()
     }
 
     /// The ports that will be announced, in order.
@@ -299,35 +326,51 @@ impl Prepared {
                 self.filled = 0;
                 Ok(Next::Input(index + 1))
             }
-            (State::Input(index), Reply::Filled) => {
-                let port = self.program.inputs.get(index).ok_or(EngineError::Bug("input port"))?;
-                if core::mem::take(&mut self.filled) != region_bytes(port.region) {
+            (State::Input(_) | State::Restore(_), Reply::Filled) => {
+                let (region, _) = self.filling(state).ok_or(EngineError::Bug("a value's region"))?;
+                if core::mem::take(&mut self.filled) != region.bytes() {
                     return Err(EngineError::Reply("the value is not complete"));
                 }
-                Ok(Next::Input(index + 1))
+                Ok(match state {
+                    State::Restore(index) => Next::Moved(index),
+                    State::Input(index) => Next::Input(index + 1),
+                    _ => return Err(EngineError::Bug("a state that takes a value")),
+                })
             }
+            (State::Spill(index), Reply::Go) => Ok(Next::Moved(index)),
             (State::Instruction(index), Reply::Go) => Ok(Next::Begin(index)),
             (State::Output(index), Reply::Go) => Ok(Next::Output(index + 1)),
             (State::Chunk { .. }, _) => Err(EngineError::Reply("a chunk was asked for")),
-            (State::Input(_), _) => Err(EngineError::Reply("a value was asked for")),
-            (State::Idle | State::Instruction(_) | State::Output(_), _) => {
+            (State::Input(_) | State::Restore(_), _) => Err(EngineError::Reply("a value was asked for")),
+            (State::Idle | State::Instruction(_) | State::Spill(_) | State::Output(_), _) => {
                 Err(EngineError::Reply("nothing was asked for"))
             }
         }
     }
 
     fn try_fill(&mut self, bytes: &[u8]) -> Result<(), EngineError> {
-        let State::Input(index) = self.state else { return Err(EngineError::Reply("nothing was asked for")) };
-        let region = self.program.inputs.get(index).ok_or(EngineError::Bug("input port"))?.region;
+        let (region, at) = self.filling(self.state).ok_or(EngineError::Reply("nothing was asked for"))?;
         let size = u64::from(region.dtype.bytes());
         let end = self.filled + bytes.len() as u64;
-        if end > region_bytes(region) || !(bytes.len() as u64).is_multiple_of(size) {
+        if end > region.bytes() || !(bytes.len() as u64).is_multiple_of(size) {
             return Err(EngineError::Reply("the piece does not fit the port"));
         }
-        let at = u64::from(region.start) + self.filled / size;
-        self.arena.store_bytes(region.dtype, at, bytes, Place::Input(index as u32))?;
+        let start = u64::from(region.start) + self.filled / size;
+        self.arena.store_bytes(region.dtype, start, bytes, at)?;
         self.filled = end;
         Ok(())
+    }
+
+    /// Where the value goes that this state waits for, and its name in errors.
+    fn filling(&self, state: State) -> Option<(Region, Place)> {
+        match state {
+            State::Input(index) => Some((self.program.inputs.get(index)?.region, Place::Input(index as u32))),
+            State::Restore(index) => {
+                let instruction = self.program.instructions.get(index)?;
+                Some((instruction.out(), Place::Instruction { index: index as u32, name: instruction.name() }))
+            }
+            _ => None,
+        }
     }
 
     /// Passes phases that have nothing to do and stops at the first that has. Each phase leads only to later ones.
@@ -350,6 +393,9 @@ impl Prepared {
                     Next::Load(Some(index))
                 }
                 Next::Begin(_) => Next::Output(0),
+                Next::Moved(index) => {
+                    return Ok((State::Instruction(index + 1), Made::Ran { instruction: index as u32 }));
+                }
                 Next::Output(index) if index < self.program.outputs.len() => {
                     return Ok((State::Output(index), Made::Output(index)));
                 }
@@ -360,14 +406,28 @@ impl Prepared {
 
     fn execute(&mut self, index: usize) -> Result<(State, Made), EngineError> {
         let instruction = self.program.instructions.get(index).ok_or(EngineError::Bug("instruction index"))?;
-        dispatch::execute(self.compute, index, instruction, &mut self.arena, &self.weights)?;
-        Ok((State::Instruction(index + 1), Made::Ran { instruction: index as u32 }))
+        let moved = |spill: usize, slot| Moved { spill: spill as u32, slot, bytes: instruction.out().bytes() };
+        match instruction {
+            Instruction::Spill { slot, .. } => Ok((State::Spill(index), Made::Spill(moved(index, *slot)))),
+            Instruction::Restore { slot, .. } => {
+                let before = self.program.instructions.get(..index).unwrap_or_default();
+                let of_slot = |it: &Instruction| matches!(it, Instruction::Spill { slot: of, .. } if of == slot);
+                let spill = before.iter().rposition(of_slot).ok_or(EngineError::Bug("nothing was spilled"))?;
+                Ok((State::Restore(index), Made::Restore(moved(spill, *slot))))
+            }
+            _ => {
+                dispatch::execute(self.compute, index, instruction, &mut self.arena, &self.weights)?;
+                Ok((State::Instruction(index + 1), Made::Ran { instruction: index as u32 }))
+            }
+        }
     }
 
     fn announce(&self, made: Made) -> Result<Step<'_>, EngineError> {
         Ok(match made {
             Made::NeedChunks { first, count } => Step::NeedChunks { first, count },
             Made::Input(index) => Step::Input(self.program.inputs.get(index).ok_or(EngineError::Bug("input port"))?),
+            Made::Spill(moved) => Step::Spill(moved),
+            Made::Restore(moved) => Step::Restore(moved),
             Made::Ran { instruction } => Step::Ran { instruction },
             Made::Output(index) => {
                 Step::Output(self.program.outputs.get(index).ok_or(EngineError::Bug("output port"))?)
@@ -384,6 +444,8 @@ enum Next {
     Input(usize),
     /// An instruction whose load has not begun.
     Begin(usize),
+    /// An instruction that moved a value is complete.
+    Moved(usize),
     Output(usize),
 }
 
@@ -391,13 +453,11 @@ enum Next {
 enum Made {
     NeedChunks { first: u32, count: u32 },
     Input(usize),
+    Spill(Moved),
+    Restore(Moved),
     Ran { instruction: u32 },
     Output(usize),
     Done,
-}
-
-fn region_bytes(region: Region) -> u64 {
-    u64::from(region.len) * u64::from(region.dtype.bytes())
 }
 
 fn take(left: &mut u64, needed: u64, what: &'static str) -> Result<(), EngineError> {
@@ -412,7 +472,7 @@ mod tests {
 
     use super::*;
     use crate::KernelSet;
-    use crate::program::{ArenaSize, Instruction, Kind, Operand, Region, Tile, UnaryOp, Via, WeightInfo};
+    use crate::program::{ArenaSize, Kind, Operand, Region, Tile, UnaryOp, Via, WeightInfo};
 
     /// `neg(weight)` and the input, both handed out; nothing of them may remain.
     fn program() -> (Program, WeightTable) {
@@ -439,6 +499,7 @@ mod tests {
                 Step::NeedChunks { first, .. } => prepared.step(Reply::Chunk { index: first, plain: &stream }),
                 Step::Input(_) => prepared.step(Reply::Value(ValueRef::F32(&[4.0, 5.0]))),
                 Step::Ran { .. } | Step::Output(_) => prepared.step(Reply::Go),
+                Step::Spill(_) | Step::Restore(_) => unreachable!("nothing is spilled"),
                 Step::Done => return,
             };
         }

@@ -21,6 +21,10 @@ pub const MAX_PORTS: u32 = 1024;
 pub const MAX_INSTRUCTIONS: u32 = 65_536;
 /// Most tensors of a weight table.
 pub const MAX_WEIGHTS: u32 = 65_536;
+/// Most values spilled at one time.
+pub const MAX_SPILLED: u32 = 1024;
+/// Most chunks of [`crate::CHUNK`] bytes of the normal world's memory that spilled values lie in: 1 GiB.
+pub const MAX_SPILL_CHUNKS: u32 = 16_384;
 /// Tensors start on multiples of this many bytes in the weight stream.
 pub const WEIGHT_ALIGNMENT: u64 = 64;
 
@@ -499,6 +503,27 @@ pub enum Instruction {
         /// `u8`.
         out: Region,
     },
+    /// A value leaves for the normal world's memory, encrypted. None of its elements may be read until they are written again.
+    Spill {
+        /// First of the chunks it takes there, none of which holds another value.
+        slot: u32,
+        /// Any type.
+        value: Region,
+    },
+    /// The value that was spilled to `slot` comes back, once, and its chunks are free again.
+    Restore {
+        /// As it was spilled to.
+        slot: u32,
+        /// Of the type and length of the value.
+        out: Region,
+    },
+}
+
+impl Region {
+    /// Bytes of its elements.
+    pub fn bytes(&self) -> u64 {
+        u64::from(self.len) * u64::from(self.dtype.bytes())
+    }
 }
 
 /// What is added to a finished product of bytes.
@@ -540,10 +565,12 @@ impl Instruction {
             Self::QSum { .. } => "QSum",
             Self::QPool { .. } => "QPool",
             Self::Lookup { .. } => "Lookup",
+            Self::Spill { .. } => "Spill",
+            Self::Restore { .. } => "Restore",
         }
     }
 
-    /// The region written.
+    /// The region written; that of a spilled value is lost.
     pub fn out(&self) -> Region {
         match self {
             Self::Conv2d { out, .. }
@@ -571,7 +598,9 @@ impl Instruction {
             | Self::QDense { out, .. }
             | Self::QSum { out, .. }
             | Self::QPool { out, .. }
-            | Self::Lookup { out, .. } => *out,
+            | Self::Lookup { out, .. }
+            | Self::Spill { value: out, .. }
+            | Self::Restore { out, .. } => *out,
         }
     }
 
@@ -629,7 +658,8 @@ impl Instruction {
                 [Some(("input", *input)), tile("weight", weight), tile("bias", bias), tile("scale", scale), None]
             }
             Self::Lookup { table, input, .. } => [tile("table", table), Some(("input", *input)), None, None, None],
-            Self::Fill { .. } => [None; 5],
+            Self::Spill { value, .. } => [Some(("value", Operand::Arena(*value))), None, None, None, None],
+            Self::Fill { .. } | Self::Restore { .. } => [None; 5],
         };
         reads.into_iter().flatten()
     }
@@ -653,6 +683,24 @@ impl Program {
             + self.instructions.len() * size_of::<Instruction>()
             + (shapes + strides) * size_of::<u32>();
         bytes as u64
+    }
+
+    /// Chunks of the normal world's memory that spilled values lie in.
+    pub fn spill_chunks(&self) -> u64 {
+        let end = |instruction: &Instruction| match instruction {
+            Instruction::Spill { slot, value } => u64::from(*slot) + value.bytes().div_ceil(crate::CHUNK as u64),
+            _ => 0,
+        };
+        self.instructions.iter().map(end).max().unwrap_or(0)
+    }
+
+    /// Bytes of the values that are spilled in one run; as many come back.
+    pub fn spilled_bytes(&self) -> u64 {
+        let bytes = |instruction: &Instruction| match instruction {
+            Instruction::Spill { value, .. } => value.bytes(),
+            _ => 0,
+        };
+        self.instructions.iter().map(bytes).sum()
     }
 }
 

@@ -2,7 +2,7 @@
 
 mod support;
 
-use cordon_engine::{CHUNK, KernelSet, Limits, Prepared, Program, Reply, Residency, Step, WeightTable};
+use cordon_engine::{CHUNK, KernelSet, Limits, Moved, Prepared, Program, Reply, Residency, Step, WeightTable};
 use support::{Random, Value, cases};
 
 /// How far hostile bytes got.
@@ -52,6 +52,7 @@ fn run(prepared: &mut Prepared, stream: u64, fill: u8) -> bool {
         Go,
         Chunk(u32),
         Value(Value),
+        Filled,
     }
     let chunk = vec![fill; CHUNK];
     let mut answer = Answer::Go;
@@ -63,6 +64,7 @@ fn run(prepared: &mut Prepared, stream: u64, fill: u8) -> bool {
                 Reply::Chunk { index: *index, plain: &chunk[..left.min(CHUNK as u64) as usize] }
             }
             Answer::Value(value) => Reply::Value(value.view()),
+            Answer::Filled => Reply::Filled,
         };
         answer = match prepared.step(reply) {
             Err(_) => return false,
@@ -81,7 +83,14 @@ fn run(prepared: &mut Prepared, stream: u64, fill: u8) -> bool {
                     DType::U8 => Value::U8(vec![fill; len]),
                 })
             }
-            Ok(Step::Output(_) | Step::Ran { .. }) => Answer::Go,
+            Ok(Step::Restore(Moved { bytes, .. })) => {
+                let value = vec![fill; bytes as usize];
+                if value.chunks(CHUNK).any(|piece| prepared.fill(piece).is_err()) {
+                    return false;
+                }
+                Answer::Filled
+            }
+            Ok(Step::Output(_) | Step::Spill(_) | Step::Ran { .. }) => Answer::Go,
         };
     }
 }

@@ -265,9 +265,9 @@ fn a_count_of_instructions_costs_nothing_the_bytes_do_not_back() {
     let mut bytes = build.program.encode();
     let count = bytes.len() - 4;
     bytes[count..].copy_from_slice(&1000u32.to_le_bytes());
-    bytes.resize(bytes.len() + 1000 * 17, 0);
+    bytes.resize(bytes.len() + 1000 * 13, 0);
     assert_eq!(Program::decode(&bytes), Err(EngineError::Malformed(DecodeError::Truncated("instructions"))));
     // The bound is the shortest instruction's own length: nothing but those still decodes.
-    build.program.instructions = vec![Instruction::Fill { value: 1, out }; 3];
+    build.program.instructions = vec![Instruction::Spill { slot: 1, value: out }; 3];
     assert_eq!(Program::decode(&build.program.encode()).as_ref(), Ok(&build.program));
 }

@@ -1,7 +1,8 @@
 //! What tilings make of a model's activations and weights, all of it on the trusted engine:
 //! `cargo run --release -p cordon-lower --example tilings MODEL…`.
 //!
-//! Per model: arena and its lower bound untiled, then for falling targets, and whether a run gives the same bits.
+//! Per model: arena and its lower bound untiled, then for falling targets and with values spilled, and whether a run gives
+//! the same bits.
 
 use cordon_engine::KernelSet;
 use cordon_engine::{Prepared, Residency};
@@ -40,15 +41,25 @@ fn report(model: &str) -> Result<(), Box<dyn core::error::Error>> {
     let (want, ms) = run(&plain)?;
     println!("{model}");
     line("untiled", &plain, ms, 0.0, true)?;
-    for (weights, arena) in
-        [(Some(512), None), (Some(512), Some(6)), (Some(512), Some(4)), (Some(512), Some(3)), (Some(512), Some(0))]
-    {
-        let tiling = Tiling { weights: weights.map(|kib: u64| kib << 10), arena: arena.map(|mib: u64| mib << 20) };
+    let ways = [
+        (None, None),
+        (Some(6), None),
+        (Some(4), None),
+        (Some(3), None),
+        (Some(0), None),
+        (None, Some(0)),
+        (Some(6), Some(0)),
+        (Some(4), Some(0)),
+        (Some(0), Some(0)),
+    ];
+    for (arena, spill) in ways {
+        let mib = |mib: u64| mib << 20;
+        let tiling = Tiling { weights: Some(512 << 10), arena: arena.map(mib), spill: spill.map(mib) };
         let start = Instant::now();
         let lowered = untiled.tile(&tiling)?;
         let search = start.elapsed().as_secs_f64() * 1e3;
         let (got, ms) = run(&lowered)?;
-        line(&format!("{weights:?} KiB {arena:?} MiB"), &lowered, ms, search, got == want)?;
+        line(&format!("{arena:?} MiB, spilled to {spill:?}"), &lowered, ms, search, got == want)?;
     }
     Ok(())
 }
@@ -59,13 +70,14 @@ fn line(name: &str, lowered: &Lowered, ms: f64, search: f64, same: bool) -> Resu
     let budget = Residency::Budget { bytes: least.constants + (1 << 20) };
     let more = Prepared::predict(&lowered.program, &lowered.weights, budget)?;
     println!(
-        "  {name:<28} arena {:6.2} bound {:6.2} window {:6.2} tables {:5.2} total {:6.2} | {} instructions, streamed {:.1}, with 1 MiB resident {:.1} MiB, run {ms:.1} ms, search {search:.0} ms{}",
+        "  {name:<32} arena {:6.2} bound {:6.2} window {:6.2} tables {:5.2} total {:6.2} | {} instructions, spilled {:.1}, streamed {:.1}, with 1 MiB resident {:.1} MiB, run {ms:.1} ms, search {search:.0} ms{}",
         mib(lowered.arena.bytes),
         mib(lowered.arena.lower_bound),
         mib(least.memory.window),
         mib(least.memory.tables),
         mib(least.memory.total()),
         lowered.program.instructions.len(),
+        mib(lowered.program.spilled_bytes()),
         least.chunks as f64 / 16.0,
         more.chunks as f64 / 16.0,
         if same { "" } else { "  OTHER BITS" },

@@ -83,7 +83,7 @@ impl Draft {
     }
 }
 
-/// The region an instruction writes.
+/// The region an instruction writes; of a spill the one it reads.
 pub(crate) fn out_mut(instruction: &mut Instruction) -> &mut Region {
     use Instruction as I;
     match instruction {
@@ -112,7 +112,9 @@ pub(crate) fn out_mut(instruction: &mut Instruction) -> &mut Region {
         | I::QDense { out, .. }
         | I::QSum { out, .. }
         | I::QPool { out, .. }
-        | I::Lookup { out, .. } => out,
+        | I::Lookup { out, .. }
+        | I::Spill { value: out, .. }
+        | I::Restore { out, .. } => out,
     }
 }
 
@@ -194,7 +196,8 @@ pub(crate) fn for_each_read(instruction: &mut Instruction, mut visit: impl FnMut
             visit(ReadMut::Tile(table));
             operand(input, &mut visit);
         }
-        I::Fill { .. } => {}
+        // A spilled region is `out_mut`'s.
+        I::Fill { .. } | I::Spill { .. } | I::Restore { .. } => {}
     }
 }
 

@@ -5,6 +5,7 @@
 //! | lower each node | [`ops`], [`context`] | engine instructions over virtual tensors |
 //! | fuse | `fuse` | batch-norm and bias into weights, activations and residual adds into `Conv2d` and `Dense` |
 //! | tile | `tile` | rows and output channels in pieces, where memory is small |
+//! | spill | `spill`, `pieces` | values that wait outside, where tiling is not enough |
 //! | place | `arena` | lifetimes → offsets |
 //! | emit | `emit` | `Program`, weight table, weight stream |
 #![forbid(unsafe_code)]
@@ -20,7 +21,9 @@ mod fuse;
 mod layout;
 mod local;
 pub mod ops;
+mod pieces;
 mod segment;
+mod spill;
 #[cfg(test)]
 mod testing;
 mod threads;

@@ -6,6 +6,7 @@ use crate::error::LowerError;
 use cordon_engine::program::{DType, Port};
 use cordon_engine::{CHUNK, Compute, KernelSet, Limits, MemoryReport, Prepared, Reply, Residency, Step, ValueRef};
 use cordon_graph::{ElemType, Tensor};
+use std::collections::HashMap;
 
 /// A segment loaded into an engine of its own, weights resident.
 pub struct Local {
@@ -66,14 +67,28 @@ impl Local {
             Go,
             Input(usize),
             Output(Vec<usize>),
+            Spill(u32),
+            Restore(u32),
         }
         let mut outputs = Vec::new();
+        // Values outside the arena, as they are: nothing is protected here.
+        let mut outside: HashMap<u32, Vec<u8>> = HashMap::new();
         let mut fed = 0;
         let mut next = Next::Go;
         loop {
             let step = match next {
                 Next::Go => self.engine.step(Reply::Go),
                 Next::Input(index) => feed(&mut self.engine, &inputs[index], &self.ports[index])?,
+                Next::Spill(slot) => {
+                    let value = self.engine.output().ok_or_else(|| LowerError::Engine("a value is gone".into()))?;
+                    outside.insert(slot, tensor(&[value.len()], value, None).data.to_vec());
+                    self.engine.step(Reply::Go)
+                }
+                Next::Restore(slot) => {
+                    let value = outside.remove(&slot).unwrap_or_default();
+                    self.engine.fill(&value).map_err(refused)?;
+                    self.engine.step(Reply::Filled)
+                }
                 Next::Output(dims) => {
                     let value = self.engine.output().ok_or_else(|| LowerError::Engine("an output is gone".into()))?;
                     let elem = self.outputs.get(outputs.len()).copied();
@@ -91,6 +106,8 @@ impl Local {
                     Next::Input(fed - 1)
                 }
                 Step::Output(port) => Next::Output(port.shape.iter().map(|&extent| extent as usize).collect()),
+                Step::Spill(moved) => Next::Spill(moved.slot),
+                Step::Restore(moved) => Next::Restore(moved.slot),
                 Step::Done => return Ok(outputs),
                 Step::NeedChunks { .. } => return Err(LowerError::Engine("resident weights are gone".into())),
             };

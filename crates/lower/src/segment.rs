@@ -7,7 +7,7 @@ use crate::error::LowerError;
 use crate::ops;
 use crate::tile::{self, Tiling};
 use crate::weights::{Form, WeightSource};
-use crate::{concat, emit, fuse};
+use crate::{concat, emit, fuse, spill};
 use cordon_engine::program::{DType, Instruction, Layout, Port, Via};
 use cordon_graph::{ElemType, Graph, Node, NodeId, NodeView, Segment, TensorType, ValueId, segment};
 use std::collections::{BTreeSet, HashMap};
@@ -70,8 +70,12 @@ impl Untiled {
         let mut draft = self.draft.clone();
         tile::apply(&mut draft, tiling);
         let scratch = self.winograd && *tiling == Tiling::default();
-        let joined = concat::in_place(&draft).map(|draft| emit::finish(draft, self.batch, scratch)).transpose()?;
-        let copied = emit::finish(draft, self.batch, scratch)?;
+        let finish = |mut draft: Draft| {
+            tiling.spill.inspect(|&bytes| spill::apply(&mut draft, bytes));
+            emit::finish(draft, self.batch, scratch)
+        };
+        let joined = concat::in_place(&draft).map(finish).transpose()?;
+        let copied = finish(draft)?;
         // A joined value takes all its room as soon as its first part exists.
         let lowered = joined.filter(|joined| joined.arena.bytes <= copied.arena.bytes).unwrap_or(copied);
         Ok(Lowered { outputs: self.outputs.clone(), ..lowered })

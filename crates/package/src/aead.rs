@@ -14,13 +14,14 @@ use ctr::flavors::Ctr32BE;
 use crate::limits::TAG_BYTES;
 
 /// Bytes of a nonce.
-pub(crate) const NONCE_BYTES: usize = 12;
+pub const NONCE_BYTES: usize = 12;
 
 /// AES-256-GCM under one key.
-pub(crate) trait Aead {
+pub trait Aead {
     /// Whose code it is.
     const NAME: &'static str;
 
+    /// Takes a key.
     fn new(key: &[u8; 32]) -> Self;
 
     /// Encrypts in place; `None` when the data is longer than AES-GCM allows.
@@ -32,14 +33,14 @@ pub(crate) trait Aead {
 
 /// What chunks are encrypted and decrypted with.
 #[cfg(not(feature = "fast-aead"))]
-pub(crate) type ChunkAead = Portable;
+pub type ChunkAead = Portable;
 /// What chunks are encrypted and decrypted with.
 #[cfg(feature = "fast-aead")]
-pub(crate) type ChunkAead = Fast;
+pub type ChunkAead = Fast;
 
 /// Crate `aes-gcm`: pure Rust, every target.
 #[cfg_attr(feature = "fast-aead", allow(dead_code, reason = "the other one's reference in tests"))]
-pub(crate) struct Portable(Aes256Gcm);
+pub struct Portable(Aes256Gcm);
 
 impl Aead for Portable {
     const NAME: &'static str = "aes-gcm";
@@ -59,7 +60,7 @@ impl Aead for Portable {
 
 /// Crate `ring`.
 #[cfg(feature = "fast-aead")]
-pub(crate) struct Fast(ring::aead::LessSafeKey);
+pub struct Fast(ring::aead::LessSafeKey);
 
 #[cfg(feature = "fast-aead")]
 impl Aead for Fast {

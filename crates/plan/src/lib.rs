@@ -22,6 +22,7 @@ mod model;
 mod placement;
 mod plan;
 mod preprocessing;
+mod spilling;
 mod tiling;
 mod words;
 

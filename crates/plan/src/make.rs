@@ -6,7 +6,7 @@ use crate::placement::{Constraints, Protect, Ranges, ranges};
 use crate::plan::{
     Crossing, FORMAT, Goal, Memory, ModelIdentity, OutputInfo, Placement, Plan, SegmentPlan, ValueShape, World,
 };
-use crate::{Model, PlanError, Preprocessing, words};
+use crate::{Model, PlanError, Preprocessing, spilling, words};
 use cordon_graph::{ElemType, Graph, TensorType, ValueId};
 
 /// Places a model.
@@ -31,6 +31,14 @@ pub fn make(model: &Model, constraints: &Constraints) -> Result<Plan, PlanError>
             predicted: predicted.peak,
             minimum: predicted.minimum,
             streamed: predicted.chunks * cordon_engine::CHUNK as u64,
+            spilled: lowered
+                .segments
+                .iter()
+                .filter_map(|it| it.lowered.as_ref())
+                .map(|it| it.program.spilled_bytes())
+                .sum(),
+            spill_ms: (spilling::seconds(lowered.segments.iter().filter_map(|it| it.lowered.as_ref())) * 1e4).round()
+                / 10.0,
             slowdown: (slowdown * 100.0).round() / 100.0,
         },
         output,
@@ -52,6 +60,7 @@ pub fn make(model: &Model, constraints: &Constraints) -> Result<Plan, PlanError>
             secure_memory: alone(segment, constraints.secure_memory)?,
             tile_weights: segment.tiling.weights,
             tile_arena: segment.tiling.arena,
+            spill_arena: segment.tiling.spill,
             weight_bytes: weight_bytes(graph, segment.segment.nodes.iter().copied()),
             inputs: names(&segment.inputs),
             outputs: names(&segment.outputs),

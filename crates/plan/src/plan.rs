@@ -119,6 +119,12 @@ pub struct Memory {
     /// Weight bytes decrypted per request because they do not stay inside.
     #[serde(default)]
     pub streamed: u64,
+    /// Activation bytes that leave encrypted in a request because there is no room inside; as many come back.
+    #[serde(default)]
+    pub spilled: u64,
+    /// Predicted milliseconds that takes; rough.
+    #[serde(default)]
+    pub spill_ms: f64,
     /// Predicted time of a request over that with everything inside and nothing cut; rough, one thread.
     #[serde(default = "one")]
     pub slowdown: f64,
@@ -163,6 +169,9 @@ pub struct SegmentPlan {
     /// Activations are cut to about this many bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tile_arena: Option<u64>,
+    /// Activations that wait outside, encrypted, bring what is alive inside to about this many bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spill_arena: Option<u64>,
     /// Bytes of its weights as stored.
     pub weight_bytes: u64,
     /// Values it takes from outside.
@@ -202,7 +211,7 @@ pub struct Crossing {
 impl SegmentPlan {
     /// How small it is cut.
     pub(crate) fn tiling(&self) -> Tiling {
-        Tiling { weights: self.tile_weights, arena: self.tile_arena }
+        Tiling { weights: self.tile_weights, arena: self.tile_arena, spill: self.spill_arena }
     }
 }
 

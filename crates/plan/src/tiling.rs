@@ -3,8 +3,8 @@
 //! Smaller tiles leave more room for resident weights and cost time elsewhere: copies between bands, instructions, inputs
 //! read again for every stretch of output channels. The prediction of time is rough, and only its order decides.
 
-use crate::PlanError;
 use crate::memory::{Predicted, predict};
+use crate::{PlanError, spilling};
 use cordon_engine::CHUNK;
 use cordon_engine::program::Instruction;
 use cordon_lower::{Lowered, Tiling, Untiled};
@@ -47,7 +47,8 @@ pub(crate) fn fit(segments: &[Untiled], limit: Option<u64>) -> Result<Fitted, Pl
     for weights in WEIGHTS {
         for share in ARENAS {
             let arena = |whole: &u64| (share < 100).then_some(whole * share / 100);
-            let tilings: Vec<Tiling> = whole.iter().map(|whole| Tiling { weights, arena: arena(whole) }).collect();
+            let tilings: Vec<Tiling> =
+                whole.iter().map(|whole| Tiling { weights, arena: arena(whole), spill: None }).collect();
             let tried = cut(segments, &tilings)?;
             let predicted = predict(&tried.lowered.iter().collect::<Vec<_>>(), Some(limit))?;
             let slowdown = slowdown(&tried.lowered, &predicted, fastest);
@@ -61,6 +62,9 @@ pub(crate) fn fit(segments: &[Untiled], limit: Option<u64>) -> Result<Fitted, Pl
             }
         }
     }
+    if best.predicted.minimum > limit {
+        return spilling::last_resort(segments, limit, best, fastest);
+    }
     Ok(best)
 }
 
@@ -71,7 +75,7 @@ pub(crate) fn cut(segments: &[Untiled], tilings: &[Tiling]) -> Result<Fitted, Pl
     Ok(Fitted { tilings: tilings.to_vec(), lowered, predicted: Predicted::default(), slowdown: f64::INFINITY })
 }
 
-fn slowdown(lowered: &[Lowered], predicted: &Predicted, fastest: f64) -> f64 {
+pub(crate) fn slowdown(lowered: &[Lowered], predicted: &Predicted, fastest: f64) -> f64 {
     seconds(lowered, predicted.chunks) / fastest
 }
 
@@ -85,5 +89,5 @@ fn seconds(lowered: &[Lowered], chunks: u64) -> f64 {
         let instructions = lowered.program.instructions.len() as f64;
         lowered.flops() as f64 / FLOPS + copied as f64 / COPIED + instructions * STEP
     };
-    lowered.iter().map(one).sum::<f64>() + chunks as f64 * CHUNK as f64 / DECRYPTED
+    lowered.iter().map(one).sum::<f64>() + chunks as f64 * CHUNK as f64 / DECRYPTED + spilling::seconds(lowered)
 }

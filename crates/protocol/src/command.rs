@@ -78,6 +78,11 @@ pub enum Supply {
         /// How the payload is protected.
         payload: Payload,
     },
+    /// Stored chunks of a value that was spilled, in the payload.
+    Spilled {
+        /// First chunk of the spill area.
+        chunk: u32,
+    },
 }
 
 /// One command. Those that carry a payload say so; the others must come without.
@@ -190,6 +195,9 @@ impl Command {
                         w.u8(1).u32(first).u32(count);
                     }
                     Supply::Value { value, start, payload } => payload.encode(w.u8(2).u32(value).u64(start)),
+                    Supply::Spilled { chunk } => {
+                        w.u8(3).u32(chunk);
+                    }
                 }
             }
             Self::End { request } => {
@@ -231,6 +239,7 @@ impl Command {
                         start: r.u64("start")?,
                         payload: Payload::decode(&mut r)?,
                     },
+                    3 => Supply::Spilled { chunk: r.u32("chunk")? },
                     _ => return Err(DecodeError::Invalid("supply")),
                 },
             },
@@ -274,6 +283,7 @@ mod tests {
             Command::Step { request: 5, supply: Supply::Chunks { first: 1, count: 2 } },
             Command::Step { request: 5, supply: Supply::Value { value: 4, start: 8, payload: Payload::Clear } },
             Command::Step { request: 5, supply: Supply::Value { value: 4, start: 8, payload: Payload::Sealed } },
+            Command::Step { request: 5, supply: Supply::Spilled { chunk: 3 } },
             Command::End { request: 5 },
             Command::Abort { request: 5 },
         ]

@@ -32,6 +32,12 @@ pub const OLDEST_VERSION: u16 = 1;
 /// The most payload bytes one frame carries, on any platform (design rule 5). A platform may offer less.
 pub const PAYLOAD_LIMIT: usize = 1 << 20;
 
+/// The most bytes of a stored chunk of a spilled value, and the distance of chunks in the spill area.
+pub const SPILL_CHUNK: usize = 65_552;
+
+/// The most chunks of the spill area.
+pub const MAX_SPILL_CHUNKS: u32 = 16_384;
+
 /// The most threads an enclave computes with.
 pub const MAX_THREADS: usize = 16;
 
@@ -62,6 +68,8 @@ mod tests {
             ("VERSION", u64::from(VERSION)),
             ("OLDEST_VERSION", u64::from(OLDEST_VERSION)),
             ("PAYLOAD_LIMIT", PAYLOAD_LIMIT as u64),
+            ("SPILL_CHUNK", SPILL_CHUNK as u64),
+            ("MAX_SPILL_CHUNKS", u64::from(MAX_SPILL_CHUNKS)),
             ("MAX_THREADS", MAX_THREADS as u64),
             ("HEAD_LIMIT", frame::HEAD_LIMIT as u64),
             ("RING_HEADER", ring::HEADER_BYTES as u64),

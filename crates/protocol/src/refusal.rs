@@ -65,6 +65,8 @@ codes! {
         BadValue = 9 "bad-value",
         /// More secure memory is needed than the budget leaves.
         OutOfMemory = 10 "out-of-secure-memory",
+        /// A spilled value did not come back as it left.
+        CorruptSpill = 11 "corrupt-spill",
         /// The package's bytes are damaged or forged.
         PackageHostile = 20 "package-hostile",
         /// The package needs a newer enclave.
@@ -107,7 +109,7 @@ pub struct Refusal {
     pub segment: Option<u32>,
     /// The instruction concerned, an index into the segment's Program.
     pub instruction: Option<u32>,
-    /// The value, chunk or section concerned, by index.
+    /// The value, chunk, slot or section concerned, by index.
     pub index: Option<u32>,
     /// What was needed: bytes, or a version.
     pub needed: Option<u64>,
@@ -243,6 +245,10 @@ fn explain(code: Code) -> (&'static str, &'static str) {
         Code::WrongSupply => ("the enclave was given something it had not asked for", "begin a new request"),
         Code::BadValue => ("a value holds NaN, a mask other than 0 and 1, or an index out of range", "check the input"),
         Code::OutOfMemory => ("not enough secure memory", "raise the budget"),
+        Code::CorruptSpill => (
+            "a value that was spilled to this host's memory did not come back as it left",
+            "run it again, on a host you trust more",
+        ),
         Code::PackageHostile => ("the package is damaged or forged", "copy it again, or ask its owner"),
         Code::PackageUnsupported => ("the package needs something this enclave does not know", "update Cordon"),
         Code::UnpinnedOwner => {

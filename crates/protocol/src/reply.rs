@@ -69,6 +69,8 @@ pub struct LoadReport {
     pub resident: u32,
     /// Bytes of activations, resident weights, windows and tables.
     pub compute: u64,
+    /// Chunks of [`crate::SPILL_CHUNK`] bytes that the normal world keeps for values that leave encrypted: the spill area.
+    pub spill: u32,
     /// Memory after loading.
     pub memory: MemoryUse,
 }
@@ -151,6 +153,19 @@ pub enum Reply {
         /// How the payload is protected.
         payload: Payload,
     },
+    /// A stored chunk of a value that is to come back. Payload: its bytes, at most [`crate::SPILL_CHUNK`], for the normal world
+    /// to keep. The next step goes on.
+    Spill {
+        /// Its place in the spill area.
+        chunk: u32,
+    },
+    /// The running segment asks for chunks that it spilled.
+    NeedSpilled {
+        /// First chunk of the spill area.
+        chunk: u32,
+        /// Bytes: chunks are whole but for the last.
+        len: u32,
+    },
     /// The segment runs on; nothing is needed.
     Working,
     /// The segment is complete.
@@ -207,6 +222,12 @@ impl Reply {
             Self::Closed => {
                 w.u8(0x26);
             }
+            Self::Spill { chunk } => {
+                w.u8(0x27).u32(*chunk);
+            }
+            Self::NeedSpilled { chunk, len } => {
+                w.u8(0x28).u32(*chunk).u32(*len);
+            }
         }
         frame::begin(out, &w.finish());
     }
@@ -246,11 +267,15 @@ impl Reply {
             0x24 => Self::Working,
             0x25 => Self::SegmentDone,
             0x26 => Self::Closed,
+            0x27 => Self::Spill { chunk: r.u32("chunk")? },
+            0x28 => Self::NeedSpilled { chunk: r.u32("chunk")?, len: r.u32("length")? },
             _ => return Err(DecodeError::Invalid("reply")),
         };
         r.finish()?;
-        let takes_payload =
-            matches!(reply, Self::Provisioned | Self::Loaded(_) | Self::Begun { .. } | Self::Output { .. });
+        let takes_payload = matches!(
+            reply,
+            Self::Provisioned | Self::Loaded(_) | Self::Begun { .. } | Self::Output { .. } | Self::Spill { .. }
+        );
         if !payload.is_empty() && !takes_payload {
             return Err(DecodeError::TrailingBytes);
         }
@@ -294,7 +319,7 @@ fn encode_load(report: &LoadReport, w: &mut Writer) {
     w.option(report.requests_left, |w, v| {
         w.u64(v);
     });
-    w.u32(report.segments).u32(report.resident).u64(report.compute);
+    w.u32(report.segments).u32(report.resident).u64(report.compute).u32(report.spill);
     report.memory.encode(w);
 }
 
@@ -311,6 +336,7 @@ fn decode_load(r: &mut Reader<'_>) -> Result<LoadReport, DecodeError> {
         segments: r.u32("segments")?,
         resident: r.u32("resident")?,
         compute: r.u64("compute")?,
+        spill: r.u32("spill area")?,
         memory: MemoryUse::decode(r)?,
     })
 }
@@ -409,6 +435,7 @@ mod tests {
                 segments: 2,
                 resident: 1,
                 compute: 4096,
+                spill: 3,
                 memory: memory(),
             }),
             Reply::Unloaded,
@@ -419,6 +446,8 @@ mod tests {
             Reply::Working,
             Reply::SegmentDone,
             Reply::Closed,
+            Reply::Spill { chunk: 4 },
+            Reply::NeedSpilled { chunk: 4, len: 65_552 },
         ]
     }
 

@@ -6,7 +6,8 @@ use std::collections::HashMap;
 use cordon_executor::Tensor;
 use cordon_package::{OwnerPublic, Recipient, ValueInfo};
 use cordon_protocol::{
-    Command, Form, Greeting, LoadReport, MemoryUse, OLDEST_VERSION, Part, Payload, Ranked, Reply, Supply, VERSION,
+    Command, Form, Greeting, LoadReport, MAX_SPILL_CHUNKS, MemoryUse, OLDEST_VERSION, Part, Payload, Ranked, Reply,
+    SPILL_CHUNK, Supply, VERSION,
 };
 
 use crate::error::RuntimeError;
@@ -18,6 +19,8 @@ pub struct Enclave {
     transport: Box<dyn Transport>,
     greeting: Greeting,
     frame: Vec<u8>,
+    /// Where encrypted activations wait that have no room inside: as long as the package loaded needs, before it runs.
+    spill: Vec<u8>,
 }
 
 /// What a secure segment handed out.
@@ -37,6 +40,8 @@ pub(crate) struct Traffic {
     pub(crate) crossing_bytes: u64,
     /// Encrypted weight bytes that went in.
     pub(crate) weight_bytes: u64,
+    /// Encrypted activation bytes that left, and came back.
+    pub(crate) spilled_bytes: u64,
     /// Commands.
     pub(crate) steps: u64,
 }
@@ -56,7 +61,7 @@ impl Enclave {
             protections: Vec::new(),
             memory: MemoryUse::default(),
         };
-        let mut enclave = Self { transport, greeting: nothing, frame: Vec::new() };
+        let mut enclave = Self { transport, greeting: nothing, frame: Vec::new(), spill: Vec::new() };
         let hello = Command::Hello { oldest: OLDEST_VERSION, newest: VERSION };
         match enclave.call("greeting it", hello, &[])?.0 {
             Reply::Hello(greeting) if greeting.payload_limit > 0 => {
@@ -115,7 +120,9 @@ impl Enclave {
             let (reply, answer) = self.exchange(DOING)?;
             match reply {
                 Reply::Loaded(report) => {
-                    return Ok((report, (!answer.is_empty()).then(|| answer.to_vec())));
+                    let state = (!answer.is_empty()).then(|| answer.to_vec());
+                    self.spill = spill_area(report.spill)?;
+                    return Ok((report, state));
                 }
                 Reply::NeedHeader { offset, len } => {
                     let whole = file.header_bytes().iter().chain(grant).copied();
@@ -147,6 +154,22 @@ impl Enclave {
         segment: u32,
         file: &PackageFile,
         values: &HashMap<u32, Tensor>,
+        out: impl FnMut(u32, Crossed),
+    ) -> Result<Traffic, RuntimeError> {
+        let mut area = core::mem::take(&mut self.spill);
+        let traffic = self.drive(request, segment, file, values, &mut area, out);
+        self.spill = area;
+        traffic
+    }
+
+    /// [`Self::run`] with the spill area, which answers are copied to.
+    fn drive(
+        &mut self,
+        request: u64,
+        segment: u32,
+        file: &PackageFile,
+        values: &HashMap<u32, Tensor>,
+        area: &mut [u8],
         mut out: impl FnMut(u32, Crossed),
     ) -> Result<Traffic, RuntimeError> {
         const DOING: &str = "running a secure segment";
@@ -154,8 +177,10 @@ impl Enclave {
         let mut collecting: Option<(u32, Form, u64, Vec<u8>)> = None;
         let (mut command, mut payload) = (Command::Run { request, segment }, Vec::new());
         let mut chunks: Option<(u32, u32, u32)> = None;
+        let mut spilled = 0..0;
         loop {
             self.begin_frame(command, &payload);
+            self.frame.extend_from_slice(area.get(core::mem::take(&mut spilled)).unwrap_or_default());
             if let Some((section, first, count)) = chunks.take() {
                 let head = self.frame.len();
                 file.supply(section, Part::Chunks, first, count, &mut self.frame)?;
@@ -181,6 +206,17 @@ impl Enclave {
                     traffic.crossings += u64::from(start == 0);
                     traffic.crossing_bytes += u64::from(len);
                     supply = Supply::Value { value, start, payload: Payload::Clear };
+                }
+                Reply::Spill { chunk } => {
+                    traffic.spilled_bytes += answer.len() as u64;
+                    let range = spill_range(chunk, answer.len()).ok_or(OUTSIDE)?;
+                    area.get_mut(range).ok_or(OUTSIDE)?.copy_from_slice(answer);
+                }
+                Reply::NeedSpilled { chunk, len } => {
+                    traffic.spilled_bytes += u64::from(len);
+                    let range = spill_range(chunk, len as usize);
+                    spilled = range.filter(|range| range.end <= area.len()).ok_or(OUTSIDE)?;
+                    supply = Supply::Spilled { chunk };
                 }
                 Reply::Output { value, form, start, total, payload: Payload::Clear } => {
                     let (of, as_form, _, bytes) = collecting.get_or_insert_with(|| (value, form, total, Vec::new()));
@@ -240,6 +276,25 @@ impl Enclave {
             Err(_) => Err(RuntimeError::Protocol("a reply that does not decode")),
         }
     }
+}
+
+const OUTSIDE: RuntimeError = RuntimeError::Protocol("a place outside the spill area");
+
+/// Memory for so many chunks.
+fn spill_area(chunks: u32) -> Result<Vec<u8>, RuntimeError> {
+    if chunks > MAX_SPILL_CHUNKS {
+        return Err(RuntimeError::Protocol("a larger spill area than any package may need"));
+    }
+    let (mut area, bytes) = (Vec::new(), chunks as usize * SPILL_CHUNK);
+    let refused = |_| RuntimeError::Input(format!("no memory for {bytes} bytes of spilled activations"));
+    area.try_reserve_exact(bytes).map_err(refused)?;
+    area.resize(bytes, 0);
+    Ok(area)
+}
+
+fn spill_range(chunk: u32, len: usize) -> Option<core::ops::Range<usize>> {
+    let start = (chunk as usize).checked_mul(SPILL_CHUNK)?;
+    Some(start..start.checked_add(len)?)
 }
 
 fn crossed(form: Form, info: &ValueInfo, bytes: Vec<u8>) -> Result<Crossed, RuntimeError> {

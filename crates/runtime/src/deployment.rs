@@ -135,6 +135,8 @@ pub struct SegmentCost {
     pub crossing_bytes: u64,
     /// Encrypted weight bytes brought in.
     pub weight_bytes: u64,
+    /// Encrypted activation bytes that left for this host's memory, and came back.
+    pub spilled_bytes: u64,
     /// Commands to the enclave.
     pub commands: u64,
 }
@@ -328,9 +330,17 @@ impl Deployment {
                 }
                 (None, ..) => return Err(RuntimeError::Protocol("a secure segment without an enclave")),
             };
-            let Traffic { crossings, crossing_bytes, weight_bytes, steps } = traffic;
+            let Traffic { crossings, crossing_bytes, weight_bytes, spilled_bytes, steps } = traffic;
             let elapsed = started.elapsed();
-            costs.push(SegmentCost { placement, elapsed, crossings, crossing_bytes, weight_bytes, commands: steps });
+            costs.push(SegmentCost {
+                placement,
+                elapsed,
+                crossings,
+                crossing_bytes,
+                weight_bytes,
+                spilled_bytes,
+                commands: steps,
+            });
         }
         Ok(costs)
     }

@@ -150,6 +150,13 @@ pub(crate) fn show(plan: &Plan, ui: Ui) {
             plan.memory.slowdown
         ));
     }
+    if plan.memory.spilled > 0 {
+        ui.line(format!(
+            "Activations that leave encrypted and come back in every request: {}, about {:.0} ms",
+            ui::bytes(plan.memory.spilled),
+            plan.memory.spill_ms
+        ));
+    }
     ui.heading("In words");
     for paragraph in plan.words.trim().split("\n\n") {
         let painted = if paragraph.starts_with("Warning:") { ui.warn(paragraph) } else { paragraph.to_owned() };
@@ -177,6 +184,8 @@ fn as_json(plan: &Plan, path: &Path) -> serde_json::Value {
         "secure_memory_predicted": plan.memory.predicted,
         "secure_memory_minimum": plan.memory.minimum,
         "streamed_bytes_per_request": plan.memory.streamed,
+        "spilled_bytes_per_request": plan.memory.spilled,
+        "spill_ms_predicted": plan.memory.spill_ms,
         "slowdown_predicted": plan.memory.slowdown,
         "words": plan.words,
         "warnings": plan.warnings,

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "only tests use it")]
 
 use core::cell::Cell;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 
 use cordon_enclave::{CounterId, Enclave, Platform, PlatformError};
@@ -352,6 +352,8 @@ pub struct Host {
     pub left: Vec<(u32, Vec<u8>)>,
     /// Every section range asked for while running.
     pub asked: Vec<(u32, u32, u32)>,
+    /// Stored chunks of the spill area.
+    pub spilled: BTreeMap<u32, Vec<u8>>,
     pub state: Vec<u8>,
 }
 
@@ -388,7 +390,7 @@ impl Host {
         };
         let enclave = Enclave::new(platform);
         let (tamper, left, asked, state) = (None, vec![], vec![], vec![]);
-        Self { enclave, settings, file, verified, tamper, left, asked, state }
+        Self { enclave, settings, file, verified, tamper, left, asked, spilled: BTreeMap::new(), state }
     }
 
     /// Greeted and loaded.
@@ -499,6 +501,14 @@ impl Host {
             Reply::NeedValue { value, start, len } => {
                 let bytes = values[&value][start as usize..start as usize + len as usize].to_vec();
                 step(Supply::Value { value, start, payload: Payload::Clear }, bytes)
+            }
+            Reply::Spill { chunk } => {
+                self.spilled.insert(chunk, payload.to_vec());
+                step(Supply::Nothing, vec![])
+            }
+            Reply::NeedSpilled { chunk, len } => {
+                let stored = self.spilled.range(chunk..).flat_map(|(_, bytes)| bytes).copied();
+                step(Supply::Spilled { chunk }, stored.take(len as usize).collect())
             }
             Reply::Output { value, start, total, .. } => {
                 if start == 0 {

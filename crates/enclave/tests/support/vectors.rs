@@ -49,6 +49,16 @@ fn with(change: impl FnOnce(&mut Model)) -> Model {
     model
 }
 
+const X: Region = Region { dtype: DType::F32, start: 0, len: 4 };
+const SPILL: Instruction = Instruction::Spill { slot: 1, value: X };
+const WRITE: Instruction = Instruction::Fill { value: 0, out: X };
+const RESTORE: Instruction = Instruction::Restore { slot: 1, out: X };
+
+/// [`good`], with these before its instruction.
+fn spilling(moves: [Instruction; 3]) -> Model {
+    with(|m| drop(m.program.instructions.splice(0..0, moves)))
+}
+
 fn out(model: &mut Model) -> &mut Region {
     match &mut model.program.instructions[0] {
         Instruction::Binary { out, .. } => out,
@@ -84,6 +94,21 @@ pub(crate) fn all() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         ("program_weight_offset_out_of_range.cordon", INVALID, with(|m| m.table.0[0].offset = 64)),
         ("program_output_not_a_crossing.cordon", INVALID, with(|m| m.program.outputs[0].value = 0)),
         ("program_output_retained_by_nobody.cordon", INVALID, with(|m| m.program.outputs[0].via = Via::Retain)),
+        ("program_spill_good.cordon", "loads", spilling([SPILL, WRITE, RESTORE])),
+        ("program_spill_restored_first.cordon", INVALID, spilling([RESTORE, WRITE, SPILL])),
+        ("program_spill_twice.cordon", INVALID, spilling([SPILL, WRITE, SPILL])),
+        ("program_spill_read_while_away.cordon", INVALID, spilling([SPILL, SPILL, RESTORE])),
+        ("program_spill_never_restored.cordon", INVALID, spilling([SPILL, WRITE, WRITE])),
+        (
+            "program_spill_of_another_length.cordon",
+            INVALID,
+            spilling([SPILL, WRITE, Instruction::Restore { slot: 1, out: Region { len: 3, ..X } }]),
+        ),
+        (
+            "program_spill_outside_the_area.cordon",
+            INVALID,
+            spilling([Instruction::Spill { slot: 16_384, value: X }, WRITE, RESTORE]),
+        ),
         ("program_shape_not_the_manifests.cordon", INVALID, with(|m| m.program.inputs[0].shape = vec![4])),
     ];
     cases.into_iter().map(|(name, class, model)| (name, class, seal(&model))).collect()

@@ -190,6 +190,7 @@ impl Checker<'_> {
                 self.exact("input", *input, U8, Some(out.len.into()))?;
                 self.out(*out, U8, Some(out.len.into()))
             }
+            I::Spill { slot: _, value: moved } | I::Restore { slot: _, out: moved } => Ok(moved.len.into()),
         }
     }
 

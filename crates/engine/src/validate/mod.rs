@@ -1,10 +1,11 @@
 //! Everything a Program must keep, checked once. After this no index, length or stride can be wrong, no step is endless,
 //! and kernels get slices of exactly the lengths they document.
 //!
-//! Three layers: the Program and its tables (this file), rules common to all instructions (this file), and the shape
-//! rules of each instruction ([`instruction`]).
+//! Four layers: the Program and its tables (this file), rules common to all instructions (this file), the shape rules of
+//! each instruction ([`instruction`]), and the ways of values that are spilled ([`spill`]).
 
 mod instruction;
+mod spill;
 
 use cordon_kernels::geometry::MAX_DIMS;
 
@@ -37,7 +38,7 @@ pub(crate) fn validate(program: &Program, weights: &WeightTable, max_work: u64) 
         let at = Place::Instruction { index: index as u32, name: instruction.name() };
         Checker { program, weights, at }.check(instruction, max_work)?;
     }
-    Ok(())
+    spill::check_spills(program)
 }
 
 /// Tensors are aligned, ascending, apart, and their chunks can be counted.
@@ -130,6 +131,7 @@ fn may_be_in_place(instruction: &Instruction, field: &'static str) -> bool {
     match instruction {
         Instruction::Conv2d { .. } | Instruction::Dense { .. } | Instruction::QConv2d { .. } => field == "residual",
         Instruction::QSum { .. } => field == "a",
+        Instruction::Spill { .. } => true,
         Instruction::Unary { .. }
         | Instruction::Not { .. }
         | Instruction::Softmax { .. }

@@ -43,6 +43,7 @@ pub fn all() -> Vec<Case> {
         interpolate(),
         cast(),
         network(),
+        spill(),
     ];
     for in_place in [false, true] {
         cases.extend([unary(in_place), not(in_place), softmax(in_place), normalize(in_place)]);
@@ -460,6 +461,20 @@ fn copy_and_fill() -> Case {
     let inputs = vec![f32s(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0])];
     let expected = vec![f32s(&[9.0, 1.0, 4.0, 2.0, 5.0, 3.0, 6.0, 9.0]), f32s(&[3.0, 2.0, 1.0])];
     case("copy_and_fill", b, inputs, expected)
+}
+
+/// A value leaves, its place is taken by another, and it comes back elsewhere.
+fn spill() -> Case {
+    let mut b = Build::new();
+    let x = b.input(DType::F32, &[4]);
+    let elsewhere = b.f32(4);
+    b.push(I::Spill { slot: 3, value: x });
+    b.push(I::Fill { value: 2f32.to_bits().into(), out: x });
+    b.push(I::Restore { slot: 3, out: elsewhere });
+    let shape = Strided2 { dims: vec![4], a: vec![1], b: vec![1] };
+    b.push(I::Binary { op: BinaryOp::Mul, shape, a: arena(elsewhere), b: arena(x), activation: None, out: x });
+    b.output(x);
+    case("spill", b, vec![f32s(&[1.0, -2.0, 3.5, 0.25])], vec![f32s(&[2.0, -4.0, 7.0, 0.5])])
 }
 
 fn gather() -> Case {

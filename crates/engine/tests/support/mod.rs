@@ -8,7 +8,8 @@ use cordon_engine::program::{
     ArenaSize, DType, INSTRUCTION_SET, Instruction, Kind, Operand, Port, Program, Region, Tile, Via, WeightInfo,
     WeightTable,
 };
-use cordon_engine::{CHUNK, EngineError, KernelSet, Limits, Prepared, Reply, Residency, Step, ValueRef};
+use cordon_engine::{CHUNK, EngineError, KernelSet, Limits, Moved, Prepared, Reply, Residency, Step, ValueRef};
+use std::collections::HashMap;
 
 /// An owned tensor.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,6 +27,15 @@ impl Value {
             Self::I64(v) => ValueRef::I64(v),
             Self::Bool(v) => ValueRef::Bool(v),
             Self::U8(v) => ValueRef::U8(v),
+        }
+    }
+
+    /// Little-endian, as it leaves.
+    pub fn bytes(&self) -> Vec<u8> {
+        match self {
+            Self::F32(v) => v.iter().flat_map(|v| v.to_le_bytes()).collect(),
+            Self::I64(v) => v.iter().flat_map(|v| v.to_le_bytes()).collect(),
+            Self::Bool(v) | Self::U8(v) => v.clone(),
         }
     }
 
@@ -50,6 +60,8 @@ impl From<ValueRef<'_>> for Value {
 pub enum Seen {
     Chunks(u32, u32),
     Input(u32),
+    Spill(Moved),
+    Restore(Moved),
     Ran(u32),
     Output(u32),
     Done,
@@ -157,14 +169,17 @@ pub fn drive(prepared: &mut Prepared, stream: &[u8], inputs: &[Value]) -> Result
         Go,
         Chunk(u32),
         Value(usize),
+        Filled,
     }
     let (mut outputs, mut seen, mut next_input) = (Vec::new(), Vec::new(), 0);
+    let mut outside: HashMap<u32, Vec<u8>> = HashMap::new();
     let mut answer = Answer::Go;
     loop {
         let reply = match answer {
             Answer::Go => Reply::Go,
             Answer::Chunk(index) => Reply::Chunk { index, plain: chunk(stream, index) },
             Answer::Value(index) => Reply::Value(inputs[index].view()),
+            Answer::Filled => Reply::Filled,
         };
         let (now, next) = match prepared.step(reply)? {
             Step::NeedChunks { first, count } => (Seen::Chunks(first, count), Answer::Chunk(first)),
@@ -172,6 +187,8 @@ pub fn drive(prepared: &mut Prepared, stream: &[u8], inputs: &[Value]) -> Result
                 next_input += 1;
                 (Seen::Input(port.value), Answer::Value(next_input - 1))
             }
+            Step::Spill(moved) => (Seen::Spill(moved), Answer::Go),
+            Step::Restore(moved) => (Seen::Restore(moved), Answer::Filled),
             Step::Ran { instruction } => (Seen::Ran(instruction), Answer::Go),
             Step::Output(port) => (Seen::Output(port.value), Answer::Go),
             Step::Done => {
@@ -179,10 +196,19 @@ pub fn drive(prepared: &mut Prepared, stream: &[u8], inputs: &[Value]) -> Result
                 return Ok((outputs, seen));
             }
         };
-        if let Seen::Output(_) = now {
-            outputs.push(prepared.output().expect("just announced").into());
-        } else {
-            assert!(prepared.output().is_none(), "an output is visible at {now:?}");
+        match now {
+            Seen::Output(_) => outputs.push(prepared.output().expect("just announced").into()),
+            Seen::Spill(Moved { slot, bytes, .. }) => {
+                let value: Value = prepared.output().expect("just announced").into();
+                assert_eq!(value.bytes().len() as u64, bytes);
+                outside.insert(slot, value.bytes());
+            }
+            _ => assert!(prepared.output().is_none(), "a value is visible at {now:?}"),
+        }
+        if let Seen::Restore(Moved { slot, .. }) = now {
+            // In pieces, as an enclave brings it.
+            let value = outside.remove(&slot).expect("it was spilled");
+            value.chunks(CHUNK).try_for_each(|piece| prepared.fill(piece))?;
         }
         seen.push(now);
         answer = next;

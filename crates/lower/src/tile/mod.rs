@@ -23,6 +23,9 @@ pub struct Tiling {
     pub weights: Option<u64>,
     /// Bytes of activations alive at one time. Where they cannot be brought so low, as low as they can.
     pub arena: Option<u64>,
+    /// Bytes of activations alive at one time after that, brought about by spilling. Where they cannot be brought so low, as
+    /// low as they can.
+    pub spill: Option<u64>,
 }
 
 /// Cuts a fused draft.

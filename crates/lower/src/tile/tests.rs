@@ -102,8 +102,31 @@ fn a_target_is_met_with_few_bands_and_an_impossible_one_ends() {
 }
 
 #[test]
+fn spilled_values_give_the_same_bits_and_take_no_more_memory() {
+    // A value of 512 KiB that is added again four convolutions later, and two chains with 512 KiB between them.
+    let head = conv(start(&[1, 3, 64, 64]), 2, [32, 3, 3], [1, 1]).then("Relu");
+    let path = conv(conv(head, 4, [16, 32, 3], [1, 1]), 6, [16, 16, 3], [1, 1]);
+    let skip = conv(conv(path, 8, [16, 16, 3], [1, 1]), 10, [32, 16, 1], [1, 0]).then("Add").with_node(2);
+    let node = conv(conv(skip, 12, [32, 32, 3], [1, 1]), 14, [8, 32, 3], [4, 0]);
+    let tiling = |arena, spill| Tiling { weights: None, arena, spill };
+    let ways = [(None, 0), (Some(0), 0), (Some(1 << 20), 600 << 10), (Some(600 << 10), 400 << 10)];
+    let x = [noise(&[1, 3, 64, 64], 1)];
+    check("skip", &node, &x, &ways.map(|(arena, spill)| tiling(arena, Some(spill))));
+    let graph = node.graph();
+    let untiled = lower_untiled(&graph, &segment(&graph, graph.node_ids()), &LowerOptions::default()).expect("lowers");
+    let mut smaller = 0;
+    for (arena, spill) in ways {
+        let [plain, spilled] = [None, Some(spill)].map(|spill| untiled.tile(&tiling(arena, spill)).expect("tiles"));
+        assert!(spilled.arena.lower_bound <= plain.arena.lower_bound);
+        assert_eq!(spilled.program.spilled_bytes() > 0, spilled.arena.lower_bound < plain.arena.lower_bound);
+        smaller += usize::from(spilled.arena.bytes < plain.arena.bytes);
+    }
+    assert!(smaller > 0, "some value waits outside");
+}
+
+#[test]
 fn output_channels_in_tiles_give_the_same_bits() {
-    let weights = |bytes| Tiling { weights: Some(bytes), arena: None };
+    let weights = |bytes| Tiling { weights: Some(bytes), ..Tiling::default() };
     let tilings = [weights(1), weights(5_000), weights(20_000)];
     let image = noise(&[1, 3, 9, 7], 1);
     let first = || conv(start(&[1, 3, 9, 7]), 2, [64, 3, 3], [1, 1]).then("Relu");
@@ -137,7 +160,7 @@ fn output_channels_in_tiles_give_the_same_bits() {
 fn a_batch_is_cut_in_rows_but_not_in_channels() {
     let x = noise(&[2, 3, 16, 16], 1);
     let node = conv(conv(start(&[2, 3, 16, 16]), 2, [32, 3, 3], [1, 1]), 4, [16, 32, 3], [2, 1]);
-    let both = Tiling { weights: Some(1), arena: Some(0) };
+    let both = Tiling { weights: Some(1), arena: Some(0), spill: None };
     let tiled = check("batch", &node, &[x], &[both]);
     assert!(tiled.len() == 1 && tiled[0].window_bytes() > 16 * 1024);
     assert_eq!(check("vector", &start(&[3]).then("Relu"), &[f32s(&[3], &[1.0, -2.0, 3.0])], &[both]).len(), 0);

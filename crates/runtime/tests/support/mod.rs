@@ -66,10 +66,20 @@ impl World {
 
     /// A Program whose arena holds so many floats.
     pub fn with_arena(elements: u32) -> Self {
+        Self::of(elements, false)
+    }
+
+    /// A Program that spills, with the same result: one value to slot 0 and back; then the one that is used, to slot 0 again,
+    /// and another to slot 3. Each takes three chunks.
+    pub fn spilling() -> Self {
+        Self::of(ARENA, true)
+    }
+
+    fn of(elements: u32, spills: bool) -> Self {
         let dir = tempfile::tempdir().expect("temporary folder");
         let owner = OwnerKey::generate(&mut random(1)).expect("never fails");
         let (device, recipient) = Device::init(dir.path().join("device"), &[owner.public()]).expect("initialises");
-        std::fs::write(dir.path().join("model.cordon"), seal(&owner, recipient, elements)).expect("writable");
+        std::fs::write(dir.path().join("model.cordon"), seal(&owner, recipient, elements, spills)).expect("writable");
         Self { dir, device }
     }
 
@@ -82,7 +92,7 @@ impl World {
     }
 }
 
-fn seal(owner: &OwnerKey, recipient: cordon_package::Recipient, arena: u32) -> Vec<u8> {
+fn seal(owner: &OwnerKey, recipient: cordon_package::Recipient, arena: u32, spills: bool) -> Vec<u8> {
     let region = |start, len| Region { dtype: DType::F32, start, len };
     let port = |value, start| Port { value, shape: vec![1, 4], region: region(start, 4), via: Via::Cross };
     let binary = |op, rows, a, b, out| Instruction::Binary {
@@ -99,6 +109,14 @@ fn seal(owner: &OwnerKey, recipient: cordon_package::Recipient, arena: u32) -> V
     for piece in (0..LARGE / PIECE).filter(|piece| *piece != last).chain([last]) {
         let tile = Tile { tensor: 1, start: piece * PIECE, len: PIECE };
         instructions.push(binary(BinaryOp::Add, PIECE / 4, 4, tile, 8));
+    }
+    if spills {
+        let value = region(8, PIECE);
+        let other = instructions[1].clone();
+        let (spill, restore) =
+            (|slot| Instruction::Spill { slot, value }, |slot| Instruction::Restore { slot, out: value });
+        instructions.splice(2..2, [spill(0), restore(0)]);
+        instructions.extend([spill(0), other, spill(3), restore(3), restore(0)]);
     }
     let program = Program {
         kind: Kind::Inference,

@@ -69,6 +69,10 @@ impl Findings {
         if let Some(share) = self.others {
             ui.line(format!("other programs used {:.0} % of the machine meanwhile", share * 100.0));
         }
+        for variant in self.variants.iter().filter(|variant| variant.spilled_bytes > 0) {
+            let bytes = ui::bytes(variant.spilled_bytes);
+            ui.line(format!("{}: {bytes} of encrypted activations leave and come back in each run", variant.name));
+        }
         let joules = self.variants.iter().any(|variant| !variant.joules.is_empty());
         if !joules {
             ui.line("energy: not measured (no readable counter under /sys/class/powercap)");
@@ -179,6 +183,7 @@ impl Findings {
             "crossings": variant.crossings,
             "crossing_bytes": variant.crossing_bytes,
             "streamed_bytes": variant.streamed_bytes,
+            "spilled_bytes": variant.spilled_bytes,
             "host_peak_bytes": variant.host_peak,
             "joules_median": Spread::of(&variant.joules).map(|it| it.median),
             "enclave_threads": deployment.and_then(|it| it.greeting()).map(|greeting| greeting.threads),

@@ -33,6 +33,8 @@ pub(super) struct Variant {
     pub(super) crossing_bytes: u64,
     /// Encrypted weight bytes brought in by one run.
     pub(super) streamed_bytes: u64,
+    /// Encrypted activation bytes that left in one run and came back.
+    pub(super) spilled_bytes: u64,
     /// Rise of this process's resident memory by loading and the first run.
     pub(super) host_peak: Option<u64>,
     /// Milliseconds of every measured run, in the order of rounds; CPU time is that of this process and the enclave.
@@ -67,6 +69,7 @@ impl Variant {
             crossings: 0,
             crossing_bytes: 0,
             streamed_bytes: 0,
+            spilled_bytes: 0,
             host_peak: None,
             wall: Vec::new(),
             cpu: Vec::new(),
@@ -146,6 +149,7 @@ impl Variant {
             self.crossings = run.crossings();
             self.crossing_bytes = run.crossing_bytes();
             self.streamed_bytes = run.segments.iter().map(|segment| segment.weight_bytes).sum();
+            self.spilled_bytes = run.segments.iter().map(|segment| segment.spilled_bytes).sum();
         }
         if keep {
             let secure = run.iter().flat_map(|run| &run.segments).filter(|it| it.placement == Placement::Secure);
