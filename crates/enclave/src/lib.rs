@@ -28,5 +28,5 @@ mod service;
 mod spill;
 
 pub use model::MAX_OPEN_REQUESTS;
-pub use platform::{CounterId, Platform, PlatformError};
+pub use platform::{CounterId, Platform, PlatformError, Store};
 pub use service::Enclave;

@@ -360,7 +360,7 @@ impl WeightStage {
         let Stream { reader, .. } = segment.stream.as_mut().ok_or(internal)?;
         let wanted = &mut self.wanted;
         let mut over = false;
-        open_chunks(reader, first, count, payload, platform.compute().workers, |index, plain| {
+        open_chunks(reader, first, count, None, payload, platform.compute().workers, |index, plain| {
             let step = segment.prepared.step(Reply::Chunk { index, plain });
             *wanted = match step.map_err(|e| refuse::engine(e, segment.index, platform.memory().available()))? {
                 Step::NeedChunks { first, count } => Some((first, count)),

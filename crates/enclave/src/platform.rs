@@ -25,6 +25,12 @@ pub enum PlatformError {
     Full,
 }
 
+/// A file in memory that the normal world may change at any time.
+pub trait Store: Sync {
+    /// Copies the bytes from `offset` on; false when there are not as many.
+    fn read(&self, offset: u64, into: &mut [u8]) -> bool;
+}
+
 /// The porting surface: one implementation for each kind of TEE.
 pub trait Platform {
     /// The platform's word, such as `process`.
@@ -54,6 +60,11 @@ pub trait Platform {
     /// that gives less than a stored chunk (65552) runs no Program that spills.
     fn reply_limit(&self) -> usize {
         self.payload_limit()
+    }
+
+    /// The package where the enclave can read it by itself. Without it chunks are asked for, of the normal world.
+    fn package(&self) -> Option<&dyn Store> {
+        None
     }
 
     /// Instructions that one command may execute before the normal world is asked to continue.

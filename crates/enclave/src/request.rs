@@ -11,10 +11,10 @@ use zeroize::Zeroizing;
 
 use crate::crossing::Outbound;
 use crate::model::{MAX_OPEN_REQUESTS, Model, Segment};
-use crate::platform::Platform;
+use crate::platform::{Platform, Store};
 use crate::policy::{Policy, Released};
 use crate::refuse;
-use crate::sections::{batch, open_chunks};
+use crate::sections::{batch, open_chunks, stored_len};
 use crate::spill::{self, Spiller};
 
 /// A loaded model and its open requests.
@@ -51,6 +51,8 @@ struct Active {
     at: usize,
     /// Where the Program spills.
     spiller: Option<Spiller>,
+    /// Bytes of weights read from the package.
+    read: u64,
     wait: Wait,
 }
 
@@ -142,6 +144,7 @@ impl Ready {
         &mut self,
         id: u64,
         segment: u32,
+        frame: &mut Vec<u8>,
         platform: &mut impl Platform,
         out: &mut Vec<u8>,
     ) -> Result<(), Refusal> {
@@ -164,8 +167,8 @@ impl Ready {
         let spills = next.prepared.spill_chunks() > 0;
         let spiller = spills.then(|| Spiller::new(id, segment, platform)).transpose()?;
         request.next += 1;
-        self.active = Some(Active { request: id, at, spiller, wait: Wait::Nothing });
-        self.step(id, Supply::Nothing, &mut [], platform, out)
+        self.active = Some(Active { request: id, at, spiller, read: 0, wait: Wait::Nothing });
+        self.step(id, Supply::Nothing, Received { frame, payload: 0 }, platform, out)
     }
 
     /// Takes what the running segment asked for and goes on until it needs the normal world again.
@@ -173,21 +176,24 @@ impl Ready {
         &mut self,
         id: u64,
         supply: Supply,
-        payload: &mut [u8],
+        received: Received<'_>,
         platform: &impl Platform,
         out: &mut Vec<u8>,
     ) -> Result<(), Refusal> {
+        let Received { frame, payload } = received;
         let request = self.requests.iter_mut().find(|request| request.id == id);
         let request = request.ok_or(Refusal::new(Code::UnknownRequest))?;
         let active = self.active.as_mut().filter(|active| active.request == id);
         let active = active.ok_or(Refusal::new(Code::OutOfOrder))?;
         let Model { segments, policy, .. } = &mut *self.model;
         let segment = segments.get_mut(active.at).ok_or(Refusal::new(Code::Internal))?;
-        let spiller = active.spiller.as_ref();
-        let mut run = Run { segment, policy: policy.as_ref(), retained: &mut request.retained, spiller, platform };
+        let (spiller, read) = (active.spiller.as_ref(), &mut active.read);
+        let mut run =
+            Run { segment, policy: policy.as_ref(), retained: &mut request.retained, spiller, read, platform };
         let wait = core::mem::replace(&mut active.wait, Wait::Nothing);
-        let next = match run.answer(wait, supply, payload)? {
-            Answered::Event(event) => run.proceed(event, out)?,
+        let head = frame.len().saturating_sub(payload);
+        let next = match run.answer(wait, supply, frame.get_mut(head..).unwrap_or_default())? {
+            Answered::Event(event) => run.proceed(event, frame, out)?,
             Answered::Waiting(wait) => run.announce(wait, out)?,
         };
         match next {
@@ -225,6 +231,12 @@ impl Ready {
     }
 }
 
+/// The command's frame: `payload` bytes at its end, and when they are taken, room for chunks.
+pub(crate) struct Received<'a> {
+    pub(crate) frame: &'a mut Vec<u8>,
+    pub(crate) payload: usize,
+}
+
 /// What an answer led to.
 enum Answered {
     /// The engine went on.
@@ -239,6 +251,8 @@ struct Run<'a, P> {
     policy: Option<&'a Policy>,
     retained: &'a mut Vec<Retained>,
     spiller: Option<&'a Spiller>,
+    /// Bytes of weights read from the package while this segment runs.
+    read: &'a mut u64,
     platform: &'a P,
 }
 
@@ -284,18 +298,21 @@ impl<P: Platform> Run<'_, P> {
     }
 
     /// Runs on from `event` until the normal world is needed; `None` when the segment is complete.
-    fn proceed(&mut self, mut event: Event, out: &mut Vec<u8>) -> Result<Option<Wait>, Refusal> {
+    fn proceed(&mut self, mut event: Event, room: &mut Vec<u8>, out: &mut Vec<u8>) -> Result<Option<Wait>, Refusal> {
         let mut left = self.platform.burst();
         loop {
             event = match event {
                 Event::Done => {
-                    Reply::SegmentDone.encode(out);
+                    Reply::SegmentDone { read: *self.read }.encode(out);
                     return Ok(None);
                 }
                 Event::Chunks { first, count } => {
                     let stream = self.segment.stream.as_ref().ok_or(Refusal::new(Code::Internal))?;
                     let count = batch(stream.reader.section(), first, count, self.platform.payload_limit());
-                    return self.announce(Wait::Chunks { first, count }, out);
+                    if self.platform.package().is_none() {
+                        return self.announce(Wait::Chunks { first, count }, out);
+                    }
+                    self.fetch(first, count, room)?
                 }
                 Event::Input(PortFacts { value, via: Via::Retain, .. }) => {
                     let kept = self.retained.iter().find(|kept| kept.value == value);
@@ -414,10 +431,26 @@ impl<P: Platform> Run<'_, P> {
 
     /// Decrypts chunks and hands them to the engine one by one.
     fn chunks(&mut self, first: u32, count: u32, payload: &mut [u8]) -> Result<Event, Refusal> {
+        self.open(first, count, None, payload)
+    }
+
+    /// Reads chunks from the package into `room`, decrypts them there and hands them to the engine.
+    fn fetch(&mut self, first: u32, count: u32, room: &mut Vec<u8>) -> Result<Event, Refusal> {
+        let stream = self.segment.stream.as_ref().ok_or(Refusal::new(Code::Internal))?;
+        let len = stored_len(stream.reader.section(), first, count);
+        *self.read = self.read.saturating_add(len as u64);
+        if room.len() < len {
+            // As long as a frame may be, so the service has reserved it.
+            room.resize(self.platform.payload_limit().max(len), 0);
+        }
+        self.open(first, count, self.platform.package(), room.get_mut(..len).unwrap_or_default())
+    }
+
+    fn open(&mut self, first: u32, count: u32, from: Option<&dyn Store>, payload: &mut [u8]) -> Result<Event, Refusal> {
         let Segment { index: of, prepared, stream, .. } = &mut *self.segment;
         let reader = &mut stream.as_mut().ok_or(Refusal::new(Code::Internal))?.reader;
         let mut event = None;
-        open_chunks(reader, first, count, payload, self.platform.compute().workers, |index, plain| {
+        open_chunks(reader, first, count, from, payload, self.platform.compute().workers, |index, plain| {
             event = Some(engine(prepared, Answer::Chunk { index, plain }, *of, self.platform)?);
             Ok(())
         })?;

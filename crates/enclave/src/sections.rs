@@ -8,7 +8,7 @@ use cordon_package::{LeafTableBuilder, Mark, Opened, PackageError, SealedSection
 use cordon_protocol::{Code, PAYLOAD_LIMIT, Part, Refusal};
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::platform::Platform;
+use crate::platform::{Platform, Store};
 use crate::refuse;
 
 /// What the normal world was asked for.
@@ -61,12 +61,20 @@ struct Job<'a> {
     opened: Result<(usize, Option<Mark>), PackageError>,
 }
 
-/// Decrypts the chunks that were asked for where they were received, on all threads side by side, and then hands them to
-/// `each` in their order. Nothing is handed over past the first bad chunk, and no byte may be left over.
+/// Bytes of stored chunks.
+pub(crate) fn stored_len(section: &Section, first: u32, count: u32) -> usize {
+    let len = |index| section.chunk(index).map_or(0, |(_, len)| len);
+    (first..first.saturating_add(count)).map(len).fold(0, usize::saturating_add)
+}
+
+/// Decrypts chunks where they lie, on all threads side by side, and then hands them to `each` in their order: those that
+/// were asked for and received, or, from a store, copied into the payload first. Nothing is handed over past the first
+/// bad chunk, and no byte may be left over.
 pub(crate) fn open_chunks(
     reader: &mut SealedSection,
     first: u32,
     count: u32,
+    from: Option<&dyn Store>,
     payload: &mut [u8],
     workers: &dyn Parallel,
     mut each: impl FnMut(u32, &[u8]) -> Result<(), Refusal>,
@@ -83,7 +91,13 @@ pub(crate) fn open_chunks(
     let mut work = jobs.each_mut().map(|job| {
         move || {
             if let Some(job) = job {
-                let opened = opener.open_chunk(job.index, job.stored);
+                let fetched = from.is_none_or(|store| {
+                    opener.section().chunk(job.index).is_some_and(|(offset, _)| store.read(offset, job.stored))
+                });
+                let opened = match fetched {
+                    true => opener.open_chunk(job.index, job.stored),
+                    false => Err(opener.section().damaged()),
+                };
                 job.opened = opened.map(|(plain, mark)| (plain.len(), mark));
             }
         }

@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 use crate::load::{Loading, Progress};
 use crate::platform::Platform;
 use crate::refuse;
-use crate::request::Ready;
+use crate::request::{Ready, Received};
 use crate::sections::Need;
 
 /// The trusted service of one platform.
@@ -39,14 +39,15 @@ impl<P: Platform> Enclave<P> {
         &self.platform
     }
 
-    /// Handles one command frame; `out` becomes the reply frame. The payload of `frame` is worked on in place.
-    pub fn handle(&mut self, frame: &mut [u8], out: &mut Vec<u8>) {
+    /// Handles one command frame; `out` becomes the reply frame. `frame` is worked on in place and grows to the platform's payload
+    /// limit where chunks are read from the package: whoever reserves room for the largest frame saves an allocation.
+    pub fn handle(&mut self, frame: &mut Vec<u8>, out: &mut Vec<u8>) {
         if let Err(refusal) = self.dispatch(frame, out) {
             Reply::Refused(refusal).encode(out);
         }
     }
 
-    fn dispatch(&mut self, frame: &mut [u8], out: &mut Vec<u8>) -> Result<(), Refusal> {
+    fn dispatch(&mut self, frame: &mut Vec<u8>, out: &mut Vec<u8>) -> Result<(), Refusal> {
         let (command, payload) = Command::decode(frame).map_err(|_| Refusal::new(Code::Malformed))?;
         if !self.greeted && !matches!(command, Command::Hello { .. }) {
             return Err(Refusal::new(Code::OutOfOrder));
@@ -74,10 +75,11 @@ impl<P: Platform> Enclave<P> {
             }
             Command::Begin => self.begin(out),
             Command::Run { request, segment } => {
-                self.in_request(request, |ready, platform| ready.run(request, segment, platform, out))
+                self.in_request(request, |ready, platform| ready.run(request, segment, frame, platform, out))
             }
             Command::Step { request, supply } => {
-                self.in_request(request, |ready, platform| ready.step(request, supply, payload, platform, out))
+                let received = Received { payload: payload.len(), frame };
+                self.in_request(request, |ready, platform| ready.step(request, supply, received, platform, out))
             }
             Command::End { request } => self.in_request(request, |ready, _| {
                 ready.end(request)?;

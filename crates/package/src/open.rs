@@ -167,11 +167,11 @@ impl Verified {
     ) -> Result<&'a [u8], PackageError> {
         let section = self.section(kind, segment)?;
         if u64::try_from(stored.len()) != Ok(section.stored_len()) {
-            return Err(section.digest_error());
+            return Err(section.damaged());
         }
         let stride = section.chunk(0).map_or(CHUNK_BYTES, |(_, len)| len);
         if merkle::root(stored.chunks(stride).map(merkle::leaf)) != *section.root() {
-            return Err(section.digest_error());
+            return Err(section.damaged());
         }
         Ok(stored)
     }

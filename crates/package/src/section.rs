@@ -207,7 +207,8 @@ impl Section {
         self.leaves_offset().saturating_add(self.leaves_len())
     }
 
-    pub(crate) fn digest_error(&self) -> PackageError {
+    /// The error about bytes that are not this section's.
+    pub fn damaged(&self) -> PackageError {
         PackageError::Digest { kind: self.kind, segment: self.segment }
     }
 
@@ -270,7 +271,7 @@ impl LeafTableBuilder {
     pub fn finish(self) -> Result<LeafTable, PackageError> {
         let complete = u32::try_from(self.leaves.len()) == Ok(self.section.chunks()) && self.partial.is_empty();
         if !complete || merkle::root(self.leaves.iter().copied()) != self.section.root {
-            return Err(self.section.digest_error());
+            return Err(self.section.damaged());
         }
         Ok(LeafTable { section: self.section, leaves: self.leaves })
     }
@@ -280,7 +281,7 @@ impl LeafTableBuilder {
             self.leaves.push(hash);
             Ok(())
         } else {
-            Err(self.section.digest_error())
+            Err(self.section.damaged())
         }
     }
 }
@@ -307,7 +308,7 @@ impl LeafTable {
         let expected = usize::try_from(index).ok().and_then(|i| self.leaves.get(i));
         let length = self.section.chunk(index).map(|(_, len)| len);
         if length != Some(stored.len()) || expected != Some(&merkle::leaf(stored)) {
-            return Err(self.section.digest_error());
+            return Err(self.section.damaged());
         }
         Ok(stored)
     }
@@ -317,7 +318,7 @@ impl LeafTable {
         let kept = usize::try_from(mark.index).ok().and_then(|index| self.leaves.get(index));
         let length = self.section.chunk(mark.index).map(|(_, len)| len);
         if length != Some(len) || !kept.is_some_and(|kept| mark.is(kept)) {
-            return Err(self.section.digest_error());
+            return Err(self.section.damaged());
         }
         Ok(())
     }
@@ -509,7 +510,7 @@ mod tests {
     #[test]
     fn altered_moved_cut_or_foreign_chunks_are_refused() {
         let (section, chunks) = sealed(&vec![7; CHUNK_BYTES * 2]);
-        let digest = Some(section.digest_error());
+        let digest = Some(section.damaged());
         let leaves = || table(&section, &chunks, 64).expect("own leaves");
         let reader = SealedSection::new(&[1; 32], &[2; 32], leaves());
         let mut altered = chunks[0].clone();
@@ -528,7 +529,7 @@ mod tests {
     fn a_marked_chunk_is_the_same_chunk_or_refused() {
         let plain: Vec<u8> = (0..2 * CHUNK_BYTES + 5).map(|i| i as u8).collect();
         let (section, chunks) = sealed(&plain);
-        let digest = Some(section.digest_error());
+        let digest = Some(section.damaged());
         let mut reader = SealedSection::new(&[1; 32], &[2; 32], table(&section, &chunks, 96).expect("own leaves"));
         reader.use_marks(&[9; 16]);
         for round in 0..3 {
@@ -561,7 +562,7 @@ mod tests {
         let mut forged = vec![8; CHUNK_BYTES];
         let tag = forger.encrypt(0, &mut forged).expect("short");
         forged.extend_from_slice(&tag);
-        let digest = Some(section.digest_error());
+        let digest = Some(section.damaged());
         assert_eq!(reader.open_chunk(0, &mut forged.clone()).err(), digest);
         let mark = reader.open_chunk(0, &mut chunks[0].clone()).expect("own chunk").1.expect("the first time");
         reader.keep(mark);

@@ -169,7 +169,10 @@ pub enum Reply {
     /// The segment runs on; nothing is needed.
     Working,
     /// The segment is complete.
-    SegmentDone,
+    SegmentDone {
+        /// Bytes of weights that the enclave read from the package by itself.
+        read: u64,
+    },
     /// Answers `End` and `Abort`: the request is wiped.
     Closed,
 }
@@ -216,8 +219,8 @@ impl Reply {
             Self::Working => {
                 w.u8(0x24);
             }
-            Self::SegmentDone => {
-                w.u8(0x25);
+            Self::SegmentDone { read } => {
+                w.u8(0x25).u64(*read);
             }
             Self::Closed => {
                 w.u8(0x26);
@@ -265,7 +268,7 @@ impl Reply {
                 payload: Payload::decode(&mut r)?,
             },
             0x24 => Self::Working,
-            0x25 => Self::SegmentDone,
+            0x25 => Self::SegmentDone { read: r.u64("bytes read")? },
             0x26 => Self::Closed,
             0x27 => Self::Spill { chunk: r.u32("chunk")? },
             0x28 => Self::NeedSpilled { chunk: r.u32("chunk")?, len: r.u32("length")? },
@@ -444,7 +447,7 @@ mod tests {
             Reply::NeedValue { value: 1, start: 2, len: 3 },
             Reply::Output { value: 1, form: Form::Ranked, start: 2, total: 3, payload: Payload::Clear },
             Reply::Working,
-            Reply::SegmentDone,
+            Reply::SegmentDone { read: 9 },
             Reply::Closed,
             Reply::Spill { chunk: 4 },
             Reply::NeedSpilled { chunk: 4, len: 65_552 },

@@ -38,7 +38,7 @@ pub(crate) struct Traffic {
     pub(crate) crossings: u64,
     /// Their bytes.
     pub(crate) crossing_bytes: u64,
-    /// Encrypted weight bytes that went in.
+    /// Encrypted weight bytes that went in, or that the enclave read.
     pub(crate) weight_bytes: u64,
     /// Encrypted activation bytes that left, and came back.
     pub(crate) spilled_bytes: u64,
@@ -191,7 +191,10 @@ impl Enclave {
             let mut supply = Supply::Nothing;
             payload.clear();
             match reply {
-                Reply::SegmentDone => return Ok(traffic),
+                Reply::SegmentDone { read } => {
+                    traffic.weight_bytes += read;
+                    return Ok(traffic);
+                }
                 Reply::Working => {}
                 Reply::NeedChunks { section, first, count } => {
                     chunks = Some((section, first, count));

@@ -85,7 +85,7 @@ impl Options {
         if !(1..=MAX_THREADS).contains(&threads) {
             return Err(RuntimeError::Input(format!("{threads} threads: an enclave computes with 1 to {MAX_THREADS}")));
         }
-        let backend = ProcessBackend::new(device.key_file()?, Some(budget)).threads(threads);
+        let backend = ProcessBackend::new(device.key_file()?, Some(budget)).threads(threads).package(file.handle()?);
         Deployment::with_backend(file, grant, device, Box::new(backend), executor.as_ref())
     }
 }
@@ -133,7 +133,7 @@ pub struct SegmentCost {
     pub crossings: u64,
     /// Their bytes.
     pub crossing_bytes: u64,
-    /// Encrypted weight bytes brought in.
+    /// Encrypted weight bytes brought in, or read by the enclave.
     pub weight_bytes: u64,
     /// Encrypted activation bytes that left for this host's memory, and came back.
     pub spilled_bytes: u64,

@@ -34,13 +34,14 @@ pub struct ProcessBackend {
     key: File,
     budget: u64,
     threads: usize,
+    package: Option<File>,
 }
 
 impl ProcessBackend {
     /// A backend for the device whose key file this is; the file is handed to the enclave, never read here. `budget` is
     /// its secure memory in bytes.
     pub fn new(key: File, budget: Option<u64>) -> Self {
-        Self { key, budget: budget.unwrap_or(KEY_BUDGET), threads: default_threads() }
+        Self { key, budget: budget.unwrap_or(KEY_BUDGET), threads: default_threads(), package: None }
     }
 
     /// Threads the enclave computes with instead of [`default_threads`]; its start refuses 0 and more than
@@ -48,6 +49,16 @@ impl ProcessBackend {
     #[must_use]
     pub fn threads(mut self, threads: usize) -> Self {
         self.threads = threads;
+        self
+    }
+}
+
+impl ProcessBackend {
+    /// Lets the enclave read the package's file itself, which saves two copies and the round trips. It maps the file read-only
+    /// before its sandbox closes and believes nothing of it.
+    #[must_use]
+    pub fn package(mut self, file: File) -> Self {
+        self.package = Some(file);
         self
     }
 }
@@ -67,7 +78,9 @@ impl Backend for ProcessBackend {
         ring.set_word(word::PAYLOAD, payload);
         ring.set_wide(word::BUDGET_LOW, self.budget);
         ring.set_word(word::THREADS, u32::try_from(self.threads).unwrap_or(u32::MAX));
-        let child = image.start("cordon-enclave", &[memory.as_fd(), self.key.as_fd()]).map_err(failed("exec"))?;
+        let mut descriptors = vec![memory.as_fd(), self.key.as_fd()];
+        descriptors.extend(self.package.as_ref().map(File::as_fd));
+        let child = image.start("cordon-enclave", &descriptors).map_err(failed("exec"))?;
         let mut process = ProcessTransport { memory, child };
         process.wait_until_ready()?;
         Ok(Box::new(process))
@@ -137,6 +150,7 @@ fn start_error(stage: u32, errno: u32, death: Death) -> RuntimeError {
         13 => "starting its service",
         14 => "loading the system-call filter",
         15 => "reading the device key: the file is damaged",
+        17 => "mapping the package",
         _ => "before its first step",
     };
     let source = match i32::try_from(errno) {

@@ -1,9 +1,10 @@
 //! Cordon's enclave as a Linux process: development isolation.
 //!
-//! The host starts these very bytes from a sealed memory file with an empty environment and two descriptors, whose
-//! numbers are the two arguments: the shared ring and the device's key file. The order of what follows is the point:
+//! The host starts these very bytes from a sealed memory file with an empty environment and two or three descriptors, whose
+//! numbers are the arguments: the shared ring, the device's key file and, if weights are to be read without the host's help,
+//! the package. The order of what follows is the point:
 //!
-//! 1. the ring is mapped and the budget read (`ring.rs`);
+//! 1. the ring is mapped and the budget read (`ring.rs`), the package is mapped and its descriptor closed (`package.rs`);
 //! 2. one region of secret memory is taken, for stacks and heap; nothing is mapped later (`region.rs`);
 //! 3. the sandbox closes: no new privileges, no core file, not dumpable, no files, no network (`sandbox.rs`);
 //! 4. the service and its helpers start on stacks inside the region (`thread.rs`, `pool.rs`), and the system-call filter
@@ -17,6 +18,7 @@
 
 mod futex;
 mod heap;
+mod package;
 mod platform;
 mod pool;
 mod region;
@@ -29,6 +31,7 @@ use cordon_protocol::Protection;
 use cordon_protocol::ring::{REPLY_PAYLOAD, frame_bytes};
 
 use crate::heap::Heap;
+use crate::package::Package;
 use crate::platform::ProcessPlatform;
 use crate::pool::Pool;
 use crate::region::Region;
@@ -57,6 +60,8 @@ pub(crate) enum Stage {
     Key = 15,
     /// The host's process is gone.
     HostGone = 16,
+    /// The package could not be mapped.
+    Package = 17,
 }
 
 /// Ends the process; the ring, where there is one, says why.
@@ -77,6 +82,7 @@ struct Start {
     ring: SharedRing,
     region: Region,
     key: i32,
+    package: Option<Package>,
     protections: Vec<Protection>,
 }
 
@@ -84,10 +90,16 @@ fn main() {
     // A panic's text could name anything; it is never printed. `panic = "abort"` ends the process.
     std::panic::set_hook(Box::new(|_| {}));
     let mut arguments = std::env::args().skip(1).map(|text| text.parse::<i32>().ok());
-    let (Some(Some(ring_fd)), Some(Some(key)), None) = (arguments.next(), arguments.next(), arguments.next()) else {
+    let (Some(Some(ring_fd)), Some(Some(key)), package, None) =
+        (arguments.next(), arguments.next(), arguments.next(), arguments.next())
+    else {
         stop(Stage::Arguments, None)
     };
     let Some(ring) = SharedRing::map(ring_fd) else { stop(Stage::Ring, None) };
+    let package = package.map(|fd| match fd.and_then(Package::map) {
+        Some(package) => package,
+        None => stop(Stage::Package, Some(&ring)),
+    });
     let mut protections = sandbox::before_memory(ring_fd, key);
     let region = match Region::take(ring.budget(), ring.threads() - 1, &mut protections) {
         Ok(region) => region,
@@ -99,7 +111,7 @@ fn main() {
         stop(Stage::Thread, Some(&ring))
     }
     let stack = region.stack();
-    let start = Start { ring, region, key, protections };
+    let start = Start { ring, region, key, package, protections };
     if !thread::start(stack, serve, start) {
         std::process::exit(Stage::Thread as i32)
     }
@@ -108,13 +120,13 @@ fn main() {
 
 /// The service thread: closes the filter, reads the key, serves.
 fn serve(start: Start) -> ! {
-    let Start { ring, region, key, mut protections } = start;
+    let Start { ring, region, key, package, mut protections } = start;
     thread::wait_for_main_thread();
     POOL.wait_for_helpers(ring.threads() - 1);
     if !sandbox::filter(key, &mut protections) {
         stop(Stage::Filter, Some(&ring))
     }
-    let platform = match ProcessPlatform::new(key, region, ring.payload_limit(), protections) {
+    let platform = match ProcessPlatform::new(key, package, region, ring.payload_limit(), protections) {
         Some(platform) => platform,
         None => stop(Stage::Key, Some(&ring)),
     };

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use cordon_codec::{Reader, Writer};
-use cordon_enclave::{CounterId, Platform, PlatformError};
+use cordon_enclave::{CounterId, Platform, PlatformError, Store};
 use cordon_engine::{Compute, KernelSet};
 use cordon_package::{DeviceFile, DeviceKey, OwnerPublic, PackageError, PlatformKind, Recipient};
 use cordon_protocol::ring::REPLY_PAYLOAD;
@@ -12,6 +12,7 @@ use hkdf::Hkdf;
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
+use crate::package::Package;
 use crate::region::Region;
 use crate::{HEAP, POOL};
 
@@ -26,6 +27,7 @@ const TAG_BYTES: usize = 32;
 /// A locked-down process.
 pub(crate) struct ProcessPlatform {
     key_file: i32,
+    package: Option<Package>,
     region: Region,
     payload_limit: usize,
     protections: Vec<Protection>,
@@ -38,6 +40,7 @@ impl ProcessPlatform {
     /// Reads the device file, now that every protection is in place; `None` if it is neither empty nor a device file.
     pub(crate) fn new(
         key_file: i32,
+        package: Option<Package>,
         region: Region,
         payload_limit: usize,
         mut protections: Vec<Protection>,
@@ -53,7 +56,7 @@ impl ProcessPlatform {
             false => Protection::missing(Guard::KeyReadLast, Reason::NotFound, 0),
         });
         let counters = BTreeMap::new();
-        Some(Self { key_file, region, payload_limit, protections, device, counters, changed: false })
+        Some(Self { key_file, package, region, payload_limit, protections, device, counters, changed: false })
     }
 
     /// Tag of a state: HKDF-SHA256 with the device's secret as key material and the state's bytes as info, which for a
@@ -101,6 +104,10 @@ impl Platform for ProcessPlatform {
 
     fn reply_limit(&self) -> usize {
         REPLY_PAYLOAD
+    }
+
+    fn package(&self) -> Option<&dyn Store> {
+        self.package.as_ref().map(|package| package as &dyn Store)
     }
 
     fn burst(&self) -> u32 {

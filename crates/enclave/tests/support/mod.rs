@@ -491,7 +491,7 @@ impl Host {
     ) -> Option<(Command, Vec<u8>)> {
         let step = |supply, bytes| Some((Command::Step { request, supply }, bytes));
         match *reply {
-            Reply::SegmentDone => None,
+            Reply::SegmentDone { .. } => None,
             Reply::Working => step(Supply::Nothing, vec![]),
             Reply::NeedChunks { section, first, count } => {
                 self.asked.push((section, first, count));
