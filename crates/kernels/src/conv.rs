@@ -98,15 +98,16 @@ impl Kernel for Conv<'_> {
                 let to = &mut self.out[at..at + count * size];
                 let residual = self.residual.part(at..at + count * size);
                 for part in operands.parts() {
-                    for (index, tile) in strip.clone().enumerate() {
-                        let pixels = tiling.start(tile)..tiling.start(tile + 1);
+                    let (mut ahead, mut start) = (part.ahead.over(strip.len()), tiling.start(strip.start));
+                    for tile in strip.clone() {
+                        let pixels = start..tiling.start(tile + 1);
                         let from = pixels.start * 16;
                         let act = if part.last { &self.act } else { &none };
                         let residual = residual.from(from);
                         let tile = To { residual, act, out: &mut to[from..], plane: size };
-                        let ahead = part.ahead.share(index, strip.len());
-                        conv_tile::run(s, &operands, &part, ahead, pixels.clone(), &mut patch, tile);
-                        if part.last {
+                        conv_tile::run(s, &operands, &part, ahead.next(), pixels.clone(), &mut patch, tile);
+                        start = pixels.end;
+                        if part.last && self.act.remains() {
                             // While the tile is in the first-level cache.
                             for to in to.chunks_exact_mut(size) {
                                 self.act.finish(s, &mut to[from..pixels.end * 16]);
@@ -153,6 +154,9 @@ impl Cuts {
     /// First pixel of tile `index`, or the end of the last.
     #[inline(always)]
     fn start(&self, index: usize) -> usize {
+        if self.rows == 1 {
+            return self.tiling.start(index);
+        }
         let row = index / self.tiling.len();
         row * self.width + self.tiling.start(index % self.tiling.len())
     }

@@ -1,8 +1,8 @@
 //! Depthwise convolution in the block layout: every channel for itself.
 //!
-//! A tap is one vector load and one multiply-add, so nothing else may cost much. Each row of the output is cut into borders,
-//! whose taps are looked at one by one, and an inner stretch of register tiles without any check. Which of the two computes
-//! a pixel depends on the geometry only, and both take its taps in the same order.
+//! A tap is one vector load and one multiply-add, so nothing else may cost much. Each row of the output is cut into register
+//! tiles without any check; a tile that reaches into the padding reads a copy of its input, zeros included. Only what is too
+//! large to be copied is computed pixel by pixel. Which of these computes a pixel depends on the geometry only.
 #![allow(
     clippy::needless_range_loop,
     reason = "accumulators stay in registers only when indexed by loops of constant length"
@@ -60,8 +60,8 @@ impl Depthwise<'_> {
         let (height, width) = (g.y.output as usize, g.x.output as usize);
         let (kw, taps) = (g.x.kernel as usize, g.y.kernel as usize * g.x.kernel as usize);
         let blocks = (g.oc as usize).div_ceil(16);
-        let inner = inner(&g.x);
-        let tiling = Tiling::new(inner.len(), S::HEIGHTS);
+        let tiling = Tiling::new(width, S::HEIGHTS);
+        let mut patch = [ZERO; PATCH];
         let hot = (HOT / (width * 16).max(1)).max(1);
         let mut unfinished = 0;
         for (index, row) in self.rows.clone().enumerate() {
@@ -77,15 +77,20 @@ impl Depthwise<'_> {
             let to = index * width * 16..(index + 1) * width * 16;
             let residual = self.residual.part(to.clone());
             let mut finish = Finish { residual, act: &self.act, to: &mut self.out[to.clone()] };
-            for x in (0..inner.start).chain(inner.end..width) {
-                let sums = line.border(s, Taps::new(&g.x, x));
-                finish.store(s, &[sums], x * 16);
-            }
             for tile in 0..tiling.len() {
-                let (x, end) = (inner.start + tiling.start(tile), inner.start + tiling.start(tile + 1));
-                let at = x * g.x.stride as usize - g.x.pad_begin as usize;
-                let (line, finish) = (&line, &mut finish);
-                with_rows!(S, end - x, R => s.call(Inner::<R, K, STEP> { line, at, x, finish }));
+                let (x, end) = (tiling.start(tile), tiling.start(tile + 1));
+                match &line.whole(x, end - x, &mut patch) {
+                    Some((line, at)) => {
+                        let (at, finish) = (*at, &mut finish);
+                        with_rows!(S, end - x, R => s.call(Whole::<R, K, STEP> { line, at, x, finish }));
+                    }
+                    None => {
+                        for x in x..end {
+                            let sums = line.one(s, Taps::new(&g.x, x));
+                            finish.store(s, &[sums], x * 16);
+                        }
+                    }
+                }
             }
             if (index + 1) % hot == 0 || row + 1 == self.rows.end {
                 self.act.finish(s, &mut self.out[unfinished..to.end]);
@@ -108,17 +113,6 @@ pub(crate) fn flat(g: &Conv2d) -> Conv2d {
     flat
 }
 
-/// Windows that lie inside the input.
-#[inline(always)]
-fn inner(axis: &Axis) -> Range<usize> {
-    let span = (axis.kernel as usize - 1) * axis.dilation as usize;
-    let (pad, stride) = (axis.pad_begin as usize, axis.stride as usize);
-    let start = pad.div_ceil(stride).min(axis.output as usize);
-    // The last window that begins at or before `input - 1 - span`.
-    let end = (axis.input as usize + pad).checked_sub(1 + span).map_or(0, |last| last / stride + 1);
-    start..end.clamp(start, axis.output as usize)
-}
-
 /// What the pixels of one output row read.
 struct Line<'a> {
     /// The plane from the first row inside the window on.
@@ -131,10 +125,39 @@ struct Line<'a> {
     axis: &'a Axis,
 }
 
+/// Cells of a copy of one tile's input: enough for a kernel of 5 by 5, steps of 2 and fourteen pixels.
+const PATCH: usize = 155;
+
 impl Line<'_> {
+    /// What `count` pixels from `x` on read without any check, and the cell at which the first begins; `None` where that is
+    /// too much for a copy.
+    #[inline(always)]
+    fn whole<'p>(&'p self, x: usize, count: usize, patch: &'p mut [Lanes; PATCH]) -> Option<(Line<'p>, usize)> {
+        let axis = self.axis;
+        let width = axis.input as usize;
+        let span = (count - 1) * axis.stride as usize + (axis.kernel as usize - 1) * axis.dilation as usize + 1;
+        let at = (x * axis.stride as usize) as isize - axis.pad_begin as isize;
+        if at >= 0 && at as usize + span <= width {
+            return Some((Line { ..*self }, at as usize));
+        }
+        let rows = self.weight.len() / axis.kernel as usize;
+        let cells = patch.get_mut(..rows.checked_mul(span)?)?;
+        let skip = at.min(0).unsigned_abs().min(span);
+        for (row, to) in cells.chunks_exact_mut(span).enumerate() {
+            let from = &self.cells[row * self.below..][..width];
+            let from = from.get(at.max(0) as usize..).unwrap_or(&[]);
+            let (before, to) = to.split_at_mut(skip);
+            let (inside, after) = to.split_at_mut(from.len().min(span - skip));
+            before.fill(ZERO);
+            inside.copy_from_slice(&from[..inside.len()]);
+            after.fill(ZERO);
+        }
+        Some((Line { cells, below: span, ..*self }, 0))
+    }
+
     /// The sums of one pixel of which only `taps` lie inside.
     #[inline(always)]
-    fn border<S: Simd>(&self, s: S, taps: Taps) -> S::V {
+    fn one<S: Simd>(&self, s: S, taps: Taps) -> S::V {
         let mut acc = s.load(self.bias);
         let mut at = taps.first;
         for weight in self.weight.chunks_exact(self.axis.kernel as usize) {
@@ -149,20 +172,20 @@ impl Line<'_> {
     }
 }
 
-/// `R` pixels from `x` on, all taps of which lie inside, the first at cell `at` of a row.
-struct Inner<'a, 'b, 'c, const R: usize, const K: usize, const STEP: usize> {
-    line: &'c Line<'a>,
+/// `R` pixels from `x` on, all taps of which lie in the line, the first at cell `at`.
+struct Whole<'l, 'a, 'b, 'c, const R: usize, const K: usize, const STEP: usize> {
+    line: &'c Line<'l>,
     at: usize,
     x: usize,
     finish: &'c mut Finish<'a, 'b>,
 }
 
-impl<const R: usize, const K: usize, const STEP: usize> Kernel for Inner<'_, '_, '_, R, K, STEP> {
+impl<const R: usize, const K: usize, const STEP: usize> Kernel for Whole<'_, '_, '_, '_, R, K, STEP> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Inner { line, mut at, x, finish } = self;
+        let Whole { line, mut at, x, finish } = self;
         let constant = K > 0;
         let (kw, step, dilation) = match constant {
             true => (K, STEP, 1),
@@ -181,29 +204,5 @@ impl<const R: usize, const K: usize, const STEP: usize> Kernel for Inner<'_, '_,
             at += line.below;
         }
         finish.store(s, &acc, x * 16);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn inner_windows_are_those_with_every_tap_inside() {
-        for kernel in 1..6 {
-            for (stride, dilation) in [(1, 1), (2, 1), (3, 1), (1, 2), (2, 3)] {
-                for input in 1..14 {
-                    for pads in [[0, 0], [1, 1], [2, 1], [0, 3], [4, 4]] {
-                        let mut axis =
-                            Axis { input, output: 0, kernel, stride, dilation, pad_begin: pads[0], pad_end: pads[1] };
-                        let Some(output) = axis.windows(false) else { continue };
-                        axis.output = output;
-                        let inside = |x: usize| Taps::new(&axis, x).inside == kernel as usize;
-                        let found = inner(&axis);
-                        assert!((0..output as usize).all(|x| found.contains(&x) == inside(x)), "{axis:?}: {found:?}");
-                    }
-                }
-            }
-        }
     }
 }

@@ -97,6 +97,8 @@ pub(crate) struct Tiling {
     total: usize,
     /// Of all tiles but the last one or two.
     height: usize,
+    /// How many such tiles.
+    whole: usize,
     /// Rows of the first tile that is not so high.
     cut: usize,
 }
@@ -114,22 +116,21 @@ impl Tiling {
         // Or two, as even as possible.
         let pair = |&cut: &usize| heights.has(cut) && (cut == rest || heights.has(rest - cut));
         let cut = if heights.has(rest) { rest } else { (rest.div_ceil(2)..rest).find(pair).unwrap_or(rest) };
-        Tiling { total, height, cut }
+        Tiling { total, height, whole: total / height, cut }
     }
 
     /// How many tiles.
     pub(crate) fn len(&self) -> usize {
-        let rest = self.total % self.height;
-        self.total / self.height + usize::from(rest > 0) + usize::from(rest > self.cut)
+        let rest = self.total - self.whole * self.height;
+        self.whole + usize::from(rest > 0) + usize::from(rest > self.cut)
     }
 
     /// First row of tile `index`, or the end of the last.
     #[inline(always)]
     pub(crate) fn start(&self, index: usize) -> usize {
-        let whole = self.total / self.height;
-        match index.checked_sub(whole + 1) {
+        match index.checked_sub(self.whole + 1) {
             None => index * self.height,
-            Some(0) => whole * self.height + self.cut,
+            Some(0) => self.whole * self.height + self.cut,
             Some(_) => self.total,
         }
     }
@@ -140,7 +141,7 @@ impl Tiling {
 #[derive(Clone, Copy)]
 pub(crate) struct Ahead<'a> {
     lines: [&'a [Lanes]; 2],
-    /// How many of each at a time.
+    /// How many of each in one turn.
     each: usize,
 }
 
@@ -152,32 +153,31 @@ impl<'a> Ahead<'a> {
         Ahead { lines, each: 0 }
     }
 
-    /// The share of turn `index` of `turns`.
+    /// To be handed out in `turns`. Divides only where it must: tiles are many and may be short.
     #[inline(always)]
-    pub(crate) fn share(&self, index: usize, turns: usize) -> Self {
+    pub(crate) fn over(mut self, turns: usize) -> Self {
+        let most = self.lines[0].len().max(self.lines[1].len());
+        self.each = if most <= turns { 1 } else { most.div_ceil(turns.max(1)) };
+        self
+    }
+
+    /// The share of the next turn.
+    #[inline(always)]
+    pub(crate) fn next(&mut self) -> Self {
         let mut share = *self;
-        for lines in &mut share.lines {
-            *lines = &lines[lines.len() * index / turns..lines.len() * (index + 1) / turns];
+        for (share, lines) in share.lines.iter_mut().zip(&mut self.lines) {
+            (*share, *lines) = lines.split_at(self.each.min(lines.len()));
         }
         share
     }
 
-    /// To be fetched in `steps`.
+    /// Fetches the share of the next turn.
     #[inline(always)]
-    pub(crate) fn over(mut self, steps: usize) -> Self {
-        self.each = self.lines[0].len().max(self.lines[1].len()).div_ceil(steps.max(1));
-        self
-    }
-
-    /// Fetches the next few.
-    #[inline(always)]
-    pub(crate) fn step<S: Simd>(&mut self, s: S) {
-        for lines in &mut self.lines {
-            let (now, later) = lines.split_at(self.each.min(lines.len()));
-            for line in now {
+    pub(crate) fn fetch<S: Simd>(&mut self, s: S) {
+        for lines in self.next().lines {
+            for line in lines {
                 s.prefetch(line);
             }
-            *lines = later;
         }
     }
 }
@@ -279,14 +279,13 @@ mod tests {
     #[test]
     fn shares_of_what_is_fetched_ahead_make_the_whole() {
         let lines = [ZERO; 100];
-        let ahead = Ahead::new([&lines, &lines[..7]]);
         for turns in [1, 3, 8, 120] {
-            let mut counts = [0, 0];
+            let (mut ahead, mut counts) = (Ahead::new([&lines, &lines[..7]]).over(turns), [0, 0]);
             for index in 0..turns {
-                let mut share = ahead.share(index, turns).over(4);
+                let mut share = ahead.next().over(4);
                 counts[0] += share.lines[0].len();
                 counts[1] += share.lines[1].len();
-                (0..4).for_each(|_| share.step(crate::arch::Portable));
+                (0..4).for_each(|_| share.fetch(crate::arch::Portable));
                 assert!(share.lines.iter().all(|lines| lines.is_empty()), "{index} of {turns}");
             }
             assert_eq!(counts, [100, 7]);

@@ -73,6 +73,12 @@ impl Activation {
         math::clamp(x, self.lo, self.hi)
     }
 
+    /// Whether there is more than a clamp.
+    #[inline(always)]
+    pub(crate) fn remains(&self) -> bool {
+        self.rest.is_some()
+    }
+
     /// The rest, over values that went through the clamp.
     #[inline(always)]
     pub(crate) fn finish<S: Simd>(&self, s: S, values: &mut [f32]) {
