@@ -83,7 +83,8 @@ def read_manifest(data, d):
         return p
     m = {"values": r.list(4096, value), "inputs": indices(), "outputs": indices()}
     m["segments"] = r.list(64, lambda: {"secure": r.choice(2) == 1, "in": indices(), "out": indices(), "kept_in": indices(),
-                                        "kept_out": indices(), "least": r.u64(), "resident": r.u64()})
+                                        "kept_out": indices(), "least": r.u64(), "resident": r.u64(),
+                                        "f16": r.bool()})
     m["image"], m["axis"], m["normalisation"] = r.option(image), r.option(r.u32), r.choice(2)
     m["plan"] = r.string(65536)
     r.finish()
@@ -106,7 +107,7 @@ def rules(m, d):
         secure, produced = s["secure"], set(s["out"]) | set(s["kept_out"])
         ok = ok and bool(produced) and set(s["in"]) <= outside and set(s["kept_in"]) <= inside
         ok = ok and not produced & (outside | inside) and not (secure and set(s["in"]) & secret)
-        ok = ok and (secure or not (s["kept_in"] or s["kept_out"] or s["resident"])) and s["least"] <= s["resident"]
+        ok = ok and (secure or not (s["kept_in"] or s["kept_out"] or s["resident"] or s["f16"])) and s["least"] <= s["resident"]
         touched = [v for k in ("in", "out", "kept_in", "kept_out") for v in s[k]]
         ok = ok and (not secure or all(values[v]["elem"] in (1, 7, 9) for v in touched))
         outside |= set(s["out"])

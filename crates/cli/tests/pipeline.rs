@@ -62,6 +62,37 @@ fn from_model_to_predictions_and_back_to_public_parts() {
 }
 
 #[test]
+fn half_precision_weights_halve_the_package_and_everyone_says_so() {
+    let world = prepared();
+    let package = |weights: &str| {
+        let (plan, package) = (format!("{weights}.toml"), format!("{weights}.cordon"));
+        let image = "image:size=32,gray,mean=0.3,std=0.35";
+        world.ok(&["plan", "digits.onnx", "--protect", "all", "--weights", weights, "--image", image, "-o", &plan]);
+        let mut args = SEAL;
+        args[3] = &plan;
+        let sealed = lines(&world.ok(&[&["--json"], &args[..], &["-o", &package]].concat())).remove(0);
+        let verified = lines(&world.ok(&["--json", "verify", &package, "--owner", "owner.key.pub"])).remove(0);
+        (sealed, verified)
+    };
+    let ((plain, _), (half, verified)) = (package("f32"), package("f16"));
+    let number = |value: &Value| value.as_u64().expect("a number");
+    assert!(number(&half["bytes"]) * 10 < number(&plain["bytes"]) * 6, "{half}");
+    assert!(number(&half["f16_weight_tensors"]) > 2 && plain["f16_weight_tensors"] == 0);
+    assert_eq!((&half["same_class"]["same"], &half["same_class"]["answers"]), (&3.into(), &3.into()));
+    assert_eq!(verified["segments"][0]["f16_weights"], true);
+    assert!(verified["words"].as_str().expect("text").contains("stored as f16"));
+    for budget in [None, Some("3MiB")] {
+        let mut run = vec!["--json", "run", "f16.cordon", "--device", "device", "--input", "images"];
+        run.extend(budget.iter().flat_map(|budget| ["--secure-memory", budget]));
+        for result in lines(&world.ok(&run)) {
+            assert_eq!(result["f16_weights"], true);
+            assert!(number(&result["secure_memory_measured"]) > 0);
+        }
+    }
+    assert!(world.ok(&["verify", "f16.cordon", "--owner", "owner.key.pub"]).contains("Weights of segment 0"));
+}
+
+#[test]
 fn the_prediction_of_secure_memory_holds_and_the_least_is_enough() {
     let world = prepared();
     let all = ["plan", "digits.onnx", "--protect", "all", "-o", "all.toml"];

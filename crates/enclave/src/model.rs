@@ -3,7 +3,7 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use cordon_engine::program::{DType, Port, Via};
+use cordon_engine::program::{DType, Port, Stored, Via};
 use cordon_engine::{Limits, Prepared, Program, Residency, WeightTable};
 use cordon_package::{Elem, Header, Manifest, SealedSection};
 use cordon_protocol::{Code, LoadReport, Refusal, SPILL_CHUNK};
@@ -77,6 +77,7 @@ impl Model {
     ) -> Result<Self, Refusal> {
         for draft in &drafts {
             check_ports(draft, manifest)?;
+            check_forms(draft, manifest)?;
         }
         let labels =
             drafts.iter_mut().map(|draft| core::mem::take(&mut draft.labels)).find(|labels| !labels.is_empty());
@@ -89,7 +90,7 @@ impl Model {
             let limits = Limits::new(platform.memory().available());
             let prepared = Prepared::new(draft.program, draft.table, platform.compute(), residency, limits)
                 .map_err(|e| refuse::engine(e, draft.index, platform.memory().available()))?;
-            report.resident += u32::from(prepared.memory().window == 0);
+            report.resident += u32::from(prepared.chunks_per_request() == 0);
             // Validation bounds it. Segments run one at a time, so all use one area.
             report.spill = report.spill.max(u32::try_from(prepared.spill_chunks()).unwrap_or(u32::MAX));
             report.compute = report.compute.saturating_add(prepared.peak_bytes());
@@ -144,6 +145,13 @@ fn check_ports(draft: &Draft, manifest: &Manifest) -> Result<(), Refusal> {
         }
     }
     Ok(())
+}
+
+/// The manifest says truly whether weights were rounded to f16.
+fn check_forms(draft: &Draft, manifest: &Manifest) -> Result<(), Refusal> {
+    let info = manifest.segments.get(draft.index as usize).ok_or(Refusal::new(Code::Internal))?;
+    let rounded = draft.table.0.iter().any(|tensor| tensor.stored == Stored::F16);
+    if rounded == info.f16_weights { Ok(()) } else { Err(Refusal::new(Code::ProgramInvalid).in_segment(draft.index)) }
 }
 
 /// Every segment streams its weights, as far as the budget has no room for them. All that is shared out lies in one

@@ -13,8 +13,8 @@ use crate::EngineError;
 use crate::program::{
     Along, ArenaSize, Axis, BinaryOp, Conv2d, ConvNd, DType, Dense, INSTRUCTION_SET, Instruction, Kind, Layout, Lrn,
     MAX_INSTRUCTIONS, MAX_PORTS, MAX_WEIGHTS, MatMul, Normalize, Operand, Pool, PoolKind, Port, Program, QConv2d,
-    QDense, QResidual, ReduceOp, Region, Strided1, Strided2, Strided3, StridedCopy, Sum, Target, Tile, UnaryOp, Via,
-    WeightInfo, WeightTable,
+    QDense, QResidual, ReduceOp, Region, Stored, Strided1, Strided2, Strided3, StridedCopy, Sum, Target, Tile, UnaryOp,
+    Via, WeightInfo, WeightTable,
 };
 use crate::wire::{Wire, read_list, unknown, wire_enum, wire_struct, write_list};
 
@@ -71,6 +71,7 @@ impl WeightTable {
 
 wire_enum!(Kind { 0 => Inference });
 wire_enum!(DType { 0 => F32, 1 => I64, 2 => Bool, 3 => U8 });
+wire_enum!(Stored { 0 => F32, 1 => I64, 2 => Bool, 3 => U8, 4 => F16 });
 wire_enum!(Via { 0 => Cross, 1 => Retain });
 wire_enum!(Layout { 0 => Plain, 1 => Blocked });
 wire_enum!(PoolKind { 0 => Max, 1 => Average, 2 => AverageCountPad });
@@ -79,7 +80,7 @@ wire_enum!(ReduceOp { 0 => Sum, 1 => Mean, 2 => Max, 3 => Min });
 wire_struct!(ArenaSize { f32: u32, i64: u32, bool: u32, u8: u32, scratch: u32 });
 wire_struct!(Region { dtype: DType, start: u32, len: u32 });
 wire_struct!(Tile { tensor: u32, start: u32, len: u32 });
-wire_struct!(WeightInfo { dtype: DType, len: u32, offset: u64 });
+wire_struct!(WeightInfo { stored: Stored, len: u32, offset: u64 });
 wire_struct!(Port { value: u32, shape: Vec<u32>, region: Region, via: Via });
 
 wire_struct!(Axis { input: u32, output: u32, kernel: u32, stride: u32, dilation: u32, pad_begin: u32, pad_end: u32 });

@@ -4,7 +4,10 @@
 //! everything before and after it shared, without `unsafe`; validation made sure that no read region straddles it.
 
 use alloc::vec::Vec;
+use core::ops::Range;
 
+use cordon_kernels::half;
+use cordon_kernels::parallel::Compute;
 use zeroize::Zeroize;
 
 use crate::prepared::ValueRef;
@@ -23,7 +26,7 @@ pub(crate) struct Extent {
 
 impl Extent {
     /// Room for `len` more elements; returns where they start. Saturates, which no budget admits.
-    pub(crate) fn push(&mut self, dtype: DType, len: u32) -> u64 {
+    pub(crate) fn push(&mut self, dtype: DType, len: u64) -> u64 {
         let end = match dtype {
             DType::F32 => &mut self.f32,
             DType::I64 => &mut self.i64,
@@ -31,7 +34,7 @@ impl Extent {
             DType::U8 => &mut self.u8,
         };
         let start = *end;
-        *end = end.saturating_add(len.into());
+        *end = end.saturating_add(len);
         start
     }
 
@@ -135,6 +138,12 @@ impl Buffers {
         })
     }
 
+    /// Bytes `range` of the `u8` memory.
+    pub(crate) fn bytes_at(&self, range: Range<u64>) -> Result<&[u8], EngineError> {
+        let index = |at: u64| usize::try_from(at).map_err(|_| OUTSIDE);
+        self.u8.get(index(range.start)?..index(range.end)?).ok_or(OUTSIDE)
+    }
+
     /// The written region and the scratch memory mutably, everything else shared.
     pub(crate) fn split(&mut self, out: Region) -> Result<(Out<'_>, Rest<'_>, &mut [f32]), EngineError> {
         let Self { f32, i64, bool, u8, scratch } = self;
@@ -178,6 +187,12 @@ impl Buffers {
             }
             DType::U8 => part_mut(&mut self.u8, start, bytes.len())?.copy_from_slice(bytes),
         }
+        Ok(())
+    }
+
+    /// Stores half-precision numbers, two bytes each, as `f32` from element `start` on.
+    pub(crate) fn store_f16(&mut self, compute: Compute, start: u64, halves: &[u8]) -> Result<(), EngineError> {
+        half::widen(compute, halves, part_mut(&mut self.f32, start, halves.len() / 2)?);
         Ok(())
     }
 

@@ -317,7 +317,7 @@ impl Prepared {
             (State::Over, _) => Err(EngineError::NeedsReset),
             (State::Idle, Reply::Go) => Ok(Next::Load(None)),
             (State::Chunk { before }, Reply::Chunk { index, plain }) => {
-                self.weights.accept(index, plain)?;
+                self.weights.accept(index, plain, self.compute)?;
                 Ok(Next::Load(before))
             }
             (State::Input(index), Reply::Value(value)) => {
@@ -389,7 +389,7 @@ impl Prepared {
                 }
                 Next::Input(_) => Next::Begin(0),
                 Next::Begin(index) if index < self.program.instructions.len() => {
-                    self.weights.begin(index)?;
+                    self.weights.begin(index, self.compute)?;
                     Next::Load(Some(index))
                 }
                 Next::Begin(_) => Next::Output(0),
@@ -416,6 +416,7 @@ impl Prepared {
                 Ok((State::Restore(index), Made::Restore(moved(spill, *slot))))
             }
             _ => {
+                self.weights.widen(index, instruction, self.compute)?;
                 dispatch::execute(self.compute, index, instruction, &mut self.arena, &self.weights)?;
                 Ok((State::Instruction(index + 1), Made::Ran { instruction: index as u32 }))
             }
@@ -472,7 +473,7 @@ mod tests {
 
     use super::*;
     use crate::KernelSet;
-    use crate::program::{ArenaSize, Kind, Operand, Region, Tile, UnaryOp, Via, WeightInfo};
+    use crate::program::{ArenaSize, Kind, Operand, Region, Stored, Tile, UnaryOp, Via, WeightInfo};
 
     /// `neg(weight)` and the input, both handed out; nothing of them may remain.
     fn program() -> (Program, WeightTable) {
@@ -488,7 +489,7 @@ mod tests {
             outputs: vec![port(out), port(input)],
             instructions: vec![Instruction::Unary { op: UnaryOp::Neg, input: Operand::Weight(weight), out }],
         };
-        (program, WeightTable(vec![WeightInfo { dtype: DType::F32, len: 3, offset: 0 }]))
+        (program, WeightTable(vec![WeightInfo { stored: Stored::F32, len: 3, offset: 0 }]))
     }
 
     fn run(prepared: &mut Prepared) {

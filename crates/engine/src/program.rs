@@ -28,7 +28,7 @@ pub const MAX_SPILL_CHUNKS: u32 = 16_384;
 /// Tensors start on multiples of this many bytes in the weight stream.
 pub const WEIGHT_ALIGNMENT: u64 = 64;
 
-/// Element type of arena memory, weights and ports.
+/// Element type of arena memory, of ports, and of constants as instructions read them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DType {
     /// IEEE 754 single precision, 4 bytes.
@@ -73,11 +73,26 @@ pub enum Operand {
     Weight(Tile),
 }
 
+/// Form of a constant's elements in the weight stream, little-endian.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stored {
+    /// As [`DType::F32`].
+    F32,
+    /// As [`DType::I64`].
+    I64,
+    /// As [`DType::Bool`].
+    Bool,
+    /// As [`DType::U8`].
+    U8,
+    /// IEEE 754 half precision, 2 bytes. Instructions read it as `f32`, widened exactly.
+    F16,
+}
+
 /// One tensor of a segment's weight table; its bytes lie at `offset` of the segment's weight stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WeightInfo {
-    /// Element type; `F32` and `I64` are little-endian.
-    pub dtype: DType,
+    /// Form of the elements.
+    pub stored: Stored,
     /// Elements.
     pub len: u32,
     /// Byte offset in the stream, a multiple of 64.
@@ -95,6 +110,35 @@ impl DType {
             Self::F32 => 4,
             Self::I64 => 8,
             Self::Bool | Self::U8 => 1,
+        }
+    }
+}
+
+impl Stored {
+    /// Bytes of one element in the stream.
+    pub fn bytes(self) -> u32 {
+        if self == Self::F16 { 2 } else { self.dtype().bytes() }
+    }
+
+    /// Element type that instructions read.
+    pub fn dtype(self) -> DType {
+        match self {
+            Self::F32 | Self::F16 => DType::F32,
+            Self::I64 => DType::I64,
+            Self::Bool => DType::Bool,
+            Self::U8 => DType::U8,
+        }
+    }
+}
+
+impl From<DType> for Stored {
+    /// As instructions read it.
+    fn from(dtype: DType) -> Self {
+        match dtype {
+            DType::F32 => Self::F32,
+            DType::I64 => Self::I64,
+            DType::Bool => Self::Bool,
+            DType::U8 => Self::U8,
         }
     }
 }

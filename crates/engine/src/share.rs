@@ -66,7 +66,7 @@ impl Need {
 
 /// The instruction whose weights need the largest window.
 fn most_demanding(program: &Program, table: &WeightTable) -> (u32, &'static str) {
-    let bytes = |tensor: u32| table.0.get(tensor as usize).map_or(0, |info| u64::from(info.dtype.bytes()));
+    let bytes = |tensor: u32| table.0.get(tensor as usize).map_or(0, |info| u64::from(info.stored.dtype().bytes()));
     let window = |(_, instruction): &(u32, &crate::program::Instruction)| {
         instruction.tiles().map(|tile| u64::from(tile.len) * bytes(tile.tensor)).sum::<u64>()
     };

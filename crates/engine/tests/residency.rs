@@ -8,13 +8,17 @@ use support::{Build, Random, Seen, Value, arena, drive, ramp};
 
 const PER_CHUNK: u32 = CHUNK as u32 / 4;
 
-/// Adds tiles of one tensor, half a chunk each, to the input one after the other, in the given order.
+/// Adds tiles of one tensor, half a chunk of f32 each, to the input one after the other, in the given order.
 fn adder(order: &[u32]) -> Build {
+    adder_of(order, |b, len| b.weight_f32(&ramp(len, 3)))
+}
+
+fn adder_of(order: &[u32], weight: impl Fn(&mut Build, usize) -> Tile) -> Build {
     let mut b = Build::new();
     let len = PER_CHUNK / 2;
     let mut sum = b.input(DType::F32, &[len]);
     let tiles = order.iter().max().expect("tiles") + 1;
-    let whole = b.weight_f32(&ramp((tiles * len) as usize, 3));
+    let whole = weight(&mut b, (tiles * len) as usize);
     for &index in order {
         let out = b.f32(len);
         b.push(Instruction::Binary {
@@ -82,6 +86,76 @@ fn every_budget_is_kept_and_gives_the_same_bits() {
         );
     }
     assert_eq!(last, 0, "the largest budget holds everything");
+}
+
+/// Every binary16 number that is a number, again and again.
+fn halves(len: usize) -> Vec<u16> {
+    (0..=u16::MAX).filter(|half| half & 0x7c00 != 0x7c00).cycle().step_by(7).take(len).collect()
+}
+
+#[test]
+fn f16_gives_the_bits_of_its_values_as_f32_in_half_the_room() {
+    let order = [0, 1, 2, 3, 4, 5, 6, 7, 2, 2];
+    let packed = adder_of(&order, |b, len| b.weight_f16(&halves(len)));
+    let wide = adder_of(&order, |b, len| {
+        b.weight_f32(&halves(len).into_iter().map(cordon_kernels::half::to_f32).collect::<Vec<_>>())
+    });
+    assert_eq!(packed.stream.len() * 2, wide.stream.len());
+    let expected = drive(&mut warm(&wide, Residency::All).expect("valid"), &wide.stream, &input(9)).expect("runs").0;
+    let (mut some_packed, mut some_streamed) = (false, false);
+    let tile = u64::from(PER_CHUNK) * 2;
+    for bytes in (0..400_000).step_by(5_000).map(|bytes| Residency::Budget { bytes }).chain([Residency::Least]) {
+        let mut prepared = match warm(&packed, bytes) {
+            Ok(prepared) => prepared,
+            Err(EngineError::Memory { .. }) => continue,
+            Err(other) => panic!("{other}"),
+        };
+        let memory = prepared.memory();
+        if let Residency::Budget { bytes } = bytes {
+            assert!(memory.weights + memory.window <= bytes, "{memory:?} in {bytes}");
+        }
+        let (outputs, seen) = drive(&mut prepared, &packed.stream, &input(9)).expect("runs");
+        assert_eq!(outputs, expected, "{bytes:?}");
+        assert_eq!(chunks(&seen).len() as u64, prepared.chunks_per_request());
+        let predicted = Prepared::predict(&packed.program, &packed.weights, bytes).expect("valid");
+        assert_eq!((predicted.memory.weights, predicted.memory.window), (memory.weights, memory.window));
+        // All eight tiles as stored, and one tile of window.
+        some_packed |= (memory.weights, memory.window, predicted.chunks) == (8 * tile / 2, tile, 0);
+        some_streamed |= predicted.chunks > 0 && memory.weights > 0;
+    }
+    assert!(some_packed && some_streamed, "the test must see both");
+    let all = Prepared::predict(&packed.program, &packed.weights, Residency::All).expect("valid").memory;
+    assert_eq!((all.weights, all.window), (8 * tile, 0), "with room for it, nothing is widened twice");
+}
+
+#[test]
+fn one_f16_tile_read_twice_by_an_instruction_is_widened_once() {
+    let (len, count) = (40, 8);
+    let values = halves(len + count);
+    let mut b = Build::new();
+    let mut expected = Vec::new();
+    for first in 0..count {
+        let tile = &values[first..first + len];
+        let a = Operand::Weight(b.weight_f16(tile));
+        let shape = Strided2 { dims: vec![len as u32], a: vec![1], b: vec![1] };
+        let out = b.f32(len as u32);
+        b.push(Instruction::Binary { op: BinaryOp::Mul, shape, a, b: a, activation: None, out });
+        b.output(out);
+        let square = |half: &u16| cordon_kernels::half::to_f32(*half) * cordon_kernels::half::to_f32(*half);
+        expected.push(Value::F32(tile.iter().map(square).collect()));
+    }
+    let mut packed = 0;
+    for bytes in (0..3_000).step_by(40) {
+        let mut prepared = match warm(&b, Residency::Budget { bytes }) {
+            Ok(prepared) => prepared,
+            Err(EngineError::Memory { .. }) => continue,
+            Err(other) => panic!("{other}"),
+        };
+        assert_eq!(drive(&mut prepared, &b.stream, &[]).expect("runs").0, expected, "{bytes}");
+        let memory = prepared.memory();
+        packed += u32::from((memory.weights, memory.window) == ((count * len * 2) as u64, len as u64 * 4));
+    }
+    assert!(packed > 0, "the test must see all tiles packed");
 }
 
 #[test]

@@ -4,8 +4,8 @@ mod support;
 
 use cordon_codec::DecodeError;
 use cordon_engine::program::{
-    Along, BinaryOp, Conv2d, ConvNd, DType, Instruction, Layout, MatMul, Operand, Pool, Program, Region, Strided1,
-    Strided2, StridedCopy, Tile, UnaryOp, WeightTable,
+    Along, BinaryOp, Conv2d, ConvNd, DType, Instruction, Layout, MatMul, Operand, Pool, Program, Region, Stored,
+    Strided1, Strided2, StridedCopy, Tile, UnaryOp, WeightTable,
 };
 use cordon_engine::{EngineError, KernelSet, Limits, Prepared, Residency};
 use support::{Build, arena, cases};
@@ -188,7 +188,7 @@ fn ports_and_tables() {
     assert_eq!(edited(|b| b.weights.0[1].offset = 0), Ok("offset"));
     assert_eq!(edited(|b| b.weights.0[1].offset = u64::MAX - 63), Ok("offset"));
     assert_eq!(edited(|b| b.weights.0[1].offset = 1 << 60), Ok("weight table"));
-    assert_eq!(edited(|b| b.weights.0[1].dtype = DType::I64), Ok("bias"));
+    assert_eq!(edited(|b| b.weights.0[1].stored = Stored::I64), Ok("bias"));
     assert_eq!(edited(|b| b.weights.0.truncate(1)), Ok("bias"));
 }
 

@@ -23,6 +23,7 @@ pub mod elementwise;
 pub mod gemm;
 mod gemm_tile;
 pub mod geometry;
+pub mod half;
 mod lanes;
 mod lengths;
 pub mod math;

@@ -4,7 +4,7 @@ use crate::arena::{self, ArenaReport};
 use crate::draft::{self, Draft, ReadMut};
 use crate::error::LowerError;
 use crate::weights::WeightSource;
-use cordon_engine::program::{Instruction, Kind, Program, Tile, WeightInfo, WeightTable};
+use cordon_engine::program::{Instruction, Kind, Program, Stored, Tile, WeightInfo, WeightTable};
 use cordon_graph::ElemType;
 use std::collections::HashMap;
 
@@ -31,11 +31,23 @@ impl Lowered {
         self.weights.stream_bytes()
     }
 
+    /// Tensors stored as f16, which were rounded.
+    pub fn rounded(&self) -> usize {
+        self.weights.0.iter().filter(|info| info.stored == Stored::F16).count()
+    }
+
+    /// By how much rounding may change an output, relative to its largest magnitude: 2^-11 for each rounded tensor. Rounding
+    /// moves a weight by at most that share of itself, and a sum of products as much where its terms do not cancel;
+    /// layers in a row add up.
+    pub fn rounding_error(&self) -> f64 {
+        self.rounded() as f64 / 2048.0
+    }
+
     /// Bytes of the largest set of weights one instruction reads: what a streaming engine's window must hold.
     pub fn window_bytes(&self) -> u64 {
         let tile_bytes = |tile: &Tile| {
-            let dtype = self.weights.0[tile.tensor as usize].dtype;
-            u64::from(tile.len) * u64::from(dtype.bytes())
+            let stored = self.weights.0[tile.tensor as usize].stored;
+            u64::from(tile.len) * u64::from(stored.dtype().bytes())
         };
         let instructions = self.program.instructions.iter();
         instructions.map(|it| it.tiles().map(|tile| tile_bytes(&tile)).sum()).max().unwrap_or(0)
@@ -75,7 +87,7 @@ pub(crate) fn finish(draft: Draft, batch: u32, scratch: bool) -> Result<Lowered,
                     }
                     let number = u32::try_from(sources.len()).expect("no more than in the draft");
                     twins.push(number);
-                    let info = WeightInfo { dtype: source.dtype(), len: source.len(), offset };
+                    let info = WeightInfo { stored: source.stored(), len: source.len(), offset };
                     offset = (offset + info.bytes()).next_multiple_of(WEIGHT_ALIGNMENT);
                     weights.push(info);
                     sources.push(source.clone());

@@ -34,6 +34,13 @@ pub enum LowerError {
         /// Name of the value, or what else it is.
         what: String,
     },
+    /// A weight cannot be stored as f16.
+    HalfRange {
+        /// The initializer.
+        weight: String,
+        /// One of its elements, as it would be stored.
+        value: String,
+    },
     /// The caller asked for something inconsistent, such as a value id that the map lacks.
     Misuse(String),
     /// The engine refused what this crate built, or a run failed.
@@ -59,6 +66,11 @@ impl fmt::Display for LowerError {
             Self::TooLarge { what } => {
                 write!(f, "{what} exceeds 2^32 elements; use a smaller batch or input size")
             }
+            Self::HalfRange { weight, value } => write!(
+                f,
+                "weight {weight:?} has an element {value} (batch normalisation folded in), which f16 cannot hold: its largest \
+                 number is 65504; plan with --weights f32"
+            ),
             Self::Misuse(what) => write!(f, "lower was called wrongly: {what}"),
             Self::Engine(what) => write!(f, "the trusted engine refused the program: {what}"),
         }

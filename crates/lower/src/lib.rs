@@ -18,6 +18,7 @@ mod draft;
 mod emit;
 mod error;
 mod fuse;
+mod half;
 mod layout;
 mod local;
 pub mod ops;

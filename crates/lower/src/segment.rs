@@ -7,7 +7,7 @@ use crate::error::LowerError;
 use crate::ops;
 use crate::tile::{self, Tiling};
 use crate::weights::{Form, WeightSource};
-use crate::{concat, emit, fuse, spill};
+use crate::{concat, emit, fuse, half, spill};
 use cordon_engine::program::{DType, Instruction, Layout, Port, Via};
 use cordon_graph::{ElemType, Graph, Node, NodeId, NodeView, Segment, TensorType, ValueId, segment};
 use std::collections::{BTreeSet, HashMap};
@@ -27,6 +27,9 @@ pub struct LowerOptions {
     /// results. What is cut does without. On the golden networks the largest error of the
     /// outputs stays below 2.5e-5 of their maximum with it.
     pub winograd: bool,
+    /// Whether constants that convolutions and products multiply by are stored as f16, each rounded to the nearest; one out
+    /// of range is an error.
+    pub f16_weights: bool,
 }
 
 impl Default for LowerOptions {
@@ -37,6 +40,7 @@ impl Default for LowerOptions {
             batch: 1,
             tiling: Tiling::default(),
             winograd: true,
+            f16_weights: false,
         }
     }
 }
@@ -109,6 +113,9 @@ pub fn lower_untiled(graph: &Graph, segment: &Segment, options: &LowerOptions) -
     let mut draft = state.draft;
     draft.dequantised.clear();
     emit::remove_dead(&mut draft);
+    if options.f16_weights {
+        half::mark(&mut draft, graph)?;
+    }
     let outputs = segment.outputs.iter().map(|&id| Ok(value_type(graph, id)?.elem)).collect::<Result<_, _>>()?;
     Ok(Untiled { draft, batch: options.batch, winograd: options.winograd, outputs })
 }

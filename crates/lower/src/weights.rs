@@ -2,7 +2,8 @@
 //! written, so a model of several gigabytes is never held twice.
 
 use crate::context::BLOCK;
-use cordon_engine::program::DType;
+use crate::half;
+use cordon_engine::program::{DType, Stored};
 use cordon_graph::{ElemType, Tensor};
 use core::hash::{Hash, Hasher};
 use std::hash::DefaultHasher;
@@ -65,12 +66,14 @@ pub(crate) struct WeightSource {
     pub(crate) scale: Option<Vec<f32>>,
     /// Elements that share one factor.
     pub(crate) scale_inner: usize,
+    /// Stored as f16. Set by [`half::mark`], which has seen every element.
+    pub(crate) half: bool,
 }
 
 impl WeightSource {
     /// Unscaled.
     pub(crate) fn new(form: Form) -> Self {
-        Self { form, scale: None, scale_inner: 1 }
+        Self { form, scale: None, scale_inner: 1, half: false }
     }
 
     /// Element type in the engine.
@@ -86,6 +89,11 @@ impl WeightSource {
             Form::I64(_) => DType::I64,
             Form::U8(_) => DType::U8,
         }
+    }
+
+    /// Form in the stream.
+    pub(crate) fn stored(&self) -> Stored {
+        if self.half { Stored::F16 } else { self.dtype().into() }
     }
 
     /// The model's constant behind it; computed data has none.
@@ -140,8 +148,22 @@ impl WeightSource {
         hasher.finish()
     }
 
-    /// Writes the packed bytes in pieces.
+    /// Writes the stream's bytes in pieces.
     pub(crate) fn write(&self, sink: &mut dyn FnMut(&[u8])) {
+        if !self.half {
+            return self.write_full(sink);
+        }
+        let mut halves = Vec::with_capacity(PIECE / 2);
+        self.write_full(&mut |bytes| {
+            let values = bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes));
+            halves.clear();
+            halves.extend(values.flat_map(|value| half::from_f32(value).expect("seen by `mark`").to_le_bytes()));
+            sink(&halves);
+        });
+    }
+
+    /// As instructions read it.
+    fn write_full(&self, sink: &mut dyn FnMut(&[u8])) {
         match &self.form {
             Form::Raw(tensor) => match tensor.elem {
                 ElemType::Float if self.scale.is_some() => {
@@ -289,9 +311,10 @@ mod tests {
     fn a_scale_multiplies_its_channel() {
         let tensor = Tensor::from_f32(&[2, 3], &[1.0; 6]);
         let form = Form::Rows { tensor: tensor.clone(), outer: 2, inner: 3 };
-        let got = packed(&WeightSource { form, scale: Some(vec![2.0, 3.0]), scale_inner: 1 });
+        let got = packed(&WeightSource { form, scale: Some(vec![2.0, 3.0]), scale_inner: 1, half: false });
         assert_eq!((got[0], got[1], got[32], got[2]), (2.0, 3.0, 2.0, 0.0));
-        let got = packed(&WeightSource { form: Form::Raw(tensor), scale: Some(vec![2.0, 3.0]), scale_inner: 3 });
+        let got =
+            packed(&WeightSource { form: Form::Raw(tensor), scale: Some(vec![2.0, 3.0]), scale_inner: 3, half: false });
         assert_eq!(got, [2.0, 2.0, 2.0, 3.0, 3.0, 3.0]);
     }
 }

@@ -21,7 +21,7 @@ impl Work {
         let operand = |operand: Operand| match operand {
             Operand::Arena(region) => u64::from(region.len) * u64::from(region.dtype.bytes()),
             Operand::Weight(tile) => {
-                let dtype = weights.0.get(tile.tensor as usize).map_or(0, |info| info.dtype.bytes());
+                let dtype = weights.0.get(tile.tensor as usize).map_or(0, |info| info.stored.dtype().bytes());
                 u64::from(tile.len) * u64::from(dtype)
             }
         };

@@ -130,6 +130,8 @@ pub struct SegmentInfo {
     pub minimum_peak: u64,
     /// What it takes with all its weights inside, no less than that.
     pub resident_peak: u64,
+    /// Whether weights of it are stored as f16, rounded; never for a normal segment.
+    pub f16_weights: bool,
 }
 
 /// What turns the output into probabilities before a policy is applied.
@@ -185,7 +187,7 @@ impl Manifest {
             for list in [&segment.inputs, &segment.outputs, &segment.retained_in, &segment.retained_out] {
                 write_indices(w, list);
             }
-            w.u64(segment.minimum_peak).u64(segment.resident_peak);
+            w.u64(segment.minimum_peak).u64(segment.resident_peak).bool(segment.f16_weights);
         });
         w.option(self.preprocessing.as_ref(), |w, p| p.encode(w));
         w.option(self.class_axis, |w, axis| {
@@ -216,7 +218,7 @@ impl Manifest {
             })?,
             inputs: read_indices(&mut r)?,
             outputs: read_indices(&mut r)?,
-            segments: r.list(33, u32::from(MAX_SEGMENTS), "segments", |r| {
+            segments: r.list(34, u32::from(MAX_SEGMENTS), "segments", |r| {
                 Ok::<_, PackageError>(SegmentInfo {
                     placement: match r.u8("placement")? {
                         0 => Placement::Normal,
@@ -229,6 +231,7 @@ impl Manifest {
                     retained_out: read_indices(r)?,
                     minimum_peak: r.u64("minimum peak")?,
                     resident_peak: r.u64("resident peak")?,
+                    f16_weights: r.bool("f16_weights")?,
                 })
             })?,
             preprocessing: r.option("preprocessing", Preprocessing::decode)?,
@@ -380,8 +383,8 @@ mod rules {
 
     fn check_segment(m: &Manifest, segment: &SegmentInfo, index: u32, seen: &mut [Seen]) -> Result<(), PackageError> {
         let secure = segment.placement == Placement::Secure;
-        let plain = segment.retained_in.is_empty() && segment.retained_out.is_empty() && segment.resident_peak == 0;
-        if !secure && !plain {
+        let retains = !segment.retained_in.is_empty() || !segment.retained_out.is_empty();
+        if !secure && (retains || segment.resident_peak > 0 || segment.f16_weights) {
             return Err(broken("a normal segment neither retains values nor uses secure memory", index));
         }
         if segment.minimum_peak > segment.resident_peak {

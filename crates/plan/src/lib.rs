@@ -22,6 +22,7 @@ mod model;
 mod placement;
 mod plan;
 mod preprocessing;
+mod shared;
 mod spilling;
 mod tiling;
 mod words;
@@ -34,5 +35,8 @@ pub use make::make;
 pub use memory::{Predicted, SegmentCost, predict, predict_sealed};
 pub use model::{Model, prepare};
 pub use placement::{Bound, Constraints, Protect, classifier_cut};
-pub use plan::{Crossing, Goal, Memory, ModelIdentity, OutputInfo, Placement, Plan, SegmentPlan, ValueShape, World};
+pub use plan::{
+    Crossing, Goal, Memory, ModelIdentity, OutputInfo, Placement, Plan, SegmentPlan, ValueShape, WeightFormat, World,
+};
 pub use preprocessing::{Channels, Fit, Preprocessing};
+pub use shared::{Shared, shared};

@@ -1,7 +1,7 @@
 //! Ranges of nodes → segments with their interface, a value table, and Programs for the secure ones.
 
 use crate::memory::{Predicted, SegmentCost};
-use crate::plan::{Placement, Plan, SegmentPlan};
+use crate::plan::{Placement, Plan, SegmentPlan, WeightFormat};
 use crate::{Model, PlanError, tiling};
 use cordon_engine::program::Via;
 use cordon_graph::{Graph, NodeId, Segment, ValueId, segment};
@@ -83,7 +83,7 @@ pub fn lower_plan(model: &Model, plan: &Plan) -> Result<LoweredPlan, PlanError> 
         .filter(|segment| segment.placement == Placement::Secure)
         .map(SegmentPlan::tiling)
         .collect();
-    lower_ranges(&model.graph, &ranges, &Cut::As(tilings)).map(|(lowered, _)| lowered)
+    lower_ranges(&model.graph, &ranges, plan.weights, &Cut::As(tilings)).map(|(lowered, _)| lowered)
 }
 
 /// How secure segments are to be cut.
@@ -98,6 +98,7 @@ pub(crate) enum Cut {
 pub(crate) fn lower_ranges(
     graph: &Graph,
     ranges: &[(Placement, Range<usize>)],
+    weights: WeightFormat,
     how: &Cut,
 ) -> Result<(LoweredPlan, Option<(Predicted, f64)>), PlanError> {
     let segments: Vec<(Placement, Segment)> =
@@ -124,7 +125,7 @@ pub(crate) fn lower_ranges(
             cost: SegmentCost::default(),
         };
         if placement == Placement::Secure {
-            untiled.push(untiled_secure(graph, &out, &flow)?);
+            untiled.push(untiled_secure(graph, &out, &flow, weights)?);
         }
         lowered.push(out);
     }
@@ -194,14 +195,20 @@ fn flow(graph: &Graph, segments: &[(Placement, Segment)], index: usize) -> Flow 
     Flow { inputs, outputs, retained_in, retained_out }
 }
 
-fn untiled_secure(graph: &Graph, segment: &LoweredSegment, flow: &Flow) -> Result<Untiled, PlanError> {
+fn untiled_secure(
+    graph: &Graph,
+    segment: &LoweredSegment,
+    flow: &Flow,
+    weights: WeightFormat,
+) -> Result<Untiled, PlanError> {
     let whole = Segment {
         nodes: segment.segment.nodes.clone(),
         inputs: flow.inputs.iter().chain(&flow.retained_in).copied().collect(),
         outputs: flow.outputs.iter().chain(&flow.retained_out).copied().collect(),
     };
     let retained = flow.retained_in.iter().chain(&flow.retained_out).copied().collect();
-    let options = LowerOptions { batch: batch(graph), retained, ..LowerOptions::default() };
+    let f16_weights = weights == WeightFormat::F16;
+    let options = LowerOptions { batch: batch(graph), retained, f16_weights, ..LowerOptions::default() };
     Ok(lower_untiled(graph, &whole, &options)?)
 }
 

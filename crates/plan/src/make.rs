@@ -16,11 +16,13 @@ pub fn make(model: &Model, constraints: &Constraints) -> Result<Plan, PlanError>
     check_preprocessing(graph, constraints.preprocessing.as_ref())?;
     let output = output_info(graph, &constraints.labels)?;
     let segments = ranges.segments();
-    let (lowered, predicted) = lower_ranges(graph, &segments, &Cut::For(constraints.secure_memory))?;
+    let (lowered, predicted) =
+        lower_ranges(graph, &segments, constraints.weights, &Cut::For(constraints.secure_memory))?;
     let (predicted, slowdown) = predicted.unwrap_or_default();
     check_memory(&lowered, constraints, predicted.minimum)?;
     let mut plan = Plan {
         format: FORMAT,
+        weights: constraints.weights,
         words: String::new(),
         warnings: Vec::new(),
         public_words: String::new(),

@@ -1,6 +1,6 @@
 //! What the user asks for, and the ranges of nodes that follow from it.
 
-use crate::plan::Placement;
+use crate::plan::{Placement, WeightFormat};
 use crate::{PlanError, Preprocessing};
 use cordon_graph::{Graph, NodeId, cut_table};
 use core::fmt;
@@ -62,6 +62,8 @@ pub struct Constraints {
     pub back: Option<Bound>,
     /// Most secure memory, in bytes.
     pub secure_memory: Option<u64>,
+    /// How secure weights are stored.
+    pub weights: WeightFormat,
     /// Preprocessing to carry along.
     pub preprocessing: Option<Preprocessing>,
     /// One word per class.
@@ -71,7 +73,15 @@ pub struct Constraints {
 impl Constraints {
     /// Nothing but the goal.
     pub fn new(protect: Protect) -> Self {
-        Self { protect, front: None, back: None, secure_memory: None, preprocessing: None, labels: Vec::new() }
+        Self {
+            protect,
+            front: None,
+            back: None,
+            secure_memory: None,
+            weights: WeightFormat::F32,
+            preprocessing: None,
+            labels: Vec::new(),
+        }
     }
 }
 

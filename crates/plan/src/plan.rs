@@ -2,6 +2,7 @@
 
 use crate::{PlanError, Preprocessing, Protect};
 use cordon_lower::Tiling;
+use core::fmt;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -28,12 +29,43 @@ pub enum World {
     Secure,
 }
 
+/// How weights that convolutions and products of secure segments multiply by are stored. All other constants are stored as
+/// they are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WeightFormat {
+    /// As they are.
+    #[default]
+    F32,
+    /// In two bytes, each rounded to the nearest IEEE 754 half precision number: half the bytes to keep, to decrypt and to
+    /// send, for results that differ.
+    F16,
+}
+
+impl WeightFormat {
+    fn is_exact(&self) -> bool {
+        *self == Self::F32
+    }
+}
+
+impl fmt::Display for WeightFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+        })
+    }
+}
+
 /// A placed model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Plan {
     /// `FORMAT`.
     pub format: u32,
+    /// How secure weights are stored.
+    #[serde(default, skip_serializing_if = "WeightFormat::is_exact")]
+    pub weights: WeightFormat,
     /// What the plan protects and what it does not, for a reader who is no expert.
     pub words: String,
     /// What the reader should not overlook. Also part of `words`.

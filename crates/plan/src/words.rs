@@ -4,19 +4,22 @@
 use crate::affine::{Affine, classify};
 use crate::lowered::LoweredPlan;
 use crate::placement::Protect;
-use crate::plan::{Placement, Plan, World};
+use crate::plan::{Placement, Plan, WeightFormat, World};
+use crate::shared::shared;
 use cordon_graph::Graph;
 use core::fmt::Write as _;
 
 /// Fills `words`, `public_words` and `warnings`.
 pub(crate) fn explain(plan: &mut Plan, graph: &Graph, lowered: &LoweredPlan) {
     let warnings = warnings(plan, graph, lowered);
-    plan.public_words = text(plan, &warnings, false);
-    plan.words = text(plan, &warnings, true);
+    let repeated = shared(graph, lowered).into_iter().filter(|both| both.repeats);
+    let repeated: Vec<&str> = repeated.map(|both| graph.value(both.initializer).name.as_str()).collect();
+    plan.public_words = text(plan, &repeated, &warnings, false);
+    plan.words = text(plan, &repeated, &warnings, true);
     plan.warnings = warnings;
 }
 
-fn text(plan: &Plan, warnings: &[String], names: bool) -> String {
+fn text(plan: &Plan, repeated: &[&str], warnings: &[String], names: bool) -> String {
     let mut out = String::new();
     let mut paragraph = |text: String| {
         let _ = writeln!(out, "{}\n", text.trim());
@@ -30,7 +33,7 @@ fn text(plan: &Plan, warnings: &[String], names: bool) -> String {
         return out;
     }
     paragraph(placement(plan, names));
-    paragraph(weights(plan));
+    paragraph(weights(plan, repeated, names));
     paragraph(inputs(plan));
     paragraph(outputs(plan));
     paragraph(comparison(plan));
@@ -65,7 +68,7 @@ fn placement(plan: &Plan, names: bool) -> String {
     )
 }
 
-fn weights(plan: &Plan) -> String {
+fn weights(plan: &Plan, repeated: &[&str], names: bool) -> String {
     let open: u64 = open_weights(plan);
     let mut out = String::from(
         "Weights: those of secure segments are encrypted in the package for the named recipients and are decrypted only inside \
@@ -76,6 +79,21 @@ fn weights(plan: &Plan) -> String {
             out,
             "The {} of weights of normal segments are not protected at all: whoever has the package reads them. ",
             bytes(open)
+        );
+    }
+    if !repeated.is_empty() {
+        let listed = if names { format!(" (`{}`)", repeated.join("`, `")) } else { String::new() };
+        let _ = write!(
+            out,
+            "{} constant(s){listed} that are one number repeated, as scales of 1 are before training, are used on both sides \
+             and so are public: they tell no more than that number. ",
+            repeated.len()
+        );
+    }
+    if plan.weights == WeightFormat::F16 {
+        out.push_str(
+            "Those that convolutions and products multiply by are stored as f16: each was rounded to 11 significant bits, so \
+             results differ from the original model's; `cordon seal` measures and says by how much. ",
         );
     }
     out.push_str(

@@ -1,12 +1,12 @@
 //! Everything a package holds, before it is encrypted.
 
-use crate::{SealError, secrets};
+use crate::SealError;
 use cordon_graph::{ExportedModel, NamePolicy, ValueId, export};
 use cordon_package::{
     Channels, Elem, Fit, ImageLayout, Manifest, Normalisation, Placement, Preprocessing, ProgramKind, SealedProgram,
     SectionKind, SectionPlan, SegmentInfo, SegmentSecret, ValueInfo,
 };
-use cordon_plan::{LoweredPlan, LoweredSegment, Model, Plan, lower_plan};
+use cordon_plan::{LoweredPlan, LoweredSegment, Model, Plan, lower_plan, shared};
 use std::collections::BTreeMap;
 
 /// A byte to 0..1.
@@ -29,7 +29,7 @@ impl Contents {
     /// Lowers secure segments, exports normal ones, and checks that no secret weight is also public.
     pub fn new(model: &Model, plan: &Plan) -> Result<Self, SealError> {
         let lowered = lower_plan(model, plan)?;
-        secrets::check(model, &lowered)?;
+        check_secrets(model, &lowered)?;
         let manifest = manifest(model, plan, &lowered)?;
         let mut contents = Self {
             manifest_bytes: manifest.encode()?,
@@ -117,6 +117,19 @@ impl Contents {
     }
 }
 
+/// Refuses a plan that would publish a secret, naming the initializer and both nodes.
+fn check_secrets(model: &Model, lowered: &LoweredPlan) -> Result<(), SealError> {
+    let graph = &model.graph;
+    match shared(graph, lowered).into_iter().find(|both| !both.repeats) {
+        None => Ok(()),
+        Some(both) => Err(SealError::Exposed {
+            initializer: graph.value(both.initializer).name.clone(),
+            secure: graph.node(both.secure).name.clone(),
+            normal: graph.node(both.normal).name.clone(),
+        }),
+    }
+}
+
 fn manifest(model: &Model, plan: &Plan, lowered: &LoweredPlan) -> Result<Manifest, SealError> {
     let names = interface_names(model);
     // A value with two ids keeps its name on the one that crosses.
@@ -170,6 +183,7 @@ fn segment_info(segment: &LoweredSegment) -> SegmentInfo {
         retained_out: segment.retained_out.clone(),
         minimum_peak: segment.cost.streamed(),
         resident_peak: segment.cost.resident(),
+        f16_weights: segment.lowered.as_ref().is_some_and(|lowered| lowered.rounded() > 0),
     }
 }
 

@@ -16,7 +16,7 @@ use cordon_runtime::{Deployment, Device, Output, Run};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// Largest difference allowed, relative to the largest magnitude of the reference value.
+/// Largest difference allowed, relative to the largest magnitude of the reference value, where nothing was rounded.
 pub const TOLERANCE: f64 = 1e-4;
 
 /// What the check found.
@@ -24,6 +24,12 @@ pub const TOLERANCE: f64 = 1e-4;
 pub struct Golden {
     /// One for each probe and value.
     pub compared: Vec<Compared>,
+    /// Largest difference that was allowed: [`TOLERANCE`], and what rounding weights to f16 may add.
+    pub tolerance: f64,
+    /// Weight tensors stored as f16.
+    pub rounded: usize,
+    /// Where the plan knows the first output's classes: answers with the same best class, and all answers.
+    pub same_class: Option<(usize, usize)>,
     /// Whether a second file with policy `full` was needed for the outputs.
     pub twin: bool,
     /// High-water mark of secure memory over all runs; 0 without secure segments.
@@ -78,8 +84,16 @@ pub fn golden(
         }
         options.open(package)
     };
-    let mut found =
-        Golden { compared: Vec::new(), twin: identity.policy != OutputPolicy::Full, secure_memory: 0, greeting: None };
+    let lowered = || contents.lowered.segments.iter().filter_map(|segment| segment.lowered.as_ref());
+    let mut found = Golden {
+        compared: Vec::new(),
+        tolerance: TOLERANCE + lowered().map(|lowered| lowered.rounding_error()).sum::<f64>(),
+        rounded: lowered().map(|lowered| lowered.rounded()).sum(),
+        same_class: None,
+        twin: identity.policy != OutputPolicy::Full,
+        secure_memory: 0,
+        greeting: None,
+    };
     let mut check = Check { model, contents, references: &references, found: &mut found };
     let mut deployment = open(path, Some(&grant))?;
     for (index, probe) in probes.iter().enumerate() {
@@ -168,6 +182,10 @@ struct Check<'a> {
 }
 
 impl Check<'_> {
+    fn class_axis(&self) -> Option<usize> {
+        self.contents.manifest.class_axis.and_then(|axis| usize::try_from(axis).ok())
+    }
+
     /// Compares what crossed in one run; outputs only if no policy changed them.
     fn compare(&mut self, index: usize, probe: &Probe, run: &Run, outputs: bool) -> Result<(), SealError> {
         self.found.secure_memory = self.found.secure_memory.max(run.memory.peak);
@@ -197,11 +215,19 @@ impl Check<'_> {
             })?;
             let error = difference(reference, tensor)
                 .map_err(|why| SealError::Golden(format!("probe {}, value `{name}`: {why}", probe.label)))?;
-            if error > TOLERANCE {
+            let allowed = self.found.tolerance;
+            if error > allowed {
+                let hint = if self.found.rounded > 0 { "; plan with --weights f32" } else { "" };
                 return Err(SealError::Golden(format!(
-                    "probe {}, value `{name}`: differs by {error:.2e} of its largest magnitude, {TOLERANCE:.0e} is allowed",
+                    "probe {}, value `{name}`: differs by {error:.2e} of its largest magnitude, {allowed:.1e} is allowed{hint}",
                     probe.label
                 )));
+            }
+            if let (true, Some(axis)) = (output && self.model.graph.outputs.first() == Some(&value), self.class_axis())
+            {
+                let (same, all) = same_class(reference, tensor, axis);
+                let before = self.found.same_class.unwrap_or_default();
+                self.found.same_class = Some((before.0 + same, before.1 + all));
             }
             if output || !twin_rerun {
                 self.found.compared.push(Compared { probe: probe.label.clone(), value: name.clone(), output, error });
@@ -239,6 +265,21 @@ fn difference(reference: &Tensor, tensor: &Tensor) -> Result<f64, String> {
     Ok(if worst == 0.0 { 0.0 } else { worst / scale.max(f64::MIN_POSITIVE) })
 }
 
+/// Of all positions beside the class axis: those at which both have their largest element at the same class, and all.
+fn same_class(reference: &Tensor, tensor: &Tensor, axis: usize) -> (usize, usize) {
+    let (outer, rest) = reference.dims.split_at(axis.min(reference.dims.len()));
+    let Some((&classes, inner)) = rest.split_first().filter(|_| reference.dims == tensor.dims) else { return (0, 0) };
+    let (outer, inner): (usize, usize) = (outer.iter().product(), inner.iter().product());
+    let values = [reference.to_f64_lossy(), tensor.to_f64_lossy()];
+    let best = |values: &[f64], position: usize| {
+        let at = |class: usize| values[(position / inner * classes + class) * inner + position % inner];
+        (0..classes).max_by(|&a, &b| at(a).total_cmp(&at(b)).then(b.cmp(&a)))
+    };
+    let positions = outer * inner;
+    let same = (0..positions).filter(|&position| best(&values[0], position) == best(&values[1], position)).count();
+    (same, positions)
+}
+
 /// A model that answers every probe alike would pass with any input ignored.
 fn outputs_differ(model: &Model, references: &References, probes: &[Probe]) -> Result<(), SealError> {
     for (i, first) in references.iter().enumerate() {
@@ -267,6 +308,17 @@ mod tests {
 
     fn float(values: &[f32]) -> Tensor {
         Tensor::from_f32(vec![values.len()], values).expect("fits")
+    }
+
+    #[test]
+    fn classes_are_compared_along_their_axis() {
+        let tensor = |values: &[f32; 6]| Tensor::from_f32(vec![1, 3, 2], values).expect("fits");
+        // Two positions, three classes: best are 2 and 0.
+        let reference = tensor(&[0.0, 9.0, 1.0, 0.0, 2.0, 1.0]);
+        assert_eq!(same_class(&reference, &reference, 1), (2, 2));
+        assert_eq!(same_class(&reference, &tensor(&[0.0, 9.0, 3.0, 0.0, 2.0, 1.0]), 1), (1, 2));
+        assert_eq!(same_class(&reference, &tensor(&[0.0, 0.0, 3.0, 5.0, 2.0, 1.0]), 1), (0, 2));
+        assert_eq!(same_class(&reference, &tensor(&[0.0; 6]), 3), (0, 0), "no such axis");
     }
 
     #[test]

@@ -14,7 +14,6 @@ mod error;
 mod evaluator;
 mod golden;
 mod probes;
-mod secrets;
 mod write;
 
 pub use contents::Contents;

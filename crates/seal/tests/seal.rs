@@ -2,8 +2,9 @@
 
 use cordon_executor::Options;
 use cordon_graph::{ElemType, Graph, Node, Tensor, TensorType, Value, ValueId};
-use cordon_package::{OutputPolicy, OwnerKey, PackageError};
-use cordon_plan::{Bound, Constraints, Model, Plan, Protect, make};
+use cordon_package::{OutputPolicy, OwnerKey, PackageError, SectionKind};
+use cordon_plan::{Bound, Constraints, Model, Plan, PlanError, Protect, WeightFormat, make};
+use cordon_runtime::{Deployment, Device};
 use cordon_seal::{Contents, Identity, Probe, SealError, golden, seal, seeded, write};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -132,6 +133,99 @@ fn a_fold_of_a_secret_is_as_secret() {
         }
         other => panic!("{:?}", other.map(|sealed| sealed.bytes)),
     }
+}
+
+#[test]
+fn one_number_repeated_may_lie_on_both_sides_and_the_plan_says_so() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let mut graph = chain(W1, W1, W3);
+    graph.values[W1 as usize].constant = Some(Tensor::from_f32(&[4, 4], &[0.25; 16]));
+    let (_, plan) = planned(graph.clone());
+    assert!(plan.words.contains("1 constant(s) (`w1`) that are one number repeated"), "{}", plan.words);
+    assert!(plan.public_words.contains("one number repeated") && !plan.public_words.contains("`w1`"));
+    seal_into(dir.path(), graph, OutputPolicy::Full).expect("no secret is published");
+    let (_, plan) = planned(chain(W1, W2, W3));
+    assert!(!plan.words.contains("repeated"), "{}", plan.words);
+}
+
+/// A plan with everything inside and f16 weights, or the reason there is none.
+fn planned_f16(graph: Graph) -> Result<(Model, Plan), PlanError> {
+    let model = Model::new(graph, "chain.onnx", "00").expect("typed");
+    let constraints = Constraints { weights: WeightFormat::F16, ..Constraints::new(Protect::All) };
+    let plan = make(&model, &constraints)?;
+    // As it is read back by `cordon seal`.
+    let plan = Plan::from_toml(&plan.to_toml().expect("writes"))?;
+    Ok((model, plan))
+}
+
+/// To 11 bits, ties to even: f16 for numbers of these sizes.
+fn rounded(graph: &Graph) -> Graph {
+    let mut graph = graph.clone();
+    for value in graph.values.iter_mut() {
+        let Some(tensor) = &mut value.constant else { continue };
+        let values = tensor.to_f32().expect("float").into_iter().map(|value| {
+            assert!(value.abs() > 2f32.powi(-14));
+            let bits = value.to_bits();
+            f32::from_bits((bits + 0xfff + (bits >> 13 & 1)) & !0x1fff)
+        });
+        *tensor = Tensor::from_f32(&tensor.dims, &values.collect::<Vec<_>>());
+    }
+    graph
+}
+
+#[test]
+fn f16_weights_give_the_bits_of_a_model_rounded_before() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let owner = owner();
+    let (_, device) = Device::init(dir.path().join("device"), &[owner.public()]).expect("a device");
+    let graph = chain(W1, W2, W3);
+    let answer = |name: &str, model: &Model, plan: &Plan| {
+        let path = dir.path().join(name);
+        let identity = Identity { recipients: core::slice::from_ref(&device), ..identity(&owner, OutputPolicy::Full) };
+        let contents = Contents::new(model, plan).expect("sound");
+        write(&contents, &identity, &mut std::fs::File::create_new(&path).expect("writable")).expect("writable");
+        let options = Deployment::options().device(dir.path().join("device"));
+        let mut deployment = options.executor("rten", Options::default()).open(&path).expect("opens");
+        let stated: Vec<bool> = deployment.manifest().segments.iter().map(|segment| segment.f16_weights).collect();
+        let weights = contents.sections().iter().find(|it| it.kind == SectionKind::Weights).map(|it| it.plain_len);
+        let probes = seeded(model, 2).expect("floats");
+        let answers = probes.iter().map(|probe| {
+            let inputs: Vec<_> = probe.inputs.iter().map(|(name, value)| (name.as_str(), value)).collect();
+            deployment.run(&inputs).expect("runs").outputs
+        });
+        (answers.collect::<Vec<_>>(), stated, weights.expect("there are weights"))
+    };
+    let (model, plan) = planned_f16(graph.clone()).expect("in range");
+    assert!(plan.words.contains("stored as f16") && plan.public_words.contains("stored as f16"));
+    let half = answer("f16.cordon", &model, &plan);
+    let exact = |name, graph| {
+        let model = Model::new(graph, "chain.onnx", "00").expect("typed");
+        answer(name, &model, &make(&model, &Constraints::new(Protect::All)).expect("supported"))
+    };
+    let (before, plain) = (exact("before.cordon", rounded(&graph)), exact("plain.cordon", graph));
+    assert_eq!(half.0, before.0);
+    assert_ne!(half.0, plain.0, "rounding must show");
+    assert_eq!((half.1, plain.1), (vec![true], vec![false]), "the manifest says so");
+    assert_eq!(half.2 * 2, plain.2);
+
+    let probes = seeded(&model, 3).expect("floats");
+    let identity = identity(&owner, OutputPolicy::Label);
+    let (executor, out) = (("rten", &Options::default()), dir.path().join("out.cordon"));
+    let golden = seal(&model, &plan, &identity, executor, &probes, &out, &mut |_| {}).expect("within rounding").golden;
+    assert_eq!((golden.rounded, golden.same_class), (3, Some((3, 3))));
+    assert!((golden.tolerance - 1e-4 - 3.0 / 2048.0).abs() < 1e-9);
+    let worst = golden.compared.iter().map(|compared| compared.error).fold(0.0, f64::max);
+    assert!(worst > 1e-5 && worst < 2e-3, "{worst}");
+}
+
+#[test]
+fn a_weight_that_f16_cannot_hold_is_refused_by_name() {
+    let mut graph = chain(W1, W2, W3);
+    let mut values = graph.values[W2 as usize].constant.as_ref().expect("a weight").to_f32().expect("float");
+    values[3] = 1e5;
+    graph.values[W2 as usize].constant = Some(Tensor::from_f32(&[4, 4], &values));
+    let error = planned_f16(graph).expect_err("out of range").to_string();
+    assert!(error.contains("w2") && error.contains("100000"), "{error}");
 }
 
 #[test]

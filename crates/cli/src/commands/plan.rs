@@ -4,7 +4,7 @@ use crate::failure::{Failure, Outcome};
 use crate::model::{ExecutorArgs, ModelArgs};
 use crate::ui::{self, Ui};
 use crate::{files, model};
-use cordon_plan::{Bound, Constraints, Plan, Preprocessing, Protect, World};
+use cordon_plan::{Bound, Constraints, Plan, Preprocessing, Protect, WeightFormat, World};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
@@ -31,6 +31,10 @@ pub(crate) struct Args {
     /// Most secure memory the enclave may use, for example 14MiB
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     secure_memory: Option<u64>,
+
+    /// How secure weights are stored: f16 takes half the bytes, and rounds them
+    #[arg(long, value_enum, default_value_t = Weights::F32)]
+    weights: Weights,
 
     /// How an image becomes an input, for example data:size=224,crop=center,rgb,mean=0.485,0.456,0.406,std=0.229,0.224,0.225
     #[arg(long, value_name = "NAME:OPTIONS", value_parser = Preprocessing::parse)]
@@ -72,6 +76,24 @@ impl From<Goal> for Protect {
     }
 }
 
+/// How weights that convolutions and products of secure segments multiply by are stored.
+#[derive(Clone, Copy, clap::ValueEnum)]
+pub(crate) enum Weights {
+    /// As they are
+    F32,
+    /// Each rounded to half precision; `cordon seal` says what that changes
+    F16,
+}
+
+impl From<Weights> for WeightFormat {
+    fn from(weights: Weights) -> Self {
+        match weights {
+            Weights::F32 => Self::F32,
+            Weights::F16 => Self::F16,
+        }
+    }
+}
+
 /// Runs the command.
 pub(crate) fn run(args: &Args, ui: Ui) -> Outcome {
     let constraints = Constraints {
@@ -79,6 +101,7 @@ pub(crate) fn run(args: &Args, ui: Ui) -> Outcome {
         front: args.front.as_deref().map(Bound::parse),
         back: args.back.as_deref().map(Bound::parse),
         secure_memory: args.secure_memory,
+        weights: args.weights.into(),
         preprocessing: args.image.clone(),
         labels: args.labels.as_deref().map(read_labels).transpose()?.unwrap_or_default(),
     };
@@ -142,6 +165,9 @@ pub(crate) fn show(plan: &Plan, ui: Ui) {
             .collect();
         ui.table(&["value", "kind", "direction", "shape", "size"], &[false, false, false, false, true], &rows);
     }
+    if plan.weights == WeightFormat::F16 {
+        ui.line("\nSecure weights are stored as f16: rounded. `cordon seal` compares with the model as it is and says the difference.");
+    }
     ui.line(format!("\nSecure memory predicted: {} (measured is never more)", ui::bytes(plan.memory.predicted)));
     if plan.memory.streamed > 0 {
         ui.line(format!(
@@ -169,6 +195,7 @@ fn as_json(plan: &Plan, path: &Path) -> serde_json::Value {
         "plan": path.display().to_string(),
         "model_sha256": plan.model.sha256,
         "protect": plan.goal.protect.to_string(),
+        "weights": plan.weights.to_string(),
         "assessed": plan.goal.assessed,
         "segments": plan.segments.iter().map(|segment| json!({
             "role": segment.role,

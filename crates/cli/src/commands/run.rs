@@ -7,6 +7,7 @@ use crate::model::ExecutorArgs;
 use crate::ui::{self, Ui};
 use crate::{files, results};
 use cordon_executor::Tensor;
+use cordon_package::Manifest;
 use cordon_plan::predict_sealed;
 use cordon_runtime::{Deployment, Output, Run};
 use serde_json::json;
@@ -100,12 +101,13 @@ pub(crate) fn run(args: &Args, ui: Ui) -> Outcome {
     if let Some((_, run)) = done.last().filter(|_| deployment.greeting().is_some()) {
         let mean = done.iter().map(|(_, run)| run.elapsed.as_secs_f64()).sum::<f64>() / done.len() as f64;
         ui.line(format!(
-            "{} request(s), {:.2} ms each, secure memory {} at most (predicted {}), {} crossing per request",
+            "{} request(s), {:.2} ms each, secure memory {} at most (predicted {}), {} crossing per request{}",
             done.len(),
             mean * 1e3,
             ui::bytes(run.memory.peak),
             predicted(&deployment, run).map_or("nothing".into(), ui::bytes),
-            ui::bytes(run.crossing_bytes())
+            ui::bytes(run.crossing_bytes()),
+            if is_rounded(deployment.manifest()) { ", secure weights in f16" } else { "" }
         ));
     }
     Ok(())
@@ -162,10 +164,16 @@ fn as_json(request: &Request, run: &Run, deployment: &Deployment, top: usize) ->
         "secure_memory_predicted": predicted(deployment, run),
         "secure_memory_measured": run.memory.peak,
         "enclave_threads": deployment.greeting().map(|greeting| greeting.threads),
+        "f16_weights": is_rounded(manifest),
         "chunk_cipher": deployment.greeting().map(|greeting| greeting.chunk_cipher.as_str()),
         "crossings": run.crossings(),
         "crossing_bytes": run.crossing_bytes(),
     })
+}
+
+/// Whether the owner had weights stored as f16.
+fn is_rounded(manifest: &Manifest) -> bool {
+    manifest.segments.iter().any(|segment| segment.f16_weights)
 }
 
 /// Refuses an output file of the wrong kind before anything is run.

@@ -8,7 +8,7 @@ use crate::ui::{self, Ui};
 use crate::{files, keys, model};
 use cordon_package::OutputPolicy;
 use cordon_plan::{Model, Plan};
-use cordon_seal::{Contents, Identity, Probe, Sealed, TOLERANCE};
+use cordon_seal::{Contents, Identity, Probe, Sealed};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -173,14 +173,24 @@ pub(crate) fn show(sealed: &Sealed, identity: &Identity<'_>, plan: &Plan, ui: Ui
         .collect();
     ui.table(&["value", "kind", "probes", "largest error"], &[false, false, true, true], &rows);
     ui.line(format!(
-        "{} within {TOLERANCE:.0e} of the largest magnitude{}",
+        "{} within {:.1e} of the largest magnitude{}",
         ui.good("equal"),
+        golden.tolerance,
         if golden.twin {
             "; outputs compared before the policy, on the same sections sealed with policy full"
         } else {
             ""
         }
     ));
+    if golden.rounded > 0 {
+        let classes = golden.same_class.map_or(String::new(), |(same, all)| {
+            format!("; best class as in the plain model in {same} of {all} answers")
+        });
+        ui.line(format!(
+            "{} weight tensors rounded to f16, each allowed to add 2^-11 to the difference{classes}",
+            golden.rounded
+        ));
+    }
     if plan.is_protected() {
         ui.line(format!(
             "secure memory: predicted {}, measured {}",
@@ -208,7 +218,9 @@ fn as_json(sealed: &Sealed, identity: &Identity<'_>, plan: &Plan) -> serde_json:
             "kind": if compared.output { "output" } else { "crossing" },
             "error": compared.error,
         })).collect::<Vec<_>>(),
-        "tolerance": TOLERANCE,
+        "tolerance": sealed.golden.tolerance,
+        "f16_weight_tensors": sealed.golden.rounded,
+        "same_class": sealed.golden.same_class.map(|(same, all)| json!({ "answers": all, "same": same })),
         "secure_memory_predicted": plan.memory.predicted,
         "secure_memory_measured": sealed.golden.secure_memory,
     })

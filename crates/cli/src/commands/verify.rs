@@ -71,6 +71,11 @@ pub(crate) fn show(checked: &Checked, ui: Ui) {
         &[true, false, true, true, true, true],
         &rows,
     );
+    let rounded = checked.manifest.segments.iter().enumerate().filter(|(_, segment)| segment.f16_weights);
+    let rounded: Vec<String> = rounded.map(|(index, _)| index.to_string()).collect();
+    if !rounded.is_empty() {
+        ui.line(format!("Weights of segment {} are stored as f16: rounded by the owner.", rounded.join(", ")));
+    }
     ui.heading("In the owner's words");
     ui.line(checked.manifest.plan_text.trim());
 }
@@ -98,6 +103,7 @@ pub(crate) fn as_json(checked: &Checked) -> Value {
             "retained_out": segment.retained_out,
             "least_secure_memory": segment.minimum_peak,
             "resident_secure_memory": segment.resident_peak,
+            "f16_weights": segment.f16_weights,
         })).collect::<Vec<_>>(),
         "sections": header.sections.iter().map(|section| json!({
             "kind": section.kind().to_string(),

@@ -8,8 +8,8 @@ use std::rc::Rc;
 
 use cordon_enclave::{CounterId, Enclave, Platform, PlatformError};
 use cordon_engine::program::{
-    ArenaSize, BinaryOp, DType, Instruction, Kind, Operand, Port, Program, Region, Strided2, StridedCopy, Tile, Via,
-    WeightInfo, WeightTable,
+    ArenaSize, BinaryOp, DType, Instruction, Kind, Operand, Port, Program, Region, Stored, Strided2, StridedCopy, Tile,
+    Via, WeightInfo, WeightTable,
 };
 use cordon_engine::{Compute, KernelSet};
 use cordon_package::{
@@ -212,7 +212,7 @@ fn pick(start: u32, from: u32) -> Instruction {
 }
 
 fn info(len: u32, offset: u64) -> WeightInfo {
-    WeightInfo { dtype: DType::F32, len, offset }
+    WeightInfo { stored: Stored::F32, len, offset }
 }
 
 pub fn bytes(values: &[f32]) -> Vec<u8> {
@@ -271,6 +271,7 @@ impl Recipe {
                 retained_out: retained_out.to_vec(),
                 minimum_peak: if placement == Placement::Secure { 1000 } else { 0 },
                 resident_peak: if placement == Placement::Secure { 1000 } else { 0 },
+                f16_weights: false,
             };
         Manifest {
             inputs: vec![0],

@@ -1,8 +1,8 @@
 //! Packages that are sealed correctly and hold a wrong Program: only the enclave, which decrypts them, can refuse them.
 
 use cordon_engine::program::{
-    ArenaSize, BinaryOp, DType, Instruction, Kind, Operand, Port, Program, Region, Strided2, Tile, Via, WeightInfo,
-    WeightTable,
+    ArenaSize, BinaryOp, DType, Instruction, Kind, Operand, Port, Program, Region, Stored, Strided2, Tile, Via,
+    WeightInfo, WeightTable,
 };
 use cordon_package::{
     DeviceFile, Elem, Manifest, Normalisation, OutputPolicy, OwnerKey, PackageError, Placement, ProgramKind,
@@ -13,6 +13,9 @@ use cordon_package::{
 struct Model {
     program: Program,
     table: WeightTable,
+    /// What the manifest says.
+    f16: bool,
+    weights: Vec<u8>,
 }
 
 fn region(start: u32) -> Region {
@@ -39,8 +42,18 @@ fn good() -> Model {
             outputs: vec![port(1, 4)],
             instructions: vec![add],
         },
-        table: WeightTable(vec![WeightInfo { dtype: DType::F32, len: 4, offset: 0 }]),
+        f16: false,
+        weights: [0.5f32, 0.25, -1.0, 4.0].iter().flat_map(|v| v.to_le_bytes()).collect(),
+        table: WeightTable(vec![WeightInfo { stored: Stored::F32, len: 4, offset: 0 }]),
     }
+}
+
+/// The same weights, two bytes each.
+fn f16() -> Model {
+    with(|m| {
+        (m.table.0[0].stored, m.f16) = (Stored::F16, true);
+        m.weights = [0x3800u16, 0x3400, 0xbc00, 0x4400].iter().flat_map(|v| v.to_le_bytes()).collect();
+    })
 }
 
 fn with(change: impl FnOnce(&mut Model)) -> Model {
@@ -92,6 +105,10 @@ pub(crate) fn all() -> Vec<(&'static str, &'static str, Vec<u8>)> {
             with(|m| *tile(m) = Operand::Weight(Tile { tensor: 1, start: 0, len: 4 })),
         ),
         ("program_weight_offset_out_of_range.cordon", INVALID, with(|m| m.table.0[0].offset = 64)),
+        ("program_good_f16.cordon", "loads", f16()),
+        ("program_f16_not_in_manifest.cordon", INVALID, Model { f16: false, ..f16() }),
+        ("program_f16_in_manifest_only.cordon", INVALID, with(|m| m.f16 = true)),
+        ("program_f16_over_f32_weights.cordon", INVALID, Model { weights: good().weights, ..f16() }),
         ("program_output_not_a_crossing.cordon", INVALID, with(|m| m.program.outputs[0].value = 0)),
         ("program_output_retained_by_nobody.cordon", INVALID, with(|m| m.program.outputs[0].via = Via::Retain)),
         ("program_spill_good.cordon", "loads", spilling([SPILL, WRITE, RESTORE])),
@@ -140,6 +157,7 @@ fn seal(model: &Model) -> Vec<u8> {
             retained_out: vec![],
             minimum_peak: 1000,
             resident_peak: 1000,
+            f16_weights: model.f16,
         }],
         preprocessing: None,
         class_axis: None,
@@ -150,9 +168,11 @@ fn seal(model: &Model) -> Vec<u8> {
     let sealed = SealedProgram { kind: ProgramKind::Inference, batch: 1, minimum_peak: 1000, bytes: &program };
     let secret = SegmentSecret { programs: vec![sealed], weight_table: &table, names: vec![], labels: vec![] };
     let (manifest, secret) = (manifest.encode().expect("valid"), secret.encode().expect("valid"));
-    let weights: Vec<u8> = [0.5f32, 0.25, -1.0, 4.0].iter().flat_map(|v| v.to_le_bytes()).collect();
-    let parts: [(SectionKind, &[u8]); 3] =
-        [(SectionKind::Manifest, &manifest), (SectionKind::SegmentSecret, &secret), (SectionKind::Weights, &weights)];
+    let parts: [(SectionKind, &[u8]); 3] = [
+        (SectionKind::Manifest, &manifest),
+        (SectionKind::SegmentSecret, &secret),
+        (SectionKind::Weights, &model.weights),
+    ];
     let sections: Vec<SectionPlan> = parts
         .iter()
         .map(|(kind, bytes)| SectionPlan { kind: *kind, segment: 0, plain_len: bytes.len() as u64 })

@@ -113,7 +113,9 @@ impl Checker<'_> {
     fn operand(&self, operand: Operand) -> (Option<DType>, u32) {
         match operand {
             Operand::Arena(region) => (Some(region.dtype), region.len),
-            Operand::Weight(tile) => (self.weights.0.get(tile.tensor as usize).map(|info| info.dtype), tile.len),
+            Operand::Weight(tile) => {
+                (self.weights.0.get(tile.tensor as usize).map(|info| info.stored.dtype()), tile.len)
+            }
         }
     }
 

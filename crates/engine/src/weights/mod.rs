@@ -3,6 +3,9 @@
 //! The stream is cut into chunks of [`CHUNK`] plaintext bytes and tensors straddle chunk borders. Tensors start on
 //! multiples of 64 bytes and a chunk is a multiple of 64, so an element never does. Tiles are read mostly in the order of
 //! the stream; the last chunk of a load is kept until the next load, so that a chunk two instructions share comes once.
+//! Constants stored as f16 are computed with as `f32`: streamed ones are widened on their way into the window; resident
+//! ones stay inside as `f32` where there is room, else as they are stored, and are then widened into the window just
+//! before use.
 //! Which chunks are asked for, and in which order, follows from the tiles the Program names, the budget, and nothing else.
 
 mod residency;
@@ -10,18 +13,19 @@ mod residency;
 use alloc::vec::Vec;
 use core::ops::Range;
 
+use cordon_kernels::parallel::Compute;
 use zeroize::Zeroize;
 
 use self::residency::Layout;
 use crate::memory::Buffers;
 use crate::prepared::{Residency, ValueRef};
-use crate::program::{DType, Program, Tile, WeightInfo, WeightTable};
+use crate::program::{DType, Instruction, Program, Stored, Tile, WeightInfo, WeightTable};
 use crate::{CHUNK, CHUNKS_PER_STEP, EngineError, Place};
 
 impl WeightInfo {
     /// Bytes the tensor takes in the stream.
     pub fn bytes(&self) -> u64 {
-        u64::from(self.len) * u64::from(self.dtype.bytes())
+        u64::from(self.len) * u64::from(self.stored.bytes())
     }
 }
 
@@ -40,7 +44,9 @@ impl WeightTable {
 /// A stretch of the stream and the place its elements go to.
 struct Slot {
     tile: Tile,
-    dtype: DType,
+    stored: Stored,
+    /// Of the memory it lies in; `U8` for f16 kept as it is stored.
+    held: DType,
     /// Bytes of the stream.
     bytes: Range<u64>,
     /// First element in the buffers.
@@ -50,6 +56,11 @@ struct Slot {
 impl Slot {
     fn first_chunk(&self) -> u64 {
         self.bytes.start / CHUNK as u64
+    }
+
+    /// Whether it lies there as stored, and instructions cannot read it so.
+    fn is_packed(&self) -> bool {
+        self.held != self.stored.dtype()
     }
 
     fn last_chunk(&self) -> u64 {
@@ -96,9 +107,14 @@ pub(crate) struct Weights {
     carry: Carry,
     stream_bytes: u64,
     load: Load,
+    /// Packed tiles of the instruction at hand, and where the window holds them widened.
+    widened: [Option<(Tile, u64)>; MAX_TILES],
     /// Whether the resident tiles are there.
     resident: bool,
 }
+
+/// Most tiles of an instruction.
+const MAX_TILES: usize = 5;
 
 /// What [`Weights::bytes`], [`Weights::table_bytes`] and [`Weights::chunks_per_request`] will give, without allocating
 /// the weights.
@@ -140,6 +156,7 @@ impl Weights {
             layout,
             stream_bytes: table.stream_bytes(),
             load: Load::of(Target::Kept, 0..0),
+            widened: [None; MAX_TILES],
             resident: false,
         };
         weights.restart();
@@ -171,12 +188,12 @@ impl Weights {
     }
 
     /// Before an instruction: starts loading its tiles into the window, with what the chunk carried over holds of them.
-    pub(crate) fn begin(&mut self, instruction: usize) -> Result<(), EngineError> {
+    pub(crate) fn begin(&mut self, instruction: usize, compute: Compute) -> Result<(), EngineError> {
         self.load = Load::of(Target::Window, self.layout.group(instruction));
         let first = self.next_chunk(0);
         if let Some(chunk) = first.filter(|_| first == self.carry.chunk) {
             let plain = core::mem::take(&mut self.carry.plain);
-            let stored = self.store(chunk, plain.get(..self.chunk_len(chunk)).unwrap_or(&plain));
+            let stored = self.store(chunk, plain.get(..self.chunk_len(chunk)).unwrap_or(&plain), compute);
             self.carry.plain = plain;
             stored?;
             self.load.next = chunk + 1;
@@ -205,7 +222,7 @@ impl Weights {
     }
 
     /// Takes one chunk of those wanted.
-    pub(crate) fn accept(&mut self, index: u32, plain: &[u8]) -> Result<(), EngineError> {
+    pub(crate) fn accept(&mut self, index: u32, plain: &[u8], compute: Compute) -> Result<(), EngineError> {
         let chunk = u64::from(index);
         if self.load.pending == 0 || chunk != self.load.next {
             return Err(EngineError::Reply("not the chunk that comes next"));
@@ -213,7 +230,7 @@ impl Weights {
         if plain.len() != self.chunk_len(chunk) {
             return Err(EngineError::Reply("the chunk has another length than the weight stream gives it"));
         }
-        self.store(chunk, plain)?;
+        self.store(chunk, plain, compute)?;
         self.load.next += 1;
         self.load.pending -= 1;
         if self.load.target == Target::Window && self.next_chunk(self.load.next).is_none() {
@@ -224,19 +241,45 @@ impl Weights {
         Ok(())
     }
 
+    /// Just before an instruction runs: widens the packed tiles it reads, behind what was loaded into the window.
+    pub(crate) fn widen(
+        &mut self,
+        index: usize,
+        instruction: &Instruction,
+        compute: Compute,
+    ) -> Result<(), EngineError> {
+        self.widened = [None; MAX_TILES];
+        if !self.layout.packs {
+            return Ok(());
+        }
+        let group = self.layout.streamed.get(self.layout.group(index)).unwrap_or(&[]);
+        let loaded = group.iter().filter(|slot| slot.held == DType::F32).map(|slot| slot.at + u64::from(slot.tile.len));
+        let mut at = loaded.max().unwrap_or(0);
+        for tile in instruction.tiles() {
+            let Some(slot) = self.layout.kept(tile).filter(|slot| slot.is_packed()) else { continue };
+            if self.widened.iter().flatten().any(|(widened, _)| *widened == tile) {
+                continue;
+            }
+            let free = self.widened.iter_mut().find(|it| it.is_none());
+            *free.ok_or(EngineError::Bug("an instruction with too many tiles"))? = Some((tile, at));
+            let halves = self.kept.bytes_at(slot.at..slot.at + 2 * u64::from(tile.len))?;
+            self.window.store_f16(compute, at, halves)?;
+            at += u64::from(tile.len);
+        }
+        Ok(())
+    }
+
     /// The elements of a tile `instruction` names.
     pub(crate) fn get(&self, instruction: usize, tile: Tile) -> Result<ValueRef<'_>, EngineError> {
+        if let Some((_, at)) = self.widened.iter().flatten().find(|(widened, _)| *widened == tile) {
+            return self.window.view(DType::F32, *at, tile.len);
+        }
         let group = self.layout.streamed.get(self.layout.group(instruction)).unwrap_or(&[]);
         let (slot, buffers) = match group.iter().find(|slot| slot.tile == tile) {
             Some(slot) => (slot, &self.window),
-            None => {
-                let key = |tile: &Tile| (tile.tensor, tile.start, tile.len);
-                let index = self.layout.kept.binary_search_by_key(&key(&tile), |slot| key(&slot.tile));
-                let slot = index.ok().and_then(|index| self.layout.kept.get(index));
-                (slot.ok_or(EngineError::Bug("a validated tile is not loaded"))?, &self.kept)
-            }
+            None => (self.layout.kept(tile).ok_or(EngineError::Bug("a validated tile is not loaded"))?, &self.kept),
         };
-        buffers.view(slot.dtype, slot.at, tile.len)
+        buffers.view(slot.held, slot.at, tile.len)
     }
 
     #[cfg(test)]
@@ -245,7 +288,7 @@ impl Weights {
     }
 
     /// Copies what the load under way wants of a chunk.
-    fn store(&mut self, chunk: u64, plain: &[u8]) -> Result<(), EngineError> {
+    fn store(&mut self, chunk: u64, plain: &[u8], compute: Compute) -> Result<(), EngineError> {
         let start = chunk * CHUNK as u64;
         let end = start + plain.len() as u64;
         let (slots, buffers) = match self.load.target {
@@ -262,8 +305,13 @@ impl Weights {
             }
             let piece = plain.get((from - start) as usize..(to - start) as usize);
             let piece = piece.ok_or(EngineError::Bug("a piece of a chunk lies outside it"))?;
-            let at = slot.at + (from - slot.bytes.start) / u64::from(slot.dtype.bytes());
-            buffers.store_bytes(slot.dtype, at, piece, Place::Weight(slot.tile.tensor))?;
+            let skipped = from - slot.bytes.start;
+            let size = if slot.is_packed() { 1 } else { slot.stored.bytes() };
+            let at = slot.at + skipped / u64::from(size);
+            match (slot.stored, slot.held) {
+                (Stored::F16, DType::F32) => buffers.store_f16(compute, at, piece)?,
+                _ => buffers.store_bytes(slot.held, at, piece, Place::Weight(slot.tile.tensor))?,
+            }
         }
         Ok(())
     }

@@ -4,7 +4,8 @@
 //! The unit is the *tile*, exactly as instructions name it. Those come first that save most per byte kept: tiles that many
 //! instructions read, and small ones, which cost a whole chunk each time. Among about equals those of the most demanding
 //! instructions come first, since without them the window may be smaller; among those, the order of the stream, since
-//! neighbours share chunks. As many as fit are kept.
+//! neighbours share chunks. As many as fit are kept; before one is given up, those stored as f16 are kept as they are stored,
+//! which takes half the room and costs widening them each time.
 
 use alloc::vec::Vec;
 use core::cmp::Reverse;
@@ -13,7 +14,7 @@ use core::ops::Range;
 use super::Slot;
 use crate::memory::Extent;
 use crate::prepared::Residency;
-use crate::program::{Program, Tile, WeightTable};
+use crate::program::{DType, Program, Stored, Tile, WeightTable};
 use crate::{CHUNK, EngineError, Place};
 
 /// What lies where.
@@ -28,6 +29,8 @@ pub(crate) struct Layout {
     pub(crate) ends: Vec<u32>,
     /// Room for the most demanding instruction.
     pub(crate) window: Extent,
+    /// Whether some tile is kept as it is stored, f16, and the window holds it widened when it is read.
+    pub(crate) packs: bool,
     /// Bytes of the last chunk, kept because the next instruction's tiles begin in it.
     pub(crate) carry: u64,
 }
@@ -44,7 +47,7 @@ struct Read {
 /// A tile and everything that reads it.
 struct Unit {
     reads: Range<u32>,
-    /// Largest load, in bytes, of an instruction that reads it.
+    /// Largest load, in bytes of the window, of an instruction that reads it.
     load: u64,
     /// Bytes of chunks saved per request and byte kept, as a power of two.
     benefit: u32,
@@ -55,8 +58,8 @@ impl Layout {
     pub(crate) fn choose(program: &Program, table: &WeightTable, residency: Residency) -> Result<Self, EngineError> {
         let reads = reads(program)?;
         let units = units(program, table, &reads)?;
-        let kept = Choice { program, table, reads: &reads, units: &units }.kept(residency)?;
-        build(program, table, &reads, &units, &kept)
+        let chosen = Choice { program, table, reads: &reads, units: &units }.choose(residency)?;
+        build(program, table, &reads, &units, &chosen)
     }
 
     /// The same with its lists in new places. They were made while larger ones were there that only the choice needed;
@@ -81,6 +84,13 @@ impl Layout {
     pub(crate) fn table_bytes(&self) -> u64 {
         let slots = self.kept.capacity() + self.streamed.capacity();
         (slots * size_of::<Slot>() + self.ends.capacity() * size_of::<u32>()) as u64
+    }
+
+    /// Where a resident tile lies.
+    pub(crate) fn kept(&self, tile: Tile) -> Option<&Slot> {
+        let key = |tile: &Tile| (tile.tensor, tile.start, tile.len);
+        let index = self.kept.binary_search_by_key(&key(&tile), |slot| key(&slot.tile));
+        index.ok().and_then(|index| self.kept.get(index))
     }
 
     /// Tiles an instruction loads into the window.
@@ -125,14 +135,14 @@ fn units(program: &Program, table: &WeightTable, reads: &[Read]) -> Result<Vec<U
     loads.resize(program.instructions.len(), 0);
     for read in reads {
         if let Some(load) = loads.get_mut(read.instruction as usize) {
-            *load = load.saturating_add(extent(table, read)?.bytes());
+            *load = load.saturating_add(extent(table, read, false)?.bytes());
         }
     }
     let mut units: Vec<Unit> = reserve(reads.chunk_by(same_tile).count())?;
     let mut at = 0;
     for group in reads.chunk_by(same_tile) {
         let load = group.iter().filter_map(|read| loads.get(read.instruction as usize)).max().copied().unwrap_or(0);
-        let bytes = group.first().map_or(Ok(1), |read| extent(table, read).map(Extent::bytes))?.max(1);
+        let bytes = group.first().map_or(Ok(1), |read| extent(table, read, true).map(Extent::bytes))?.max(1);
         let saved = (group.len() as u64).saturating_mul(bytes.max(CHUNK as u64));
         units.push(Unit { reads: at..at + group.len() as u32, load, benefit: (saved / bytes).max(1).ilog2() });
         at += group.len() as u32;
@@ -144,6 +154,24 @@ fn same_tile(a: &Read, b: &Read) -> bool {
     (a.tensor, a.start, a.len) == (b.tensor, b.start, b.len)
 }
 
+/// How a tile comes to the instructions that read it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// It lies inside as they read it.
+    Wide,
+    /// It lies inside as it is stored, f16, and is widened into the window.
+    Packed,
+    /// It is loaded into the window.
+    Streamed,
+}
+
+/// What stays inside.
+struct Chosen {
+    /// By unit.
+    ways: Vec<Way>,
+    window: Extent,
+}
+
 struct Choice<'a> {
     program: &'a Program,
     table: &'a WeightTable,
@@ -152,12 +180,13 @@ struct Choice<'a> {
 }
 
 impl Choice<'_> {
-    /// Whether each unit is kept. Begins with all and gives up the least useful until the rest fits.
-    fn kept(&self, residency: Residency) -> Result<Vec<bool>, EngineError> {
-        let mut kept = reserve(self.units.len())?;
-        kept.resize(self.units.len(), true);
+    /// Begins with everything inside, then packs what can be packed, then gives up what stays, each time the least useful
+    /// first and until the rest fits.
+    fn choose(&self, residency: Residency) -> Result<Chosen, EngineError> {
+        let mut ways = reserve(self.units.len())?;
+        ways.resize(self.units.len(), Way::Wide);
         let budget = match residency {
-            Residency::All => return Ok(kept),
+            Residency::All => return Ok(Chosen { ways, window: Extent::default() }),
             Residency::Budget { bytes } => Some(bytes),
             Residency::Least => None,
         };
@@ -165,43 +194,47 @@ impl Choice<'_> {
         order.extend(0..self.units.len() as u32);
         order.sort_unstable_by_key(|&index| {
             let unit = self.units.get(index as usize);
-            unit.map(|unit| (Reverse(unit.benefit), Reverse(unit.load.checked_ilog2()), index))
+            unit.map(|unit| (unit.benefit, unit.load.checked_ilog2(), Reverse(index)))
         });
-        let mut loads: Vec<Extent> = reserve(self.program.instructions.len())?;
-        loads.resize(self.program.instructions.len(), Extent::default());
-        let mut resident = Extent::default();
+        let mut loads = Loads::none(self.program)?;
+        let (mut kept, mut streamed, mut resident) = (self.units.len(), 0, Extent::default());
         for unit in self.units {
-            let one = extent(self.table, self.first(unit)?)?;
-            resident = resident.plus(one);
+            resident = resident.plus(extent(self.table, self.first(unit)?, false)?);
         }
-        let (mut window, mut streamed, mut worst) = (Extent::default(), 0, 0);
+        let mut steps =
+            [Way::Packed, Way::Streamed].into_iter().flat_map(|to| order.iter().map(move |&index| (index, to)));
         loop {
-            let needed = self.cost(resident, window, order.len(), streamed);
+            let needed = self.cost(resident, loads.window, kept, streamed);
             if budget.is_some_and(|budget| needed <= budget) {
-                return Ok(kept);
+                break;
             }
-            let Some(index) = order.pop() else {
-                let Some(available) = budget else { return Ok(kept) };
-                let name = self.program.instructions.get(worst as usize).map_or("", |it| it.name());
-                let at = Place::Instruction { index: worst, name };
+            let Some((index, to)) = steps.next() else {
+                let Some(available) = budget else { break };
+                let name = self.program.instructions.get(loads.worst as usize).map_or("", |it| it.name());
+                let at = Place::Instruction { index: loads.worst, name };
                 return Err(EngineError::Memory { at, what: "the weight window", needed, available });
             };
             let unit = self.units.get(index as usize).ok_or(MISSING)?;
-            let one = extent(self.table, self.first(unit)?)?;
-            resident = resident.minus(one);
-            streamed += unit.reads.len();
-            if let Some(kept) = kept.get_mut(index as usize) {
-                *kept = false;
+            let way = ways.get_mut(index as usize).ok_or(MISSING)?;
+            let first = self.first(unit)?;
+            if to == Way::Packed && !can_be_packed(self.table, first) {
+                continue;
             }
-            for read in self.reads.get(unit.reads.start as usize..unit.reads.end as usize).unwrap_or(&[]) {
-                let load = loads.get_mut(read.instruction as usize).ok_or(MISSING)?;
-                *load = load.plus(one);
-                let larger = window.max(*load);
-                if larger != window {
-                    (window, worst) = (larger, read.instruction);
+            resident = resident.minus(extent(self.table, first, *way == Way::Packed)?);
+            let reads = self.reads.get(unit.reads.start as usize..unit.reads.end as usize).unwrap_or(&[]);
+            if *way == Way::Wide {
+                for read in reads {
+                    loads.add(read, self.table)?;
                 }
             }
+            if to == Way::Packed {
+                resident = resident.plus(extent(self.table, first, true)?);
+            } else {
+                (kept, streamed) = (kept - 1, streamed + reads.len());
+            }
+            *way = to;
         }
+        Ok(Chosen { ways, window: loads.window })
     }
 
     fn first(&self, unit: &Unit) -> Result<&Read, EngineError> {
@@ -217,33 +250,62 @@ impl Choice<'_> {
     }
 }
 
+/// What each instruction needs of the window.
+struct Loads {
+    each: Vec<Extent>,
+    /// Room for any of them.
+    window: Extent,
+    /// The last instruction that made the window larger.
+    worst: u32,
+}
+
+impl Loads {
+    fn none(program: &Program) -> Result<Self, EngineError> {
+        let mut each = reserve(program.instructions.len())?;
+        each.resize(program.instructions.len(), Extent::default());
+        Ok(Self { each, window: Extent::default(), worst: 0 })
+    }
+
+    fn add(&mut self, read: &Read, table: &WeightTable) -> Result<(), EngineError> {
+        let load = self.each.get_mut(read.instruction as usize).ok_or(MISSING)?;
+        *load = load.plus(extent(table, read, false)?);
+        let larger = self.window.max(*load);
+        if larger != self.window {
+            (self.window, self.worst) = (larger, read.instruction);
+        }
+        Ok(())
+    }
+}
+
 fn build(
     program: &Program,
     table: &WeightTable,
     reads: &[Read],
     units: &[Unit],
-    kept: &[bool],
+    chosen: &Chosen,
 ) -> Result<Layout, EngineError> {
-    let count = |wanted: bool| units.iter().zip(kept).filter(move |(_, kept)| **kept == wanted).map(|(unit, _)| unit);
-    let streams = count(false).next().is_some();
+    let all = || units.iter().zip(chosen.ways.iter().copied());
+    let streamed = || all().filter(|(_, way)| *way == Way::Streamed).map(|(unit, _)| unit);
+    let streams = streamed().next().is_some();
     let mut layout = Layout {
-        kept: reserve(count(true).count())?,
+        kept: reserve(units.len() - streamed().count())?,
         kept_extent: Extent::default(),
-        streamed: reserve(count(false).map(|unit| unit.reads.len()).sum())?,
+        streamed: reserve(streamed().map(|unit| unit.reads.len()).sum())?,
         ends: reserve(if streams { program.instructions.len() } else { 0 })?,
-        window: Extent::default(),
+        window: chosen.window,
+        packs: chosen.ways.contains(&Way::Packed),
         carry: if streams { carry(table) } else { 0 },
     };
     let first = |unit: &Unit| reads.get(unit.reads.start as usize).copied().ok_or(MISSING);
-    for unit in count(true) {
-        let slot = slot(table, &first(unit)?, &mut layout.kept_extent)?;
+    for (unit, way) in all().filter(|(_, way)| *way != Way::Streamed) {
+        let slot = slot(table, &first(unit)?, way == Way::Packed, &mut layout.kept_extent)?;
         layout.kept.push(slot);
     }
     if !streams {
         return Ok(layout);
     }
     let mut wanted: Vec<Read> = reserve(layout.streamed.capacity())?;
-    for unit in count(false) {
+    for unit in streamed() {
         wanted.extend_from_slice(reads.get(unit.reads.start as usize..unit.reads.end as usize).ok_or(MISSING)?);
     }
     // Within an instruction: the order of the stream.
@@ -252,9 +314,8 @@ fn build(
     for instruction in 0..program.instructions.len() as u32 {
         let mut load = Extent::default();
         while let Some(read) = wanted.next_if(|read| read.instruction == instruction) {
-            layout.streamed.push(slot(table, read, &mut load)?);
+            layout.streamed.push(slot(table, read, false, &mut load)?);
         }
-        layout.window = layout.window.max(load);
         layout.ends.push(layout.streamed.len() as u32);
     }
     Ok(layout)
@@ -267,20 +328,29 @@ fn carry(table: &WeightTable) -> u64 {
     table.stream_bytes().min(CHUNK as u64)
 }
 
-fn extent(table: &WeightTable, read: &Read) -> Result<Extent, EngineError> {
-    let info = table.0.get(read.tensor as usize).ok_or(MISSING)?;
+fn can_be_packed(table: &WeightTable, read: &Read) -> bool {
+    table.0.get(read.tensor as usize).is_some_and(|info| info.stored == Stored::F16)
+}
+
+/// Memory a tile takes, `packed` or as instructions read it.
+fn extent(table: &WeightTable, read: &Read, packed: bool) -> Result<Extent, EngineError> {
     let mut extent = Extent::default();
-    extent.push(info.dtype, read.len);
+    slot(table, read, packed, &mut extent)?;
     Ok(extent)
 }
 
-fn slot(table: &WeightTable, read: &Read, extent: &mut Extent) -> Result<Slot, EngineError> {
+/// Room for a tile behind `extent`. Only f16 can be packed: it is then held as the bytes of the stream.
+fn slot(table: &WeightTable, read: &Read, packed: bool, extent: &mut Extent) -> Result<Slot, EngineError> {
     let info = table.0.get(read.tensor as usize).ok_or(MISSING)?;
     let tile = Tile { tensor: read.tensor, start: read.start, len: read.len };
-    let size = u64::from(info.dtype.bytes());
+    let (len, size) = (u64::from(tile.len), u64::from(info.stored.bytes()));
     let start = info.offset + u64::from(tile.start) * size;
-    let bytes = start..start + u64::from(tile.len) * size;
-    Ok(Slot { tile, dtype: info.dtype, bytes, at: extent.push(info.dtype, tile.len) })
+    let (held, room) = match info.stored {
+        Stored::F16 if packed => (DType::U8, len * size),
+        stored => (stored.dtype(), len),
+    };
+    let bytes = start..start + len * size;
+    Ok(Slot { tile, stored: info.stored, held, bytes, at: extent.push(held, room) })
 }
 
 fn reserve<T>(n: usize) -> Result<Vec<T>, EngineError> {

@@ -5,8 +5,8 @@ pub mod cases;
 pub mod quantised;
 
 use cordon_engine::program::{
-    ArenaSize, DType, INSTRUCTION_SET, Instruction, Kind, Operand, Port, Program, Region, Tile, Via, WeightInfo,
-    WeightTable,
+    ArenaSize, DType, INSTRUCTION_SET, Instruction, Kind, Operand, Port, Program, Region, Stored, Tile, Via,
+    WeightInfo, WeightTable,
 };
 use cordon_engine::{CHUNK, EngineError, KernelSet, Limits, Moved, Prepared, Reply, Residency, Step, ValueRef};
 use std::collections::HashMap;
@@ -125,7 +125,7 @@ impl Build {
         self.stream.resize(self.stream.len().next_multiple_of(64), 0);
         let (dtype, len) = (value.view().dtype(), value.view().len() as u32);
         let tensor = self.weights.0.len() as u32;
-        self.weights.0.push(WeightInfo { dtype, len, offset: self.stream.len() as u64 });
+        self.weights.0.push(WeightInfo { stored: dtype.into(), len, offset: self.stream.len() as u64 });
         match value {
             Value::F32(v) => v.iter().for_each(|v| self.stream.extend(v.to_le_bytes())),
             Value::I64(v) => v.iter().for_each(|v| self.stream.extend(v.to_le_bytes())),
@@ -136,6 +136,15 @@ impl Build {
 
     pub fn weight_f32(&mut self, v: &[f32]) -> Tile {
         self.weight(&Value::F32(v.to_vec()))
+    }
+
+    /// Stored as f16, given by its bits.
+    pub fn weight_f16(&mut self, halves: &[u16]) -> Tile {
+        self.stream.resize(self.stream.len().next_multiple_of(64), 0);
+        let (tensor, len) = (self.weights.0.len() as u32, halves.len() as u32);
+        self.weights.0.push(WeightInfo { stored: Stored::F16, len, offset: self.stream.len() as u64 });
+        halves.iter().for_each(|half| self.stream.extend(half.to_le_bytes()));
+        Tile { tensor, start: 0, len }
     }
 
     pub fn weight_i64(&mut self, v: &[i64]) -> Tile {

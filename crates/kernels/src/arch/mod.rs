@@ -34,6 +34,8 @@ pub(crate) trait Simd: Copy {
     fn load(self, lanes: &[f32; 16]) -> Self::V;
     /// Lanes in order.
     fn store(self, v: Self::V, lanes: &mut [f32; 16]);
+    /// Sixteen little-endian IEEE 754 binary16 numbers, widened exactly; a signalling NaN becomes the quiet one.
+    fn load_f16(self, halves: &[[u8; 2]; 16]) -> Self::V;
     /// `a + b`.
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
     /// `a * b`.
@@ -84,6 +86,11 @@ impl Simd for Portable {
     #[inline(always)]
     fn store(self, v: [f32; 16], lanes: &mut [f32; 16]) {
         *lanes = v;
+    }
+
+    #[inline(always)]
+    fn load_f16(self, halves: &[[u8; 2]; 16]) -> [f32; 16] {
+        core::array::from_fn(|i| crate::half::to_f32(u16::from_le_bytes(halves[i])))
     }
 
     #[inline(always)]
@@ -247,7 +254,9 @@ mod tests {
         assert_eq!(names.first(), Some(&"portable"));
         #[cfg(target_arch = "x86_64")]
         {
-            let avx2 = std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma");
+            let avx2 = std::is_x86_feature_detected!("avx2")
+                && std::is_x86_feature_detected!("fma")
+                && std::is_x86_feature_detected!("f16c");
             assert_eq!(names.contains(&"avx2"), avx2);
             assert_eq!(names.contains(&"avx512"), std::is_x86_feature_detected!("avx512f") && avx2);
         }

@@ -49,6 +49,29 @@ impl Simd for Neon {
     }
 
     #[inline(always)]
+    fn load_f16(self, halves: &[[u8; 2]; 16]) -> [float32x4_t; 4] {
+        let bytes = halves.as_flattened().as_ptr();
+        let mut v = self.splat(0.0);
+        for (i, part) in v.iter_mut().enumerate() {
+            // The steps of [`crate::half::to_f32`]; the type that FCVTL takes is not in stable Rust.
+            // SAFETY: NEON as above; the four loads lie within the 32 bytes.
+            *part = unsafe {
+                let half = vld1_u16(bytes.add(8 * i).cast());
+                let sign = vshlq_n_u32::<16>(vmovl_u16(vand_u16(half, vdup_n_u16(0x8000))));
+                let shifted = vshlq_n_u32::<13>(vmovl_u16(vand_u16(half, vdup_n_u16(0x7fff))));
+                let scaled =
+                    vmulq_f32(vreinterpretq_f32_u32(shifted), vdupq_n_f32(f32::from_bits(crate::half::REBIAS)));
+                let quiet = vandq_u32(vcgtq_u32(shifted, vdupq_n_u32(0x0f80_0000)), vdupq_n_u32(0x0040_0000));
+                let special = vorrq_u32(vorrq_u32(shifted, vdupq_n_u32(0x7f80_0000)), quiet);
+                let is_special = vcgeq_u32(shifted, vdupq_n_u32(0x0f80_0000));
+                let magnitude = vbslq_u32(is_special, special, vreinterpretq_u32_f32(scaled));
+                vreinterpretq_f32_u32(vorrq_u32(magnitude, sign))
+            };
+        }
+        v
+    }
+
+    #[inline(always)]
     fn add(self, a: [float32x4_t; 4], b: [float32x4_t; 4]) -> [float32x4_t; 4] {
         let mut sum = a;
         for i in 0..4 {

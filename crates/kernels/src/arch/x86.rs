@@ -1,15 +1,15 @@
-//! AVX2 with FMA, and AVX-512. The types below exist only after detection, which is what every `unsafe` here rests on.
+//! AVX2 with FMA and F16C, and AVX-512. The types below exist only after detection, which is what every `unsafe` here rests on.
 #![allow(unsafe_code, reason = "calls into code compiled for CPU features found at run time")]
 
 use super::{Kernel, Simd};
 use crate::tile::Heights;
 use core::arch::x86_64::*;
 
-/// Proof that the CPU and the operating system support AVX2 and FMA.
+/// Proof that the CPU and the operating system support AVX2, FMA and F16C; every CPU with the first has the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Avx2(());
 
-/// Proof that they support AVX-512F, and AVX2 and FMA too.
+/// Proof that they support AVX-512F, and AVX2, FMA and F16C too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Avx512(());
 
@@ -22,8 +22,8 @@ impl Avx2 {
     pub(crate) fn detect() -> Option<Avx2> {
         let leaf1 = __cpuid(1);
         let has = |word: u32, bit: u32| word & (1 << bit) != 0;
-        // FMA, XSAVE, OSXSAVE, AVX.
-        if __cpuid(0).eax < 7 || ![12, 26, 27, 28].iter().all(|&bit| has(leaf1.ecx, bit)) {
+        // FMA, XSAVE, OSXSAVE, AVX, F16C.
+        if __cpuid(0).eax < 7 || ![12, 26, 27, 28, 29].iter().all(|&bit| has(leaf1.ecx, bit)) {
             return None;
         }
         let avx2 = has(__cpuid_count(7, 0).ebx, 5);
@@ -52,13 +52,13 @@ fn xcr0() -> u64 {
 }
 
 #[inline(never)]
-#[target_feature(enable = "avx2,fma")]
+#[target_feature(enable = "avx2,fma,f16c")]
 fn run_avx2<K: Kernel>(set: Avx2, kernel: K) -> K::Output {
     kernel.run(set)
 }
 
 #[inline(never)]
-#[target_feature(enable = "avx512f,avx2,fma")]
+#[target_feature(enable = "avx512f,avx2,fma,f16c")]
 fn run_avx512<K: Kernel>(set: Avx512, kernel: K) -> K::Output {
     kernel.run(set)
 }
@@ -88,6 +88,16 @@ impl Simd for Avx2 {
         unsafe {
             _mm256_storeu_ps(lanes.as_mut_ptr(), v[0]);
             _mm256_storeu_ps(lanes.as_mut_ptr().add(8), v[1]);
+        }
+    }
+
+    #[inline(always)]
+    fn load_f16(self, halves: &[[u8; 2]; 16]) -> [__m256; 2] {
+        let bytes = halves.as_flattened().as_ptr();
+        // SAFETY: `self` proves F16C; both loads lie within the 32 bytes and need no alignment.
+        unsafe {
+            let half = |at| _mm256_cvtph_ps(_mm_loadu_si128(bytes.add(at).cast()));
+            [half(0), half(16)]
         }
     }
 
@@ -143,7 +153,7 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     fn call<K: Kernel>(self, kernel: K) -> K::Output {
-        // SAFETY: `self` exists only where the CPU has AVX2 and FMA.
+        // SAFETY: `self` exists only where the CPU has AVX2, FMA and F16C.
         unsafe { run_avx2(self, kernel) }
     }
 }
@@ -172,6 +182,12 @@ impl Simd for Avx512 {
     fn store(self, v: __m512, lanes: &mut [f32; 16]) {
         // SAFETY: `self` proves AVX-512F; the store is the sixteen lanes and needs no alignment.
         unsafe { _mm512_storeu_ps(lanes.as_mut_ptr(), v) };
+    }
+
+    #[inline(always)]
+    fn load_f16(self, halves: &[[u8; 2]; 16]) -> __m512 {
+        // SAFETY: `self` proves AVX-512F, and with AVX the 256-bit load; it is the 32 bytes and needs no alignment.
+        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(halves.as_ptr().cast())) }
     }
 
     #[inline(always)]
@@ -216,7 +232,7 @@ impl Simd for Avx512 {
 
     #[inline(always)]
     fn call<K: Kernel>(self, kernel: K) -> K::Output {
-        // SAFETY: `self` exists only where the CPU has AVX-512F, AVX2 and FMA.
+        // SAFETY: `self` exists only where the CPU has AVX-512F, AVX2, FMA and F16C.
         unsafe { run_avx512(self, kernel) }
     }
 

@@ -164,7 +164,7 @@ fn scaled(draft: &mut Draft, weight: &Tile, factors: &[f32], inner: usize) -> Ti
             factors.iter().enumerate().map(|(index, factor)| factor * before[index % before.len()]).collect()
         }
     };
-    let source = WeightSource { form: old.form.clone(), scale: Some(scale), scale_inner: inner };
+    let source = WeightSource { scale: Some(scale), scale_inner: inner, ..WeightSource::new(old.form.clone()) };
     draft.weight(source)
 }
 

@@ -55,7 +55,7 @@ fn gemm(ctx: &mut LowerCtx<'_, '_>) -> Result<(), Reason> {
                 false => Form::Columns { tensor: tensor.clone(), outer: gemm.n, inner: gemm.k },
             };
             let scale = (gemm.alpha != 1.0).then(|| vec![gemm.alpha]);
-            let weight = ctx.weight(WeightSource { form, scale, scale_inner: 1 });
+            let weight = ctx.weight(WeightSource { scale, ..WeightSource::new(form) });
             let a = if gemm.transpose_a { transposed(ctx, &a)? } else { a };
             let bias = addend.as_ref().and_then(|addend| column_bias(ctx, addend, &gemm));
             let addend = if bias.is_some() { None } else { addend };

@@ -167,6 +167,7 @@ pub(crate) fn manifest() -> Manifest {
         retained_out: retained_out.to_vec(),
         minimum_peak: if placement == Placement::Secure { 4096 } else { 0 },
         resident_peak: if placement == Placement::Secure { 8192 } else { 0 },
+        f16_weights: placement == Placement::Secure,
     };
     Manifest {
         inputs: vec![0],

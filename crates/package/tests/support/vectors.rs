@@ -251,7 +251,7 @@ fn raw(m: &Manifest) -> Vec<u8> {
         for list in [&s.inputs, &s.outputs, &s.retained_in, &s.retained_out] {
             indices(w, list);
         }
-        w.u64(s.minimum_peak).u64(s.resident_peak);
+        w.u64(s.minimum_peak).u64(s.resident_peak).bool(s.f16_weights);
     });
     // What follows the segments is the good manifest's.
     let good = manifest().encode().expect("valid");

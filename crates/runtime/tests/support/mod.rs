@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use cordon_engine::program::{
-    ArenaSize, BinaryOp, DType, Instruction, Kind, Operand, Port, Program, Region, Strided2, Tile, Via, WeightInfo,
-    WeightTable,
+    ArenaSize, BinaryOp, DType, Instruction, Kind, Operand, Port, Program, Region, Stored, Strided2, Tile, Via,
+    WeightInfo, WeightTable,
 };
 use cordon_package::{
     Elem, Manifest, Normalisation, OutputPolicy, OwnerKey, PackageError, Placement, ProgramKind, SealRequest,
@@ -126,7 +126,7 @@ fn seal(owner: &OwnerKey, recipient: cordon_package::Recipient, arena: u32, spil
         outputs: vec![port(1, 8 + USED % PIECE)],
         instructions,
     };
-    let info = |len, offset| WeightInfo { dtype: DType::F32, len, offset };
+    let info = |len, offset| WeightInfo { stored: Stored::F32, len, offset };
     let (program, table) = (program.encode(), WeightTable(vec![info(4, 0), info(LARGE, 64)]).encode());
     let sealed = SealedProgram { kind: ProgramKind::Inference, batch: 1, minimum_peak: 1000, bytes: &program };
     let secret = SegmentSecret { programs: vec![sealed], weight_table: &table, names: vec![], labels: vec![] };
@@ -143,6 +143,7 @@ fn seal(owner: &OwnerKey, recipient: cordon_package::Recipient, arena: u32, spil
         retained_out: vec![],
         minimum_peak: 1000,
         resident_peak: 1000,
+        f16_weights: false,
     };
     let manifest = Manifest {
         inputs: vec![0],

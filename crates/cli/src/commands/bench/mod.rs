@@ -11,7 +11,7 @@ mod variant;
 
 pub(crate) use stats::median;
 
-use crate::commands::plan::parse_size;
+use crate::commands::plan::{Weights, parse_size};
 use crate::commands::seal::{read_model, read_plan};
 use crate::failure::Outcome;
 use crate::model::{ExecutorArgs, ModelArgs};
@@ -48,6 +48,10 @@ pub(crate) struct Args {
     /// Also measure everything inside within these budgets, for example 10MiB,16MiB; --against then adds no plans
     #[arg(long, value_name = "SIZE,…", value_parser = parse_size, value_delimiter = ',')]
     secure_memory: Vec<u64>,
+
+    /// How the secure weights of these plans are stored
+    #[arg(long, value_enum, default_value_t = Weights::F32, conflicts_with = "profile")]
+    weights: Weights,
 
     /// Instead, time every instruction of the whole model on the trusted engine, in this process and unprotected
     #[arg(long, conflicts_with_all = ["executor", "against", "plan", "secure_memory", "seconds"])]
@@ -127,7 +131,8 @@ pub(crate) fn run(args: &Args, ui: Ui) -> Outcome {
 /// What is sealed besides a plan file: everything inside, in all memory it wants and in each budget; and, against another
 /// engine, the two kinds of plans it is compared by.
 fn wanted(model: &Model, args: &Args) -> Vec<(String, Constraints)> {
-    let all = || Constraints::new(Protect::All);
+    let plan = |protect| Constraints { weights: args.weights.into(), ..Constraints::new(protect) };
+    let all = || plan(Protect::All);
     let mut wanted = vec![("all-secure".into(), all())];
     for &budget in &args.secure_memory {
         let constraints = Constraints { secure_memory: Some(budget), ..all() };
@@ -136,9 +141,9 @@ fn wanted(model: &Model, args: &Args) -> Vec<(String, Constraints)> {
     if args.against.is_some() && args.secure_memory.is_empty() {
         if let Some(cut) = classifier_cut(&model.graph) {
             let back = Some(Bound::Cut(cut));
-            wanted.push(("classifier".into(), Constraints { back, ..Constraints::new(Protect::Weights) }));
+            wanted.push(("classifier".into(), Constraints { back, ..plan(Protect::Weights) }));
         }
-        wanted.push(("ternary".into(), Constraints::new(Protect::Both)));
+        wanted.push(("ternary".into(), plan(Protect::Both)));
     }
     wanted
 }
