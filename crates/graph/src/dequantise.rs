@@ -2,10 +2,10 @@
 //!
 //! A DequantizeLinear of constants is no computation of the model but a way to store it. As a node of its own it could
 //! land on the other side of a cut than the layer it belongs to, and the weights would cross. So it is always folded, whatever
-//! its size; [`crate::Value::scales`] lets lowering find the integers again.
+//! its size; [`crate::Value::quantised`] lets lowering find the integers again, and a normal segment is written with them.
 
 use crate::infer::sources;
-use crate::model::{ElemType, Graph, Node, Tensor};
+use crate::model::{ElemType, Graph, Node, Quantised, Tensor};
 use crate::view::NodeView;
 
 /// Folds every DequantizeLinear of constants whose form is known; others stay as they are.
@@ -20,9 +20,9 @@ pub(crate) fn fold_weights(graph: &mut Graph) {
             continue;
         }
         if let Some((tensor, scales)) = evaluate(graph, node) {
-            let from = sources(node);
+            let (from, node) = (sources(node), node.clone());
             graph.set_constant(out, tensor, Some(from));
-            graph.values[out.0 as usize].scales = Some(scales);
+            graph.values[out.0 as usize].quantised = Some(Quantised { scales, node });
         }
     }
     graph.remove_dead_nodes();
@@ -70,7 +70,11 @@ fn integers(tensor: &Tensor) -> Option<Vec<i32>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cut::segment;
+    use crate::export::{NamePolicy, export};
     use crate::model::{Attribute, Value, ValueId};
+    use crate::onnx::ModelProto;
+    use prost::Message as _;
     use std::collections::BTreeMap;
 
     fn graph(weight: Tensor, scale: &[f32], zero: Tensor, axis: i64) -> Graph {
@@ -99,6 +103,24 @@ mod tests {
         }
     }
 
+    /// Exported, the layer reads a DequantizeLinear of the model's own integers, under names that tell nothing.
+    fn assert_written_as_integers(graph: &Graph) {
+        let whole = segment(graph, graph.node_ids());
+        let written = export(graph, &whole, &NamePolicy::Neutral(BTreeMap::new())).expect("exports");
+        let proto = ModelProto::decode(&written.model[..]).expect("a model").graph.expect("a graph");
+        let operators: Vec<&str> = proto.node.iter().map(|node| node.op_type()).collect();
+        assert_eq!(operators, ["DequantizeLinear", "Relu"]);
+        assert_eq!(proto.node[0].output, proto.node[1].input);
+        assert_eq!(proto.node[0].attribute.len(), 1, "the axis");
+        let held = |name: &String| proto.initializer.iter().find(|it| it.name() == name).map(|it| it.data_type());
+        let types: Vec<_> = proto.node[0].input.iter().map(held).collect();
+        assert_eq!(types, [ElemType::Int8, ElemType::Float, ElemType::Int8].map(|elem| Some(elem.code())));
+        assert_eq!(proto.initializer.len(), 3, "and not the numbers as well");
+        let mut names: Vec<&str> = proto.node.iter().map(|node| node.name()).collect();
+        names.dedup();
+        assert_eq!(names.len(), 2);
+    }
+
     #[test]
     fn weights_are_constants_of_the_layer_that_uses_them() {
         let bytes =
@@ -113,8 +135,9 @@ mod tests {
         assert_eq!(folded.nodes.len(), 1, "nothing is left that a cut could part from its layer");
         let value = folded.value(ValueId(3));
         assert_eq!(value.constant, Some(Tensor::from_f32(&[2, 2], &[-64.0, 1.0, 4.0, -4.0])));
-        assert_eq!(value.scales, Some(vec![0.5, 2.0]));
+        assert_eq!(value.quantised.as_ref().map(|it| it.scales.clone()), Some(vec![0.5, 2.0]));
         assert!(folded.origins(ValueId(3)).contains(&ValueId(0)), "the integers stay known as the source");
+        assert_written_as_integers(&folded);
         // One zero point for two scales is not what the operator allows.
         let mut left =
             graph(bytes(ElemType::Int8, &[1; 4], &[2, 2]), &[0.5, 2.0], bytes(ElemType::Int8, &[0], &[1]), 0);

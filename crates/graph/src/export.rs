@@ -101,10 +101,22 @@ pub fn export(graph: &Graph, segment: &Segment, policy: &NamePolicy) -> Result<E
     let mut writer = Writer { graph, names: &names, policy, free: Names::default(), opsets: BTreeSet::new() };
     names.values().for_each(|name| writer.free.take(name));
     let mut proto = GraphProto { name: Some("segment".into()), ..Default::default() };
-    let mut constants = BTreeSet::new();
+    let (mut constants, mut quantised) = (BTreeSet::new(), BTreeSet::new());
+    for value in segment.nodes.iter().flat_map(|&id| graph.node(id).uses()) {
+        match &graph.value(value).quantised {
+            Some(_) => quantised.insert(value),
+            None => graph.value(value).constant.is_some() && constants.insert(value),
+        };
+    }
+    // What the model stores as integers stays so: the engine that runs the segment knows how to compute with them.
+    let stored = quantised.into_iter().filter_map(|value| graph.value(value).quantised.as_ref());
+    for (i, stored) in (segment.nodes.len()..).zip(stored) {
+        constants.extend(stored.node.uses());
+        let site = || NodeSite::new(graph, &stored.node);
+        proto.node.push(writer.node(&stored.node, i).map_err(|error| error.at(site))?);
+    }
     for (i, &id) in segment.nodes.iter().enumerate() {
         let node = graph.node(id);
-        constants.extend(node.uses().filter(|&value| graph.value(value).constant.is_some()));
         proto.node.push(writer.node(node, i).map_err(|error| error.at(|| NodeSite::new(graph, node)))?);
     }
     let mut data = Vec::new();
@@ -151,6 +163,8 @@ fn value_names(graph: &Graph, segment: &Segment, policy: &NamePolicy) -> Result<
         let node = graph.node(id);
         node.uses().chain(node.outputs.iter().flatten().copied())
     });
+    let stored = |id: ValueId| graph.value(id).quantised.iter().flat_map(|it| it.node.uses());
+    let used = used.flat_map(|id| core::iter::once(id).chain(stored(id)));
     let values: BTreeSet<ValueId> = used.chain(segment.inputs.iter().chain(&segment.outputs).copied()).collect();
     let NamePolicy::Neutral(kept) = policy else {
         return Ok(values.into_iter().map(|id| (id, graph.value(id).name.clone())).collect());

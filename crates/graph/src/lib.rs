@@ -35,5 +35,5 @@ pub use fold::{Evaluator, FoldReport, complete_shapes, fold};
 pub use import::{IR_VERSIONS, ImportOptions, OPSETS, import, import_bytes, input_shapes};
 pub use infer::infer;
 pub use limits::Limits;
-pub use model::{Attribute, ElemType, Graph, Node, NodeId, Tensor, TensorType, Value, ValueId};
+pub use model::{Attribute, ElemType, Graph, Node, NodeId, Quantised, Tensor, TensorType, Value, ValueId};
 pub use view::{NodeView, ShapeError, ShapeRule, ShapeRules};

@@ -78,14 +78,23 @@ pub struct Value {
     pub declared: Option<TensorType>,
     /// For a folded constant: the constants it was computed from, folded ones included. See [`Graph::origins`].
     pub computed_from: Option<Vec<ValueId>>,
-    /// For a folded constant that is integers times scales: one scale, or one for each channel.
-    pub scales: Option<Vec<f32>>,
+    /// For a folded constant that the model stores as integers: how.
+    pub quantised: Option<Quantised>,
+}
+
+/// A constant that is integers times scales.
+#[derive(Clone, Debug)]
+pub struct Quantised {
+    /// One scale, or one for each channel.
+    pub scales: Vec<f32>,
+    /// The DequantizeLinear that made it, of constants.
+    pub node: Node,
 }
 
 impl Value {
     /// A value of which only the name is known.
     pub fn new(name: impl Into<String>) -> Self {
-        Self { name: name.into(), ty: None, constant: None, declared: None, computed_from: None, scales: None }
+        Self { name: name.into(), ty: None, constant: None, declared: None, computed_from: None, quantised: None }
     }
 }
 

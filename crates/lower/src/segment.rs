@@ -90,8 +90,8 @@ impl Untiled {
 pub fn lower_untiled(graph: &Graph, segment: &Segment, options: &LowerOptions) -> Result<Untiled, LowerError> {
     let mut state = State::new(graph);
     for value in &graph.values {
-        if let (Some(tensor), Some(scales)) = (&value.constant, &value.scales) {
-            state.draft.dequantised.insert(tensor.data.as_ptr() as usize, (tensor.clone(), scales.clone()));
+        if let (Some(tensor), Some(stored)) = (&value.constant, &value.quantised) {
+            state.draft.dequantised.insert(tensor.data.as_ptr() as usize, (tensor.clone(), stored.scales.clone()));
         }
     }
     for &id in &segment.inputs {

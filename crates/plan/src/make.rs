@@ -131,7 +131,12 @@ fn value_shape(graph: &Graph, id: ValueId) -> Result<ValueShape, PlanError> {
 
 fn weight_bytes(graph: &Graph, nodes: impl Iterator<Item = cordon_graph::NodeId>) -> u64 {
     let used: std::collections::BTreeSet<ValueId> = nodes.flat_map(|id| graph.node(id).uses()).collect();
-    used.into_iter().filter_map(|id| graph.value(id).constant.as_ref()).map(|tensor| tensor.ty().bytes()).sum()
+    let bytes = |id: ValueId| graph.value(id).constant.as_ref().map_or(0, |tensor| tensor.ty().bytes());
+    let stored = |id: ValueId| match &graph.value(id).quantised {
+        Some(stored) => stored.node.uses().map(bytes).sum(),
+        None => bytes(id),
+    };
+    used.into_iter().map(stored).sum()
 }
 
 /// Every crossing, by segment, inwards first.
