@@ -1,4 +1,4 @@
-//! Whole networks: plain, all-secure and ternary against ONNX Runtime.
+//! Whole networks against ONNX Runtime: plain, all-secure, all-secure with f16 weights, and ternary.
 
 use core::time::Duration;
 use std::collections::HashMap;
@@ -23,7 +23,7 @@ const FOLD_CAP: u64 = 64 << 20;
 /// Nodes inside at each end of the ternary plan, as a share of all: 1 / this.
 const ENDS: usize = 6;
 /// Input draws per network.
-const PROBES: u64 = 2;
+pub const PROBES: u64 = 2;
 
 /// What one network showed.
 pub struct Row {
@@ -37,6 +37,13 @@ pub struct Row {
     pub plain: f64,
     /// Error of the all-secure plan.
     pub all_secure: f64,
+    /// Error of the all-secure plan with weights stored as f16, what rounding may add to it, and the inputs of all for which
+    /// the best class was the same.
+    pub f16: f64,
+    /// See [`Row::f16`].
+    pub f16_allowed: f64,
+    /// See [`Row::f16`].
+    pub f16_same_class: u64,
     /// Error of FrontNet secure, middle on ONNX Runtime, BackNet secure.
     pub ternary: f64,
     /// Values that cross in the ternary plan.
@@ -48,7 +55,8 @@ pub struct Row {
 impl Row {
     /// Whether every variant agrees with ONNX Runtime.
     pub fn passed(&self) -> bool {
-        [self.plain, self.all_secure, self.ternary].iter().all(|error| *error < TOLERANCE)
+        let exact = [self.plain, self.all_secure, self.ternary].iter().all(|error| *error < TOLERANCE);
+        exact && self.f16 < TOLERANCE + self.f16_allowed
     }
 }
 
@@ -61,6 +69,7 @@ pub fn check(model: &Path, size: usize, reference: &dyn Executor) -> Result<Row,
     let mut embedded = load(model, &*rten)?;
 
     let whole = lower_graph(&graph).map_err(|e| e.to_string())?;
+    let rounded = lower_f16(&graph)?;
     let (mut ternary, crossings) = Ternary::new(&graph, reference)?;
     let mut row = Row {
         nodes: graph.nodes.len(),
@@ -68,6 +77,9 @@ pub fn check(model: &Path, size: usize, reference: &dyn Executor) -> Result<Row,
         weights: whole.weight_bytes(),
         plain: 0.0,
         all_secure: 0.0,
+        f16: 0.0,
+        f16_allowed: rounded.rounding_error(),
+        f16_same_class: 0,
         ternary: 0.0,
         crossings,
         time: Duration::ZERO,
@@ -86,6 +98,11 @@ pub fn check(model: &Path, size: usize, reference: &dyn Executor) -> Result<Row,
         let got = got.iter().map(to_executor).collect::<Result<Vec<_>, String>>()?;
         row.all_secure = row.all_secure.max(worst(&got, &want));
 
+        let got = run_lowered(&rounded, &fed).map_err(|e| e.to_string())?;
+        let got = got.iter().map(to_executor).collect::<Result<Vec<_>, String>>()?;
+        row.f16 = row.f16.max(worst(&got, &want));
+        row.f16_same_class += u64::from(best(&got) == best(&want));
+
         row.ternary = row.ternary.max(worst(&ternary.run(&graph, &inputs)?, &want));
         outputs.push(want);
     }
@@ -94,6 +111,20 @@ pub fn check(model: &Path, size: usize, reference: &dyn Executor) -> Result<Row,
     }
     row.time = start.elapsed();
     Ok(row)
+}
+
+/// Everything inside, weights stored as f16.
+fn lower_f16(graph: &Graph) -> Result<Lowered, String> {
+    let mut whole = segment(graph, graph.node_ids());
+    whole.inputs.clone_from(&graph.inputs);
+    whole.outputs.clone_from(&graph.outputs);
+    lower(graph, &whole, &LowerOptions { f16_weights: true, ..LowerOptions::default() }).map_err(|e| e.to_string())
+}
+
+/// Index of the largest element of the first output.
+fn best(outputs: &[Tensor]) -> Option<usize> {
+    let values = outputs.first()?.to_f64_lossy();
+    (0..values.len()).max_by(|&a, &b| values[a].total_cmp(&values[b]))
 }
 
 /// Fails unless several threads give these bits, too.
@@ -122,7 +153,7 @@ pub fn prepare(model: &Path, size: usize) -> Result<Graph, String> {
     Ok(graph)
 }
 
-fn load(model: &Path, executor: &dyn Executor) -> Result<Box<dyn Session>, String> {
+pub(crate) fn load(model: &Path, executor: &dyn Executor) -> Result<Box<dyn Session>, String> {
     let read = |path: &Path| std::fs::read(path).map(Bytes::from).map_err(|e| format!("{}: {e}", path.display()));
     let data = model.with_extension("onnx.data");
     let name = data.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -130,7 +161,7 @@ fn load(model: &Path, executor: &dyn Executor) -> Result<Box<dyn Session>, Strin
     executor.load(&ModelSource { onnx: read(model)?, data }).map_err(|e| e.to_string())
 }
 
-fn run(session: &mut dyn Session, graph: &Graph, inputs: &[Tensor]) -> Result<Vec<Tensor>, String> {
+pub(crate) fn run(session: &mut dyn Session, graph: &Graph, inputs: &[Tensor]) -> Result<Vec<Tensor>, String> {
     let name = |id: &ValueId| graph.value(*id).name.as_str();
     let fed: Vec<_> = graph.inputs.iter().map(name).zip(inputs).collect();
     let wanted: Vec<&str> = graph.outputs.iter().map(name).collect();
@@ -138,7 +169,7 @@ fn run(session: &mut dyn Session, graph: &Graph, inputs: &[Tensor]) -> Result<Ve
 }
 
 /// Seeded noise for every input.
-fn draw(graph: &Graph, seed: u64) -> Result<Vec<Tensor>, String> {
+pub(crate) fn draw(graph: &Graph, seed: u64) -> Result<Vec<Tensor>, String> {
     let mut state = 0x9e37_79b9_7f4a_7c15 ^ (seed + 1).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     graph
         .inputs
@@ -163,7 +194,7 @@ fn worst(got: &[Tensor], want: &[Tensor]) -> f64 {
 }
 
 /// FrontNet and BackNet on the trusted engine, the middle on an executor.
-struct Ternary {
+pub(crate) struct Ternary {
     parts: Vec<Part>,
 }
 
@@ -179,7 +210,7 @@ enum Runs {
 }
 
 impl Ternary {
-    fn new(graph: &Graph, executor: &dyn Executor) -> Result<(Self, usize), String> {
+    pub(crate) fn new(graph: &Graph, executor: &dyn Executor) -> Result<(Self, usize), String> {
         let nodes: Vec<NodeId> = graph.node_ids().collect();
         let end = (nodes.len() / ENDS).max(1);
         let (front, rest) = nodes.split_at(end);
@@ -206,7 +237,7 @@ impl Ternary {
         Ok((Self { parts }, crossings))
     }
 
-    fn run(&mut self, graph: &Graph, inputs: &[Tensor]) -> Result<Vec<Tensor>, String> {
+    pub(crate) fn run(&mut self, graph: &Graph, inputs: &[Tensor]) -> Result<Vec<Tensor>, String> {
         let mut known: HashMap<ValueId, Tensor> = graph.inputs.iter().copied().zip(inputs.iter().cloned()).collect();
         let find = |known: &HashMap<ValueId, Tensor>, id: &ValueId| {
             known.get(id).cloned().ok_or_else(|| format!("`{}` is not computed yet", graph.value(*id).name))

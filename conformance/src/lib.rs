@@ -13,6 +13,7 @@ pub mod compare;
 pub mod engines;
 pub mod golden;
 pub mod nodes;
+pub mod quantised;
 pub mod skips;
 
 use std::path::PathBuf;

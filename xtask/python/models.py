@@ -1,7 +1,8 @@
 """Exports the networks of the golden tests to ONNX, seeded.
 
-Weights are random; batch-norm statistics are those of random inputs, then perturbed, and biases are drawn, so a fold
-that forgets a mean, a variance or a bias changes the output. Each network is written four times: by the TorchScript
+Weights are random; batch-norm statistics are those of random inputs, then perturbed, and biases and the scales of layer
+norms are drawn, so a fold that forgets a mean, a variance or a bias changes the output, and no two layers share a constant,
+which exporters store once: in a trained network they would not. Each network is written four times: by the TorchScript
 exporter (opset 17, one file) and by the dynamo exporter (opset 20, external data), with a fixed and a dynamic batch; the
 Darknet networks, which are exported on demand only, once: by the TorchScript exporter with a fixed batch.
 
@@ -80,6 +81,7 @@ def build(name):
 
 def randomise(model, size):
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    layer_norms = [m for m in model.modules() if isinstance(m, nn.LayerNorm)]
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith("bias"):
@@ -87,6 +89,8 @@ def randomise(model, size):
             elif not parameter.any():
                 # torchvision starts the vision transformer's head at zero: the output would not depend on the input.
                 parameter.normal_(0, 0.05)
+        for norm in layer_norms:
+            norm.weight.uniform_(0.5, 1.5)
         for norm in norms:
             norm.weight.uniform_(0.5, 1.5)
             norm.momentum = None  # the plain average over the batches seen

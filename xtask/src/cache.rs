@@ -11,7 +11,7 @@ const ONNX: &str = "1.22.0";
 const ONNXRUNTIME: &str = "1.31.1";
 const CRYPTOGRAPHY: &str = "48.0.0";
 /// Raised whenever `models.py` exports something else.
-const MODELS: &str = "1";
+const MODELS: &str = "2";
 
 /// `$CORDON_CACHE`, else `cordon` in the user's cache folder.
 pub(crate) fn folder() -> Result<PathBuf, String> {

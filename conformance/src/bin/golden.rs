@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use cordon_conformance::golden::{TOLERANCE, check};
+use cordon_conformance::golden::{PROBES, TOLERANCE, check};
+use cordon_conformance::quantised;
+use cordon_executor::Executor;
 
 /// Name and image size, from small to large, so that a run with little time covers as many as it can.
 const NETWORKS: [(&str, usize); 10] = [
@@ -35,6 +37,10 @@ const DARKNET: [(&str, usize); 8] = [
 const DARKNET_EXPORT: &str = "torchscript17-fixed";
 /// How each was exported; the first is today's default exporter with a dynamic batch.
 const EXPORTS: [&str; 4] = ["dynamo20-dynamic", "torchscript17-fixed", "torchscript17-dynamic", "dynamo20-fixed"];
+
+/// Networks that also come quantised to 8 bits, and the folder of that export.
+const QUANTISED: [&str; 5] = ["vgg7", "alexnet32", "squeezenet1_1", "mobilenet_v2", "resnet50"];
+const QUANTISED_EXPORT: &str = "qdq-int8";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -69,49 +75,31 @@ fn run(arguments: &[String]) -> Result<(), String> {
     let reference = cordon_executor::open("onnxruntime:cpu", &options).map_err(|e| e.to_string())?;
 
     println!(
-        "errors are relative to the output's largest magnitude; below {TOLERANCE:e} passes; reference ONNX Runtime"
+        "errors are relative to the output's largest magnitude; below {TOLERANCE:e} passes; reference ONNX Runtime;\n\
+         f16: weights rounded, with what that may add and the draws with the same best class"
     );
     println!(
-        "network          export                 nodes  arena MiB  weights MiB  rten plain  all-secure    ternary  crossings      s"
+        "network          export                 nodes  arena MiB  weights MiB  rten plain  all-secure    ternary  crossings      f16  allowed  class      s"
     );
-    let start = Instant::now();
-    let (mut failed, mut left) = (Vec::new(), Vec::new());
-    for export in EXPORTS {
-        for (network, size) in &wanted {
-            if export != DARKNET_EXPORT && DARKNET.iter().any(|(name, _)| name == network) {
-                continue;
-            }
-            let label = format!("{network:16} {export:22}");
-            if start.elapsed().as_secs_f64() > minutes * 60.0 {
-                left.push(format!("{network}/{export}"));
-                continue;
-            }
-            match check(&model(folder, network, export), *size, &*reference) {
-                Ok(row) => {
-                    let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
-                    println!(
-                        "{label} {:5}  {:9.2}  {:11.1}  {:10.1e}  {:10.1e}  {:9.1e}  {:9}  {:5.1}{}",
-                        row.nodes,
-                        mib(row.arena),
-                        mib(row.weights),
-                        row.plain,
-                        row.all_secure,
-                        row.ternary,
-                        row.crossings,
-                        row.time.as_secs_f64(),
-                        if row.passed() { "" } else { "  FAILED" }
-                    );
-                    if !row.passed() {
-                        failed.push(format!("{network}/{export}"));
-                    }
-                }
-                Err(why) => {
-                    println!("{label} FAILED: {why}");
-                    failed.push(format!("{network}/{export}"));
-                }
+    let mut round = Round {
+        folder,
+        reference: &*reference,
+        end: minutes * 60.0,
+        start: Instant::now(),
+        failed: Vec::new(),
+        left: Vec::new(),
+    };
+    for (index, export) in EXPORTS.into_iter().enumerate() {
+        for &(network, size) in &wanted {
+            if export == DARKNET_EXPORT || DARKNET.iter().all(|(name, _)| *name != network) {
+                round.float(network, export, size);
             }
         }
+        if index == 0 {
+            round.quantised(&wanted);
+        }
     }
+    let Round { failed, left, .. } = round;
     if !left.is_empty() {
         println!("not run within {minutes} minutes: {}", left.join(", "));
     }
@@ -119,6 +107,100 @@ fn run(arguments: &[String]) -> Result<(), String> {
         Ok(())
     } else {
         Err(format!("{} of the golden checks failed: {}", failed.len(), failed.join(", ")))
+    }
+}
+
+/// One call's checks.
+struct Round<'a> {
+    folder: &'a str,
+    reference: &'a dyn Executor,
+    start: Instant,
+    /// Seconds after which no check begins.
+    end: f64,
+    failed: Vec<String>,
+    left: Vec<String>,
+}
+
+impl Round<'_> {
+    /// Whether there is time; what there is none for is listed.
+    fn has_time(&mut self, network: &str, export: &str) -> bool {
+        let time = self.start.elapsed().as_secs_f64() <= self.end;
+        if !time {
+            self.left.push(format!("{network}/{export}"));
+        }
+        time
+    }
+
+    /// One export of one network.
+    fn float(&mut self, network: &str, export: &str, size: usize) {
+        if !self.has_time(network, export) {
+            return;
+        }
+        let label = format!("{network:16} {export:22}");
+        let passed = match check(&model(self.folder, network, export), size, self.reference) {
+            Ok(row) => {
+                let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+                println!(
+                    "{label} {:5}  {:9.2}  {:11.1}  {:10.1e}  {:10.1e}  {:9.1e}  {:9}  {:7.1e}  {:7.1e}  {:2}/{PROBES}  {:5.1}{}",
+                    row.nodes,
+                    mib(row.arena),
+                    mib(row.weights),
+                    row.plain,
+                    row.all_secure,
+                    row.ternary,
+                    row.crossings,
+                    row.f16,
+                    row.f16_allowed,
+                    row.f16_same_class,
+                    row.time.as_secs_f64(),
+                    if row.passed() { "" } else { "  FAILED" }
+                );
+                row.passed()
+            }
+            Err(why) => {
+                println!("{label} FAILED: {why}");
+                false
+            }
+        };
+        if !passed {
+            self.failed.push(format!("{network}/{export}"));
+        }
+    }
+
+    /// The 8-bit variants of the networks wanted.
+    fn quantised(&mut self, wanted: &[(&str, usize)]) {
+        let steps = quantised::STEPS;
+        if let Some(why) = quantised::no_reference() {
+            println!("8-bit networks skipped: {why}");
+            return;
+        }
+        for &(network, size) in wanted.iter().filter(|(name, _)| QUANTISED.contains(name)) {
+            if !self.has_time(network, QUANTISED_EXPORT) {
+                continue;
+            }
+            let label = format!("{network:16} {QUANTISED_EXPORT:22}");
+            let passed = match quantised::check(&model(self.folder, network, QUANTISED_EXPORT), size, self.reference) {
+                Ok(row) => {
+                    println!(
+                        "{label} {} of {} values differ, by {} steps of 256 at most, ternary by {} ({steps} allowed), {:.1} s{}",
+                        row.different,
+                        row.elements,
+                        row.all_secure,
+                        row.ternary,
+                        row.time.as_secs_f64(),
+                        if row.passed() { "" } else { "  FAILED" }
+                    );
+                    row.passed()
+                }
+                Err(why) => {
+                    println!("{label} FAILED: {why}");
+                    false
+                }
+            };
+            if !passed {
+                self.failed.push(format!("{network}/{QUANTISED_EXPORT}"));
+            }
+        }
     }
 }
 
