@@ -15,6 +15,9 @@ use crate::golden::{Ternary, draw, load, prepare, run};
 
 /// Most steps an output may differ by: docs/decisions/0008-int8.md says where a single one comes from.
 pub const STEPS: f64 = 3.0;
+/// Most steps with the middle on ONNX Runtime. A cut may part a DequantizeLinear from its layer, which is then computed in
+/// `f32` on that side; a step that comes of it grows in the layers behind.
+pub const TERNARY_STEPS: f64 = 6.0;
 /// Input draws per network.
 const PROBES: u64 = 4;
 
@@ -35,7 +38,7 @@ pub struct Row {
 impl Row {
     /// Whether both plans agree with ONNX Runtime.
     pub fn passed(&self) -> bool {
-        self.all_secure <= STEPS && self.ternary <= STEPS
+        self.all_secure <= STEPS && self.ternary <= TERNARY_STEPS
     }
 }
 

@@ -169,7 +169,7 @@ impl Round<'_> {
 
     /// The 8-bit variants of the networks wanted.
     fn quantised(&mut self, wanted: &[(&str, usize)]) {
-        let steps = quantised::STEPS;
+        let (steps, ternary) = (quantised::STEPS, quantised::TERNARY_STEPS);
         if let Some(why) = quantised::no_reference() {
             println!("8-bit networks skipped: {why}");
             return;
@@ -182,7 +182,7 @@ impl Round<'_> {
             let passed = match quantised::check(&model(self.folder, network, QUANTISED_EXPORT), size, self.reference) {
                 Ok(row) => {
                     println!(
-                        "{label} {} of {} values differ, by {} steps of 256 at most, ternary by {} ({steps} allowed), {:.1} s{}",
+                        "{label} {} of {} values differ, by {} steps of 256 at most ({steps} allowed), ternary by {} ({ternary}), {:.1} s{}",
                         row.different,
                         row.elements,
                         row.all_secure,
