@@ -118,7 +118,7 @@ impl<'a> Operands<'a> {
             Kind::Blocked => (PART / (taps * 256 * self.planes)).max(1),
             Kind::Plain => blocks,
         };
-        let (weight, later, plane) = (self.weight, self.later, self.ic * taps);
+        let (weight, later, planes, plane) = (self.weight, self.later, self.planes, self.ic * taps);
         (0..blocks).step_by(most).map(move |first| {
             let (end, vectors) = ((first + most).min(blocks), most * 16 * taps);
             // The next blocks of these planes, or the first of the next planes, of which there may be none or one.
@@ -127,7 +127,8 @@ impl<'a> Operands<'a> {
                 let lines = from.get(at..).unwrap_or(&[]);
                 &lines[..vectors.min(lines.len())]
             };
-            Part { blocks: first..end, last: end == blocks, ahead: Ahead::new([lines(0), lines(1)]) }
+            let ahead = Ahead::new(lines(0), if planes > 1 { lines(1) } else { &[] });
+            Part { blocks: first..end, last: end == blocks, ahead }
         })
     }
 }

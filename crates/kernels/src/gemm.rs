@@ -64,10 +64,10 @@ struct Operands<'a> {
 /// Rows that pass together, so that what they read of one depth stays in the second-level cache: 256 KiB.
 const PANEL: usize = 256;
 
-/// Inner elements of one pass: the weights of a register tile, 24 KiB at most, stay in the first-level cache while the rows
-/// of a panel pass. Between passes the sums lie in the output; stored and loaded they stay the same, and so does the order
-/// of additions.
-const DEPTH: usize = 192;
+/// Inner elements of one pass times blocks of a tile: the weights of a register tile, 24 KiB at most, stay in the first-level
+/// cache while the rows of a panel pass. Between passes the sums lie in the output; stored and loaded they stay the same, and
+/// so does the order of additions.
+const DEPTH: usize = 384;
 
 /// Columns that are finished together: their sums, and finished values that wait for an activation a tile cannot apply, stay
 /// in the second-level cache beside the rows of a panel.
@@ -98,7 +98,7 @@ impl Kernel for Product<'_> {
             let (top, bottom) = (rows * panel / panels, rows * (panel + 1) / panels);
             let tiling = Tiling::new(bottom - top, S::HEIGHTS);
             // A single tile has nothing to keep weights for.
-            let depth = if tiling.len() > 1 { DEPTH } else { k.max(1) };
+            let depth = if tiling.len() > 1 { DEPTH / S::BLOCKS } else { k.max(1) };
             for left in (0..n).step_by(STRIP) {
                 let right = (left + STRIP).min(n);
                 for first in (0..k.max(1)).step_by(depth) {
@@ -147,7 +147,7 @@ impl<'a> Operands<'a> {
         }
         let block =
             |b: usize| self.weight.get(at + b * self.k..).map_or(&[][..], |lines| &lines[..depth.min(lines.len())]);
-        Ahead::new([block(0), if wide > 1 { block(1) } else { &[] }])
+        Ahead::new(block(0), if wide > 1 { block(1) } else { &[] })
     }
 
     /// What the sums of a tile of columns from `column` on begin with; `range` is its place in the output.
