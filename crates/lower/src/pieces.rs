@@ -4,7 +4,7 @@
 
 use crate::draft::{self, Draft};
 use cordon_engine::program::{Instruction, Operand, Region, StridedCopy};
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 /// Most pieces of a value.
 const MOST: u32 = 64;
@@ -32,24 +32,22 @@ struct Rows<'c> {
     len: u32,
 }
 
-/// Cuts the largest value in use at instruction `at` that can be cut. Whether there was one.
-pub(crate) fn cut(draft: &mut Draft, at: usize) -> bool {
-    let used = |root: u32| {
-        let touches = |it: &Instruction| {
-            draft.root(it.out().start).0 == root || draft::slots_read(it).iter().any(|&slot| draft.root(slot).0 == root)
-        };
-        let is_input = draft.inputs.iter().any(|port| port.region.start == root);
-        let (before, after) = draft.instructions.split_at((at + 1).min(draft.instructions.len()));
-        (is_input || before.iter().any(touches)) && (before.last().is_some_and(touches) || after.iter().any(touches))
+/// Cuts the largest of `in_use` that can be cut. Whether there was one. Those that cannot be are not looked at again.
+pub(crate) fn cut(draft: &mut Draft, in_use: impl Iterator<Item = u32>, hopeless: &mut HashSet<u32>) -> bool {
+    let bytes = |root: u32| {
+        let slot = draft.slots[root as usize];
+        u64::from(slot.len) * u64::from(slot.dtype.bytes())
     };
-    let bytes = |slot: usize| u64::from(draft.slots[slot].len) * u64::from(draft.slots[slot].dtype.bytes());
-    let mut large: Vec<usize> = (0..draft.slots.len())
-        .filter(|&slot| draft.slots[slot].within.is_none() && bytes(slot) >= LEAST_BYTES)
-        .collect();
-    large.sort_by_key(|&slot| core::cmp::Reverse(bytes(slot)));
-    let found =
-        large.into_iter().map(|slot| slot as u32).filter(|&root| used(root)).find_map(|root| striped(draft, root));
-    found.inspect(|value| apart(draft, value)).is_some()
+    let mut large: Vec<u32> = in_use.filter(|root| !hopeless.contains(root) && bytes(*root) >= LEAST_BYTES).collect();
+    large.sort_by_key(|&root| core::cmp::Reverse(bytes(root)));
+    for root in large {
+        if let Some(value) = striped(draft, root) {
+            apart(draft, &value);
+            return true;
+        }
+        hopeless.insert(root);
+    }
+    false
 }
 
 /// The value, if copies of rows are all that touches it, and they leave more than one piece.

@@ -11,7 +11,7 @@ use cordon_engine::CHUNK;
 use cordon_engine::program::{Instruction, MAX_SPILL_CHUNKS, Region};
 use core::cmp::Reverse;
 use core::ops::Range;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// Most steps, and most steps without getting better: what bounds the search.
 const MOST: u32 = 4096;
@@ -42,7 +42,7 @@ pub(crate) fn apply(draft: &mut Draft, bytes: u64) {
 /// time or nothing more can leave. A step may make things worse: what leaves no longer shares its place with a
 /// result. Returns the least that was alive, and after how many steps.
 fn search(draft: &mut Draft, bytes: u64, most: u32) -> (u64, u32) {
-    let mut best = (u64::MAX, 0);
+    let (mut best, mut hopeless) = ((u64::MAX, 0), HashSet::new());
     for step in 0.. {
         let (peak, at) = arena::peak(draft);
         if peak < best.0 {
@@ -51,25 +51,28 @@ fn search(draft: &mut Draft, bytes: u64, most: u32) -> (u64, u32) {
         if peak <= bytes || at >= draft.instructions.len() || step >= most || step - best.1 > PATIENCE {
             break;
         }
-        if pieces::cut(draft, at) {
+        let touches = touches(draft);
+        let is_in_use = |times: &Vec<usize>| times.first() <= Some(&(at + 1)) && times.last() > Some(&at);
+        let in_use = touches.iter().filter(|(_, times)| is_in_use(times)).map(|(&root, _)| root);
+        if pieces::cut(draft, in_use, &mut hopeless) {
             continue;
         }
-        let Some(stay) = stay(draft, at, peak - bytes) else { break };
+        let Some(stay) = stay(draft, &touches, at, peak - bytes) else { break };
         move_out(draft, &stay, step);
     }
     best
 }
 
 /// The value to spill so that `excess` bytes less are alive at instruction `at`.
-fn stay(draft: &Draft, at: usize, excess: u64) -> Option<Stay> {
-    let stay = |(root, times): (u32, Vec<usize>)| {
+fn stay(draft: &Draft, touches: &BTreeMap<u32, Vec<usize>>, at: usize, excess: u64) -> Option<Stay> {
+    let stay = |(&root, times): (&u32, &Vec<usize>)| {
         let later = times.partition_point(|&time| time <= at);
         let (before, after) = (*times.get(later.checked_sub(1)?)?, *times.get(later)?);
         let slot = draft.slots[root as usize];
         let bytes = u64::from(slot.len) * u64::from(slot.dtype.bytes());
         (after > at + 1).then_some(Stay { root, bytes, gap: before..after - 1 })
     };
-    let untouched = touches(draft).into_iter().filter_map(stay);
+    let untouched = touches.iter().filter_map(stay);
     untouched.filter(|stay| chunks(stay.bytes) <= u64::from(MAX_SPILL_CHUNKS)).min_by_key(|stay| {
         let enough = stay.bytes >= excess;
         (!enough, if enough { stay.bytes } else { u64::MAX - stay.bytes }, Reverse(stay.gap.len()), stay.root)

@@ -11,11 +11,10 @@ const SPILLED: f64 = 1.5e9;
 
 /// Weights per instruction and shares of the untiled activations, in percent, that are worth spilling from: where little room
 /// is, small ones.
-const WAYS: [(u64, u64); 6] =
-    [(512 << 10, 25), (512 << 10, 0), (256 << 10, 40), (256 << 10, 25), (256 << 10, 0), (128 << 10, 0)];
+const WAYS: [(u64, u64); 4] = [(512 << 10, 25), (512 << 10, 0), (256 << 10, 25), (256 << 10, 0)];
 /// Shares of what activations may take, in percent, to aim at: the planner does not always reach the largest live set,
 /// and every value that leaves takes its place in the tables.
-const AIMS: [u64; 4] = [100, 96, 90, 80];
+const AIMS: [u64; 3] = [98, 90, 75];
 
 /// Seconds that spilled values add to a request.
 pub(crate) fn seconds<'l>(lowered: impl IntoIterator<Item = &'l Lowered>) -> f64 {

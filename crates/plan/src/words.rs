@@ -36,6 +36,9 @@ fn text(plan: &Plan, repeated: &[&str], warnings: &[String], names: bool) -> Str
     paragraph(weights(plan, repeated, names));
     paragraph(inputs(plan));
     paragraph(outputs(plan));
+    if plan.memory.spilled > 0 {
+        paragraph(spilled(plan));
+    }
     paragraph(comparison(plan));
     paragraph(not_promised(plan));
     for warning in warnings {
@@ -132,6 +135,13 @@ fn outputs(plan: &Plan) -> String {
     } else {
         "Outputs: computed in the normal world, so no output policy can hold anything back.".into()
     }
+}
+
+fn spilled(plan: &Plan) -> String {
+    format!(
+        "Secure memory is too small to hold every intermediate value: in each request {} of them wait in the host's memory,          encrypted under a key of that request that never leaves the enclave. The host sees when and how much, which the model          decides and no input; what it changes, repeats or loses stops the request.",
+        bytes(plan.memory.spilled)
+    )
 }
 
 fn comparison(plan: &Plan) -> String {
