@@ -39,12 +39,12 @@ impl Kernel for Reduction<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(self, _: S) {
+    fn run<S: Simd>(self, s: S) {
         let Reduction { op, kept, reduced, base, input, out } = self;
         let count = reduced.len() as f64;
         match op {
-            ReduceOp::Sum => results(Sum { divisor: 1.0 }, &kept, &reduced, base, input, out),
-            ReduceOp::Mean => results(Sum { divisor: count }, &kept, &reduced, base, input, out),
+            ReduceOp::Sum => results(Sum { divisor: 1.0, s }, &kept, &reduced, base, input, out),
+            ReduceOp::Mean => results(Sum { divisor: count, s }, &kept, &reduced, base, input, out),
             ReduceOp::Max => results(Extremum(f32::NEG_INFINITY, math::max), &kept, &reduced, base, input, out),
             ReduceOp::Min => results(Extremum(f32::INFINITY, math::min), &kept, &reduced, base, input, out),
         }
@@ -94,13 +94,24 @@ pub fn argmax(along: &Along, smallest: bool, last: bool, input: &[f32], out: &mu
 }
 
 /// A reduction. The order in which a row is folded depends on its length only.
-trait Fold<T> {
+trait Fold<T>: Sized {
     /// What accumulates.
     type Sum: Copy;
     /// The result of nothing.
     fn start(&self) -> Self::Sum;
     /// One element more.
     fn add(&self, sum: Self::Sum, x: T) -> Self::Sum;
+    /// Blocks of neighbours more, each to the sums of its lanes.
+    #[inline(always)]
+    fn add_blocks(&self, mut sums: [Self::Sum; LANES], blocks: &[[T; LANES]]) -> [Self::Sum; LANES]
+    where
+        T: Copy,
+    {
+        for block in blocks {
+            sums = added(self, sums, block);
+        }
+        sums
+    }
     /// A contiguous row more.
     fn add_row(&self, sum: Self::Sum, row: &[T]) -> Self::Sum;
     /// The result.
@@ -108,11 +119,12 @@ trait Fold<T> {
 }
 
 /// Sum of `f32`, divided.
-struct Sum {
+struct Sum<S> {
     divisor: f64,
+    s: S,
 }
 
-impl Fold<f32> for Sum {
+impl<S: Simd> Fold<f32> for Sum<S> {
     type Sum = f64;
     #[inline(always)]
     fn start(&self) -> f64 {
@@ -123,12 +135,37 @@ impl Fold<f32> for Sum {
         sum + f64::from(x)
     }
     #[inline(always)]
+    fn add_blocks(&self, sums: [f64; LANES], blocks: &[[f32; LANES]]) -> [f64; LANES] {
+        self.s.call(Blocks { sums, blocks })
+    }
+    #[inline(always)]
     fn add_row(&self, total: f64, row: &[f32]) -> f64 {
         total + sum(row, |x| x)
     }
     #[inline(always)]
     fn end(&self, sum: f64) -> f32 {
         (sum / self.divisor) as f32
+    }
+}
+
+/// Sums of whole blocks, a function of its own: among the other ways to walk, the compiler adds in pairs of lanes.
+struct Blocks<'a> {
+    sums: [f64; LANES],
+    blocks: &'a [[f32; LANES]],
+}
+
+impl Kernel for Blocks<'_> {
+    type Output = [f64; LANES];
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) -> [f64; LANES] {
+        let Blocks { mut sums, blocks } = self;
+        for block in blocks {
+            for (sum, &x) in sums.iter_mut().zip(block) {
+                *sum += f64::from(x);
+            }
+        }
+        sums
     }
 }
 
@@ -210,12 +247,8 @@ fn side_by_side<T: Copy, F: Fold<T>>(fold: &F, folded: &Walk<1>, base: isize, in
         if step == LANES as isize {
             // Whole blocks one after the other: the sums stay in registers.
             let (blocks, _) = input[at..].as_chunks::<LANES>();
-            let mut local = sums;
-            for chunk in blocks.iter().take(len) {
-                local = added(fold, local, chunk);
-            }
-            sums = local;
             let done = len.min(blocks.len());
+            sums = fold.add_blocks(sums, &blocks[..done]);
             (at, len) = (at + done * LANES, len - done);
         }
         for _ in 0..len {
