@@ -1,7 +1,7 @@
 //! The last resort where no way to cut fits: activations that wait outside, encrypted.
 
 use crate::PlanError;
-use crate::memory::predict;
+use crate::memory::{SegmentCost, predict};
 use crate::tiling::{Fitted, cut, slowdown};
 use cordon_lower::{Lowered, Tiling, Untiled};
 
@@ -49,7 +49,10 @@ pub(crate) fn last_resort(segments: &[Untiled], limit: u64, best: Fitted, fastes
             let tried = cut(segments, &tilings)?;
             // More values than may wait outside: not a way.
             let Ok(predicted) = predict(&tried.lowered.iter().collect::<Vec<_>>(), Some(limit)) else { continue };
-            if predicted.minimum > limit {
+            // A large Program leaves a hole where its encoding lay, which a window may not fit into.
+            let costs = tried.lowered.iter().map(SegmentCost::of).collect::<Result<Vec<_>, _>>()?;
+            let holes: u64 = costs.iter().map(|cost| cost.encoded).sum();
+            if predicted.minimum.saturating_add(holes) > limit {
                 continue;
             }
             let slowdown = slowdown(&tried.lowered, &predicted, fastest);
