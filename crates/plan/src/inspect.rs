@@ -1,6 +1,7 @@
 //! What `cordon inspect` shows: the nodes and the numbered cut table.
 
 use crate::Model;
+use crate::least::least;
 use crate::placement::is_linear_layer;
 use cordon_graph::{Graph, NodeId, TensorType, ValueId, cut_table, macs};
 use std::collections::BTreeSet;
@@ -37,6 +38,10 @@ pub struct CutRow {
     pub secure_before: Option<u64>,
     /// Estimated secure memory with everything after it inside; `None` if a node there cannot be.
     pub secure_after: Option<u64>,
+    /// Least secure memory with everything before it inside, cut as small as it can be: within 2 %, never too little.
+    pub least_before: Option<u64>,
+    /// The same with everything after it inside.
+    pub least_after: Option<u64>,
 }
 
 /// A model at a glance.
@@ -52,13 +57,15 @@ pub struct Inspection {
     pub macs: u64,
 }
 
-/// Looks at a model. Secure memory is estimated, not lowered: weights as packed, activations alive together, plus the fixed
-/// need. `cordon plan` predicts exactly.
+/// Looks at a model. With all weights inside, secure memory is estimated, not lowered: weights as packed, activations alive
+/// together, plus the fixed need. `cordon plan` predicts exactly. The least is predicted for Programs.
 pub fn inspect(model: &Model) -> Inspection {
     let graph = &model.graph;
     let mut counted = BTreeSet::new();
     let nodes: Vec<NodeRow> = graph.node_ids().map(|id| node_row(graph, id, &mut counted)).collect();
     let estimates = Estimates::new(graph, &nodes);
+    let secure: Vec<bool> = nodes.iter().map(|node| node.normal_only.is_none()).collect();
+    let [before, after] = least(graph, &secure);
     let cuts = cut_table(graph)
         .into_iter()
         .map(|cut| CutRow {
@@ -68,6 +75,8 @@ pub fn inspect(model: &Model) -> Inspection {
             bytes: cut.bytes,
             secure_before: estimates.before[cut.index],
             secure_after: estimates.after[cut.index],
+            least_before: before[cut.index],
+            least_after: after[cut.index],
         })
         .collect();
     Inspection {

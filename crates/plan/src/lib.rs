@@ -15,6 +15,7 @@ mod affine;
 mod error;
 mod fixed;
 mod inspect;
+mod least;
 mod lowered;
 mod make;
 mod memory;

@@ -38,6 +38,17 @@ fn the_cut_table_counts_bytes_and_secure_memory() {
     assert!(before.windows(2).all(|pair| pair[0] <= pair[1]));
     let after: Vec<u64> = inspection.cuts.iter().map(|cut| cut.secure_after.expect("supported")).collect();
     assert!(after.windows(2).all(|pair| pair[0] >= pair[1]));
+    for cut in [4, 8, 17] {
+        let row = &inspection.cuts[cut - 1];
+        let before = row.least_before.expect("supported");
+        assert!(row.least_after.is_some());
+        let front = Constraints {
+            front: Some(Bound::Cut(cut)),
+            secure_memory: Some(before),
+            ..Constraints::new(Protect::Inputs)
+        };
+        make(&digits(), &front).expect("the least is enough");
+    }
 }
 
 #[test]

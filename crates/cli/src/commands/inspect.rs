@@ -18,7 +18,9 @@ pub(crate) struct Args {
 /// Runs the command.
 pub(crate) fn run(args: &Args, ui: Ui) -> Outcome {
     let model = args.model.read(&args.executor, ui)?;
+    let bar = ui.progress(0, "lowering each side of the cuts");
     let inspection = inspect(&model);
+    bar.finish_and_clear();
     show(&model, &inspection, ui);
     ui.json(&as_json(&model, &inspection));
     Ok(())
@@ -45,10 +47,11 @@ pub(crate) fn show(model: &Model, inspection: &Inspection, ui: Ui) {
         inspection.nodes.iter().enumerate().map(|(index, row)| node_cells(index, row)).collect();
     let header = ["#", "node", "operator", "output", "parameters", "MACs", "normal only"];
     ui.table(&header, &[true, false, false, false, true, true, false], &rows);
-    ui.heading("Cuts (secure memory is an estimate; `cordon plan` predicts it)");
+    ui.heading("Cuts (secure memory with all weights inside is an estimate; `cordon plan` predicts it)");
     let rows: Vec<Vec<String>> = inspection.cuts.iter().map(cut_cells).collect();
-    let header = ["cut", "after node", "crossing", "values", "inside if before", "inside if after"];
-    ui.table(&header, &[true, false, true, true, true, true], &rows);
+    let header =
+        ["cut", "after node", "crossing", "values", "inside if before", "at least", "inside if after", "at least"];
+    ui.table(&header, &[true, false, true, true, true, true, true, true], &rows);
 }
 
 fn node_cells(index: usize, row: &NodeRow) -> Vec<String> {
@@ -72,7 +75,9 @@ fn cut_cells(row: &CutRow) -> Vec<String> {
         size(row.bytes, "?"),
         row.values.len().to_string(),
         size(row.secure_before, "not possible"),
+        size(row.least_before, "-"),
         size(row.secure_after, "not possible"),
+        size(row.least_after, "-"),
     ]
 }
 
@@ -111,6 +116,8 @@ fn as_json(model: &Model, inspection: &Inspection) -> Value {
                 "bytes": row.bytes,
                 "secure_memory_before_estimate": row.secure_before,
                 "secure_memory_after_estimate": row.secure_after,
+                "secure_memory_before_least": row.least_before,
+                "secure_memory_after_least": row.least_after,
             })
         })
         .collect();
