@@ -30,7 +30,9 @@ pub(crate) fn execute(
             let (input, weight, bias) = (from.f32(*input)?, from.f32_tile(*weight)?, from.f32_tile_option(*bias)?);
             let residual = from.residual(*residual, region)?;
             let (act, out) = (*activation, out.f32()?);
-            match instruction.scratch().and_then(|len| scratch.get_mut(..len as usize)) {
+            let there = scratch.len();
+            let room = instruction.scratch().filter(|&[least, _]| least as usize <= there);
+            match room.and_then(|[_, most]| scratch.get_mut(..there.min(most as usize))) {
                 Some(scratch) => {
                     winograd::winograd(compute, geometry, input, weight, bias, residual, act, scratch, out);
                 }

@@ -8,7 +8,7 @@ use cordon_kernels::parallel::Compute;
 use crate::memory::{Buffers, SLACK_BYTES};
 use crate::program::{DType, Instruction, Port, Program, Region, WeightTable};
 use crate::validate::validate;
-use crate::weights::{self, Weights};
+use crate::weights::{self, Needs, Weights};
 use crate::{EngineError, Place, dispatch};
 
 /// How many constants stay inside, loaded once and kept over requests. The others stay in the normal world, encrypted;
@@ -73,6 +73,8 @@ pub struct Prediction {
     pub constants: u64,
     /// Chunks every request asks for: [`Prepared::chunks_per_request`].
     pub chunks: u64,
+    /// Instructions of every request that wait for chunks.
+    pub loads: u64,
 }
 
 /// A tensor's elements, row-major. No `Debug`: values are never printed.
@@ -236,11 +238,12 @@ impl Prepared {
     /// What a decoded Program will take, without allocating it.
     pub fn predict(program: &Program, weights: &WeightTable, residency: Residency) -> Result<Prediction, EngineError> {
         validate(program, weights, u64::MAX)?;
-        let ((resident, window), tables, chunks) = weights::predict(program, weights, residency)?;
+        let Needs { resident, window, tables, traffic } = weights::predict(program, weights, residency)?;
+        let [chunks, loads] = traffic;
         let constants = resident.saturating_add(window).saturating_add(tables);
         let tables = tables + program.heap_bytes() + FIXED;
         let memory = MemoryReport { arena: program.arena.bytes(), weights: resident, window, tables };
-        Ok(Prediction { memory, constants, chunks })
+        Ok(Prediction { memory, constants, chunks, loads })
     }
 
     /// Takes the answer to the step before and goes on to the next. After an error, and after [`Step::Done`], every call

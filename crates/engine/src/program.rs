@@ -183,8 +183,8 @@ pub struct ArenaSize {
     pub bool: u32,
     /// Quantised values.
     pub u8: u32,
-    /// `f32` elements beside the arena that instructions compute in, one after the other. What
-    /// [`Instruction::scratch`] asks for it gets where this is enough; the result then differs in the last bits.
+    /// `f32` elements beside the arena that instructions compute in, one after the other. Where this is the least that
+    /// [`Instruction::scratch`] says, the instruction makes use of it, and its result differs in the last bits.
     pub scratch: u32,
 }
 
@@ -749,11 +749,13 @@ impl Program {
 }
 
 impl Instruction {
-    /// Elements of scratch memory that make it faster: those of a convolution by Winograd's method.
-    pub fn scratch(&self) -> Option<u32> {
+    /// Elements of scratch memory that make it faster, at least and at most of use: those of a convolution by Winograd's
+    /// method.
+    pub fn scratch(&self) -> Option<[u32; 2]> {
         match self {
             Self::Conv2d { geometry, .. } if geometry.winograd_pays() => {
-                geometry.winograd_len().and_then(|len| u32::try_from(len).ok())
+                let [least, most] = geometry.winograd_len()?;
+                Some([u32::try_from(least).ok()?, u32::try_from(most).ok()?])
             }
             _ => None,
         }

@@ -21,16 +21,19 @@ mod passes;
 /// Elements of a transformed square.
 const POINTS: usize = 36;
 
-/// Elements of transformed input at a time: 4 MiB, which stay in a last-level cache while all output channels pass.
+/// Elements of transformed input at a time, at most: 4 MiB, which stay in a last-level cache while all output channels pass.
 const INPUT: usize = 1 << 20;
 
-/// Output blocks computed at a time; threads share them out.
-const WAVE: usize = 8;
+/// Output blocks computed at a time, at most and at least; threads share them out. A register tile takes two.
+const WAVES: [usize; 3] = [8, 4, 2];
+
+/// Squares at a time, at least: weights are transformed anew for every so many.
+const FEWEST: usize = 2 * GROUP;
 
 /// Squares whose transformed input lies together: the rows of a register tile.
 const GROUP: usize = 14;
 
-/// How a convolution is cut up. Follows from its shape alone, as does the scratch memory.
+/// How a convolution is cut up. Follows from its shape and the scratch memory, and changes no bit.
 #[derive(Clone, Copy)]
 struct Cut {
     /// Squares in a row of the output, and in all.
@@ -44,17 +47,44 @@ struct Cut {
     ic: usize,
     ic_blocks: usize,
     oc_blocks: usize,
+    /// Output blocks at a time.
+    wave: usize,
 }
 
 impl Cut {
+    /// As many squares and output blocks at a time as are of use.
     fn new(g: &Conv2d) -> Self {
         let across = (g.x.output as usize).div_ceil(4);
         let squares = (g.y.output as usize).div_ceil(4) * across;
-        let ic = g.ic as usize;
+        let (ic, oc_blocks) = (g.ic as usize, (g.oc as usize).div_ceil(BLOCK));
         let ic_blocks = ic.div_ceil(BLOCK);
         let chunk = (INPUT / (POINTS * BLOCK * ic_blocks)).max(GROUP).min(squares);
-        let group = chunk.div_ceil(chunk.div_ceil(GROUP).max(1)).max(1);
-        Cut { across, squares, chunk, group, ic, ic_blocks, oc_blocks: (g.oc as usize).div_ceil(BLOCK) }
+        let wave = WAVES[0].min(oc_blocks);
+        Cut { across, squares, chunk, group: 1, ic, ic_blocks, oc_blocks, wave }.sized(chunk, wave)
+    }
+
+    fn sized(self, chunk: usize, wave: usize) -> Self {
+        let (chunk, wave) = (chunk.min(self.chunk), wave.min(self.wave));
+        Cut { chunk, wave, group: chunk.div_ceil(chunk.div_ceil(GROUP).max(1)).max(1), ..self }
+    }
+
+    fn least(self) -> Self {
+        self.sized(FEWEST, WAVES[2])
+    }
+
+    /// The largest that `len` elements hold; the least if they hold none. Many squares at a time come before many blocks:
+    /// they share the transformed weights.
+    fn within(g: &Conv2d, len: usize) -> Self {
+        let all = Self::new(g);
+        let holds = |cut: &Self| cut.scratch().is_some_and(|needed| needed <= len);
+        let wide = WAVES.map(|wave| all.sized(all.chunk, wave)).into_iter().find(holds);
+        let narrow = || (FEWEST..all.chunk).rev().step_by(GROUP).map(|chunk| all.sized(chunk, WAVES[2])).find(holds);
+        wide.or_else(narrow).unwrap_or_else(|| all.least())
+    }
+
+    /// Elements of scratch memory.
+    fn scratch(&self) -> Option<usize> {
+        self.input(self.chunk).checked_add(self.record().checked_mul(self.wave)?)
     }
 
     /// Vectors between the points of a group of transformed input. Here and below one vector more than there is keeps the
@@ -99,9 +129,9 @@ impl Conv2d {
         squares >= 9 && squares * 16 <= inside * 2
     }
 
-    /// Elements of scratch memory that [`winograd`] needs; `None` where it cannot run: anything but a 3x3 window in
-    /// steps of one over blocked input in one group.
-    pub fn winograd_len(&self) -> Option<u64> {
+    /// Elements of scratch memory that [`winograd`] needs at least, and those of which it can make use; `None` where it
+    /// cannot run: anything but a 3x3 window in steps of one over blocked input in one group.
+    pub fn winograd_len(&self) -> Option<[u64; 2]> {
         let three = [&self.y, &self.x].iter().all(|a| a.kernel == 3 && a.stride == 1 && a.dilation == 1);
         if !three || self.groups != 1 || self.input != crate::geometry::Layout::Blocked || !self.is_valid() {
             return None;
@@ -112,13 +142,12 @@ impl Conv2d {
             return None;
         }
         let cut = Cut::new(self);
-        let records = cut.record().checked_mul(cut.oc_blocks.min(WAVE))?;
-        u64::try_from(cut.input(cut.chunk).checked_add(records)?).ok()
+        Some([u64::try_from(cut.least().scratch()?).ok()?, u64::try_from(cut.scratch()?).ok()?])
     }
 }
 
-/// [`crate::conv::conv2d`] by Winograd's method. `scratch` holds [`Conv2d::winograd_len`] elements; what it holds before
-/// does not matter, and afterwards it holds values derived from input and weights.
+/// [`crate::conv::conv2d`] by Winograd's method. `scratch` holds as many elements as [`Conv2d::winograd_len`] says, which
+/// changes no bit; what it holds before does not matter, and afterwards it holds values derived from input and weights.
 #[allow(clippy::too_many_arguments, reason = "the instruction has that many operands")]
 pub fn winograd(
     compute: Compute,
@@ -132,12 +161,16 @@ pub fn winograd(
     out: &mut [f32],
 ) {
     let g = geometry;
-    assert_eq!(Some(scratch.len() as u64), g.winograd_len(), "validated: a shape for Winograd and its scratch length");
+    let least = g.winograd_len().map(|[least, _]| least);
+    assert!(
+        least.is_some_and(|len| len <= scratch.len() as u64),
+        "validated: a shape for Winograd and its scratch length"
+    );
     assert_eq!(Some(input.len() as u64), g.input_len(), "validated: conv's input length");
     assert_eq!(Some(weight.len() as u64), g.weight_len(), "validated: conv's weight length");
     assert!(bias.is_none_or(|b| Some(b.len() as u64) == g.bias_len()), "validated: conv's bias length");
     assert_eq!(Some(out.len() as u64), g.output_len(), "validated: conv's output length");
-    let (cut, set, act) = (Cut::new(g), compute.set, Activation::new(act));
+    let (cut, set, act) = (Cut::within(g, scratch.len()), compute.set, Activation::new(act));
     let plane = g.y.output as usize * g.x.output as usize * BLOCK;
     let (transformed, records) = scratch.split_at_mut(cut.input(cut.chunk));
     for image in 0..g.n as usize {
@@ -149,8 +182,8 @@ pub fn winograd(
             compute.split(transformed, group, cost, |groups, to| {
                 set.dispatch(Input { cut, g, input: &input[from..], first: first + groups.start * cut.group, to });
             });
-            for wave in (0..cut.oc_blocks).step_by(WAVE) {
-                let blocks = WAVE.min(cut.oc_blocks - wave);
+            for wave in (0..cut.oc_blocks).step_by(cut.wave.max(1)) {
+                let blocks = cut.wave.min(cut.oc_blocks - wave);
                 let records = &mut records[..blocks * cut.record()];
                 let cost = (blocks * count) as u64 * (POINTS * cut.ic * BLOCK) as u64;
                 compute.split(records, cut.record(), cost, |range, records| {
@@ -262,7 +295,11 @@ mod tests {
         }
 
         fn run(&self, compute: Compute, act: Option<UnaryOp>, in_place: bool) -> Vec<f32> {
-            let mut scratch = vec![f32::NAN; len(self.g.winograd_len())];
+            self.run_in(len(self.g.winograd_len().map(|[_, most]| most)), compute, act, in_place)
+        }
+
+        fn run_in(&self, scratch: usize, compute: Compute, act: Option<UnaryOp>, in_place: bool) -> Vec<f32> {
+            let mut scratch = vec![f32::NAN; scratch];
             let mut out = if in_place { self.residual.clone() } else { vec![f32::NAN; self.residual.len()] };
             let residual = if in_place { Residual::InPlace } else { Residual::Other(&self.residual) };
             let (input, weight, bias) = (&self.input, &self.weight, Some(&self.bias[..]));
@@ -346,6 +383,25 @@ mod tests {
                 let one = bits(&Cuts(1), 0.0);
                 for workers in [&Cuts(2) as &'static dyn Parallel, &Cuts(3), &Cuts(16)] {
                     assert_eq!(one, bits(workers, f32::NAN), "{} {g:?}", set.name());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn less_scratch_memory_gives_the_same_bits() {
+        let shapes = [shape(1, 24, 144, [30, 58], [[1, 1], [1, 1]]), shape(2, 20, 33, [7, 9], [[1, 1], [1, 1]])];
+        for g in shapes {
+            let [least, most] = g.winograd_len().expect("a shape for Winograd").map(|len| len as usize);
+            assert!(least < most);
+            let case = Case::new(g, &mut Rng(44), 0.0);
+            for set in sets() {
+                let bits = |scratch: usize| -> Vec<u32> {
+                    case.run_in(scratch, set.into(), None, false).iter().map(|x| x.to_bits()).collect()
+                };
+                let whole = bits(most);
+                for scratch in [least, least + 1, least.midpoint(most), most - 1, most + 9] {
+                    assert!(bits(scratch) == whole, "{} {g:?}: {scratch} of {least} to {most}", set.name());
                 }
             }
         }

@@ -54,7 +54,8 @@ fn report(model: &str) -> Result<(), Box<dyn core::error::Error>> {
     ];
     for (arena, spill) in ways {
         let mib = |mib: u64| mib << 20;
-        let tiling = Tiling { weights: Some(512 << 10), arena: arena.map(mib), spill: spill.map(mib) };
+        let tiling =
+            Tiling { weights: Some(512 << 10), arena: arena.map(mib), spill: spill.map(mib), scratch: Some(0) };
         let start = Instant::now();
         let lowered = untiled.tile(&tiling)?;
         let search = start.elapsed().as_secs_f64() * 1e3;

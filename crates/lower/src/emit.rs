@@ -45,12 +45,34 @@ impl Lowered {
 
     /// Bytes of the largest set of weights one instruction reads: what a streaming engine's window must hold.
     pub fn window_bytes(&self) -> u64 {
-        let tile_bytes = |tile: &Tile| {
+        self.program.instructions.iter().map(|instruction| self.instruction_weights(instruction)).max().unwrap_or(0)
+    }
+
+    /// Bytes of the weights one instruction reads.
+    pub fn instruction_weights(&self, instruction: &Instruction) -> u64 {
+        let bytes = |tile: Tile| {
             let stored = self.weights.0[tile.tensor as usize].stored;
             u64::from(tile.len) * u64::from(stored.dtype().bytes())
         };
-        let instructions = self.program.instructions.iter();
-        instructions.map(|it| it.tiles().map(|tile| tile_bytes(&tile)).sum()).max().unwrap_or(0)
+        instruction.tiles().map(bytes).sum()
+    }
+
+    /// Gives instructions at most so many bytes of scratch memory. What they had before is an upper bound.
+    pub fn limit_scratch(&mut self, bytes: u64) {
+        let arena = &mut self.program.arena;
+        let most = u32::try_from(bytes / 4).unwrap_or(u32::MAX).min(arena.scratch);
+        arena.scratch = scratch(&self.program.instructions, most);
+    }
+
+    /// Amounts of scratch memory that are worth trying, in bytes, falling: each lets fewer instructions use it.
+    pub fn scratch_choices(&self) -> Vec<u64> {
+        let asked = self.program.instructions.iter().filter_map(Instruction::scratch);
+        let mut choices: Vec<u64> =
+            asked.flat_map(|[least, most]| [least, least.midpoint(most), most]).map(|len| u64::from(len) * 4).collect();
+        choices.push(0);
+        choices.sort_unstable_by_key(|&bytes| core::cmp::Reverse(bytes));
+        choices.dedup();
+        choices
     }
 
     /// Writes the weight stream in pieces, packing as it goes: no more than one block of one tensor is held besides the
@@ -66,9 +88,9 @@ impl Lowered {
     }
 }
 
-/// Plans the arena, numbers the weights in order of first use. `scratch`: whether instructions get the scratch memory that
-/// makes them faster.
-pub(crate) fn finish(draft: Draft, batch: u32, scratch: bool) -> Result<Lowered, LowerError> {
+/// Plans the arena, numbers the weights in order of first use. `scratch`: the most bytes of scratch memory that
+/// instructions get to be faster.
+pub(crate) fn finish(draft: Draft, batch: u32, scratch: u64) -> Result<Lowered, LowerError> {
     let placement = arena::place(&draft).ok_or_else(|| LowerError::TooLarge { what: "the arena".into() })?;
     let (mut weights, mut sources) = (Vec::new(), Vec::new());
     let mut offset = 0u64;
@@ -102,11 +124,15 @@ pub(crate) fn finish(draft: Draft, batch: u32, scratch: bool) -> Result<Lowered,
         port.region.start = placement.offsets[port.region.start as usize];
     }
     let mut arena = placement.size;
-    if scratch {
-        arena.scratch = instructions.iter().filter_map(Instruction::scratch).max().unwrap_or(0);
-    }
+    arena.scratch = self::scratch(&instructions, u32::try_from(scratch / 4).unwrap_or(u32::MAX));
     let program = Program { kind: Kind::Inference, batch, arena, inputs, outputs, instructions };
     Ok(Lowered { program, weights: WeightTable(weights), arena: placement.report, sources, outputs: Vec::new() })
+}
+
+/// Elements of scratch memory, at most `most`: as many as are of use.
+fn scratch(instructions: &[Instruction], most: u32) -> u32 {
+    let useful = instructions.iter().filter_map(Instruction::scratch).filter(|&[least, _]| least <= most);
+    useful.map(|[_, len]| len.min(most)).max().unwrap_or(0)
 }
 
 /// Drops instructions whose result nobody reads.

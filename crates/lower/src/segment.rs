@@ -24,7 +24,7 @@ pub struct LowerOptions {
     /// How small it is cut.
     pub tiling: Tiling,
     /// Whether convolutions may use Winograd's method where that is faster: for scratch memory and the last bits of
-    /// results. What is cut does without. On the golden networks the largest error of the
+    /// results. On the golden networks the largest error of the
     /// outputs stays below 2.5e-5 of their maximum with it.
     pub winograd: bool,
     /// Whether constants that convolutions and products multiply by are stored as f16, each rounded to the nearest; one out
@@ -62,7 +62,8 @@ pub fn lower(graph: &Graph, segment: &Segment, options: &LowerOptions) -> Result
 /// A segment lowered and fused, to be tiled in one way or several.
 #[derive(Clone, Debug)]
 pub struct Untiled {
-    draft: Draft,
+    /// Ways to say the same; which takes least is known when it is tiled.
+    forms: Vec<Draft>,
     batch: u32,
     winograd: bool,
     outputs: Vec<ElemType>,
@@ -71,18 +72,42 @@ pub struct Untiled {
 impl Untiled {
     /// Cuts it, plans its arena and lays out its weights.
     pub fn tile(&self, tiling: &Tiling) -> Result<Lowered, LowerError> {
-        let mut draft = self.draft.clone();
-        tile::apply(&mut draft, tiling);
-        let scratch = self.winograd && *tiling == Tiling::default();
-        let finish = |mut draft: Draft| {
-            tiling.spill.inspect(|&bytes| spill::apply(&mut draft, bytes));
-            emit::finish(draft, self.batch, scratch)
-        };
-        let joined = concat::in_place(&draft).map(finish).transpose()?;
-        let copied = finish(draft)?;
-        // A joined value takes all its room as soon as its first part exists.
-        let lowered = joined.filter(|joined| joined.arena.bytes <= copied.arena.bytes).unwrap_or(copied);
-        Ok(Lowered { outputs: self.outputs.clone(), ..lowered })
+        match tiling.arena {
+            Some(bytes) => self.in_bands(bytes).tile(&Tiling { arena: None, ..*tiling }),
+            None => self.finish(tiling),
+        }
+    }
+
+    /// Cuts rows only, for an arena of so many bytes: [`Untiled::tile`] with other tiles of weights need not do it again.
+    pub fn in_bands(&self, arena: u64) -> Self {
+        // Joined before it is cut, a value need not be cut apart and put together again; joined afterwards, it takes its
+        // room only as far as nothing was cut.
+        let joined = self.forms.iter().filter_map(concat::in_place);
+        let mut forms: Vec<Draft> = self.forms.iter().cloned().chain(joined).collect();
+        forms.iter_mut().for_each(|draft| tile::rows(draft, arena));
+        Self { forms, ..self.clone() }
+    }
+
+    fn finish(&self, tiling: &Tiling) -> Result<Lowered, LowerError> {
+        let scratch = if self.winograd { tiling.scratch.unwrap_or(u64::MAX) } else { 0 };
+        let mut best: Option<Lowered> = None;
+        for form in &self.forms {
+            let mut copied = form.clone();
+            if let Some(bytes) = tiling.weights {
+                tile::channels(&mut copied, bytes);
+            }
+            // A joined value takes all its room as soon as its first part exists.
+            for mut draft in concat::in_place(&copied).into_iter().chain([copied]) {
+                tiling.spill.inspect(|&bytes| spill::apply(&mut draft, bytes));
+                let lowered = emit::finish(draft, self.batch, scratch)?;
+                let size = |it: &Lowered| (it.arena.bytes, it.program.instructions.len());
+                if best.as_ref().is_none_or(|best| size(&lowered) < size(best)) {
+                    best = Some(lowered);
+                }
+            }
+        }
+        let best = best.ok_or_else(|| LowerError::Misuse("a segment without a form".into()))?;
+        Ok(Lowered { outputs: self.outputs.clone(), ..best })
     }
 }
 
@@ -117,7 +142,7 @@ pub fn lower_untiled(graph: &Graph, segment: &Segment, options: &LowerOptions) -
         half::mark(&mut draft, graph)?;
     }
     let outputs = segment.outputs.iter().map(|&id| Ok(value_type(graph, id)?.elem)).collect::<Result<_, _>>()?;
-    Ok(Untiled { draft, batch: options.batch, winograd: options.winograd, outputs })
+    Ok(Untiled { forms: vec![draft], batch: options.batch, winograd: options.winograd, outputs })
 }
 
 /// Why a node cannot be placed in a secure segment; `None` when it can. Needs shapes.

@@ -26,6 +26,7 @@ mod preprocessing;
 mod shared;
 mod spilling;
 mod tiling;
+mod time;
 mod words;
 
 pub use error::PlanError;

@@ -2,7 +2,7 @@
 
 use crate::lowered::{Cut, LoweredPlan, LoweredSegment, lower_ranges};
 use crate::memory::predict;
-use crate::placement::{Constraints, Protect, Ranges, ranges};
+use crate::placement::{Bound, Constraints, Protect, Ranges, ranges};
 use crate::plan::{
     Crossing, FORMAT, Goal, Memory, ModelIdentity, OutputInfo, Placement, Plan, SegmentPlan, ValueShape, World,
 };
@@ -19,7 +19,7 @@ pub fn make(model: &Model, constraints: &Constraints) -> Result<Plan, PlanError>
     let (lowered, predicted) =
         lower_ranges(graph, &segments, constraints.weights, &Cut::For(constraints.secure_memory))?;
     let (predicted, slowdown) = predicted.unwrap_or_default();
-    check_memory(&lowered, constraints, predicted.minimum)?;
+    check_memory(model, &lowered, constraints, predicted.minimum)?;
     let mut plan = Plan {
         format: FORMAT,
         weights: constraints.weights,
@@ -60,9 +60,11 @@ pub fn make(model: &Model, constraints: &Constraints) -> Result<Plan, PlanError>
             from_cut: at,
             to_cut: to,
             secure_memory: alone(segment, constraints.secure_memory)?,
+            arena: segment.lowered.as_ref().map(|lowered| [lowered.arena.bytes, lowered.arena.lower_bound]),
             tile_weights: segment.tiling.weights,
             tile_arena: segment.tiling.arena,
             spill_arena: segment.tiling.spill,
+            tile_scratch: segment.tiling.scratch,
             weight_bytes: weight_bytes(graph, segment.segment.nodes.iter().copied()),
             inputs: names(&segment.inputs),
             outputs: names(&segment.outputs),
@@ -222,8 +224,13 @@ fn check_preprocessing(graph: &Graph, preprocessing: Option<&Preprocessing>) -> 
     Ok(())
 }
 
-/// Refuses a plan that cannot fit, naming the most demanding segment and what would fit.
-fn check_memory(lowered: &LoweredPlan, constraints: &Constraints, minimum: u64) -> Result<(), PlanError> {
+/// Refuses a plan that cannot fit, naming the most demanding segment, its most demanding instructions, and what would fit.
+fn check_memory(
+    model: &Model,
+    lowered: &LoweredPlan,
+    constraints: &Constraints,
+    minimum: u64,
+) -> Result<(), PlanError> {
     let Some(limit) = constraints.secure_memory.filter(|&limit| limit < minimum) else { return Ok(()) };
     let (index, largest) = lowered
         .segments
@@ -231,17 +238,58 @@ fn check_memory(lowered: &LoweredPlan, constraints: &Constraints, minimum: u64) 
         .enumerate()
         .max_by_key(|(_, segment)| segment.cost.streamed())
         .expect("a plan has at least one segment");
-    let advice = match constraints.protect {
-        Protect::Weights | Protect::All if lowered.segments.len() == 1 => format!(
-            "allow {minimum} bytes, or place fewer nodes inside with --protect weights --back N (`cordon inspect` estimates \
-             each cut)"
+    let advice = match (constraints.protect, smaller(model, constraints)) {
+        (Protect::Weights | Protect::All, Some(cut)) if lowered.segments.len() == 1 => {
+            format!("--secure-memory {minimum} would do, or fewer nodes inside: --protect weights --back {cut} fits")
+        }
+        _ => format!(
+            "--secure-memory {minimum} would do, or other --front and --back (`cordon inspect` estimates each cut)"
         ),
-        _ => format!("allow {minimum} bytes, or move --front and --back (`cordon inspect` estimates each cut)"),
     };
-    Err(PlanError::SecureMemory {
-        needed: minimum,
-        available: limit,
-        segment: format!("{index} (activations {} bytes)", largest.cost.arena),
-        advice,
-    })
+    Err(PlanError::SecureMemory { needed: minimum, available: limit, segment: demand(index, largest), advice })
 }
+
+/// A segment, and which of its instructions ask for most.
+fn demand(index: usize, segment: &LoweredSegment) -> String {
+    let Some(lowered) = &segment.lowered else { return index.to_string() };
+    let program = &lowered.program;
+    let name = |at: usize| program.instructions.get(at).map_or_else(String::new, cordon_lower::describe);
+    let weights = |at: &usize| program.instructions.get(*at).map_or(0, |it| lowered.instruction_weights(it));
+    let widest = (0..program.instructions.len()).rev().max_by_key(weights).unwrap_or(0);
+    format!(
+        "{index} (activations {} bytes, most at instruction {}, {}; weights of one instruction {} bytes, at {widest}, {})",
+        segment.cost.arena,
+        lowered.arena.busiest,
+        name(lowered.arena.busiest),
+        weights(&widest),
+        name(widest)
+    )
+}
+
+/// The earliest of some cuts after which everything inside fits the limit.
+fn smaller(model: &Model, constraints: &Constraints) -> Option<usize> {
+    let limit = constraints.secure_memory?;
+    let fits = |cut: usize| {
+        let back = Some(Bound::Cut(cut));
+        let constraints = Constraints { protect: Protect::Weights, front: None, back, ..constraints.clone() };
+        let segments = ranges(&model.graph, &constraints).ok()?.segments();
+        let (_, predicted) = lower_ranges(&model.graph, &segments, constraints.weights, &Cut::For(Some(limit))).ok()?;
+        (predicted?.0.minimum <= limit).then_some(cut)
+    };
+    let nodes = model.graph.nodes.len();
+    let (mut too_early, mut found) = (0usize, fits(nodes.checked_sub(1)?)?);
+    for _ in 0..SMALLER_CUTS {
+        let middle = too_early.midpoint(found);
+        if middle == too_early {
+            break;
+        }
+        match fits(middle) {
+            Some(cut) => found = cut,
+            None => too_early = middle,
+        }
+    }
+    Some(found)
+}
+
+/// Cuts tried, by halves, to name one that fits.
+const SMALLER_CUTS: usize = 5;

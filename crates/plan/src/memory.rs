@@ -88,6 +88,13 @@ pub struct Predicted {
     pub minimum: u64,
     /// Weight chunks every request decrypts.
     pub chunks: u64,
+    /// Times a request waits for some.
+    pub loads: u64,
+}
+
+/// What a budget leaves for activations, weights and tables.
+pub(crate) fn room(limit: u64) -> u64 {
+    ((limit as f64 / (1.0 + MARGIN)) as u64).saturating_sub(FIXED_BYTES + SLACK)
 }
 
 /// Predicts for a budget; without one everything is resident. The enclave shares memory out with the same function.
@@ -102,21 +109,23 @@ pub fn predict(segments: &[&Lowered], limit: Option<u64>) -> Result<Predicted, P
     // Decoding comes before the arena and the weights are allocated.
     let decoding = FIXED_BYTES + there + costs.iter().map(|cost| 2 * cost.encoded + cost.tables).max().unwrap_or(0);
     let programs: Vec<_> = segments.iter().map(|lowered| (&lowered.program, &lowered.weights)).collect();
-    let mut predicted = Predicted { peak: decoding, minimum, chunks: 0 };
+    let mut predicted = Predicted { peak: decoding, minimum, ..Predicted::default() };
     // An enclave whose fixed part is smaller than the bound keeps more weights: the larger sum counts.
     for fixed in [FIXED_BYTES, FIXED_BYTES - FIXED_RANGE] {
         let available = limit.map_or(u64::MAX, |limit| limit.saturating_sub(fixed + SLACK + retained + there));
         let Ok(residencies) = cordon_engine::share(available, &programs) else {
-            return Ok(Predicted { peak: minimum, minimum, chunks: 0 });
+            return Ok(Predicted { peak: minimum, minimum, ..Predicted::default() });
         };
-        let (mut peak, mut chunks) = (fixed + retained, 0);
+        let (mut peak, mut chunks, mut loads) = (fixed + retained, 0, 0);
         for (lowered, residency) in segments.iter().zip(residencies) {
             let prediction = predict_one(lowered, residency)?;
             peak += prediction.memory.total() + leaves(lowered);
             chunks += prediction.chunks;
+            loads += prediction.loads;
         }
         predicted.peak = predicted.peak.max(peak);
         predicted.chunks = predicted.chunks.max(chunks);
+        predicted.loads = predicted.loads.max(loads);
     }
     predicted.peak = with_margin(predicted.peak);
     if predicted.chunks > 0 {

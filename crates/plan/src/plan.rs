@@ -195,6 +195,9 @@ pub struct SegmentPlan {
     /// Predicted peak of this segment alone, in bytes; secure segments only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secure_memory: Option<u64>,
+    /// Bytes of its activations, and the largest set of them alive at one time: no placement takes less. Secure segments only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub arena: Option<[u64; 2]>,
     /// Weights of one instruction are cut to about this many bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tile_weights: Option<u64>,
@@ -204,6 +207,9 @@ pub struct SegmentPlan {
     /// Activations that wait outside, encrypted, bring what is alive inside to about this many bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spill_arena: Option<u64>,
+    /// Scratch memory of faster convolutions takes at most this many bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tile_scratch: Option<u64>,
     /// Bytes of its weights as stored.
     pub weight_bytes: u64,
     /// Values it takes from outside.
@@ -243,7 +249,8 @@ pub struct Crossing {
 impl SegmentPlan {
     /// How small it is cut.
     pub(crate) fn tiling(&self) -> Tiling {
-        Tiling { weights: self.tile_weights, arena: self.tile_arena, spill: self.spill_arena }
+        let (weights, arena, spill) = (self.tile_weights, self.tile_arena, self.spill_arena);
+        Tiling { weights, arena, spill, scratch: self.tile_scratch }
     }
 }
 

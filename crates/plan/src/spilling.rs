@@ -29,7 +29,8 @@ pub(crate) fn last_resort(segments: &[Untiled], limit: u64, best: Fitted, fastes
     for (weights, share) in WAYS {
         let tiled: Vec<Tiling> = whole
             .iter()
-            .map(|whole| Tiling { weights: Some(weights), arena: Some(whole.arena.bytes * share / 100), spill: None })
+            .map(|whole| whole.arena.bytes * share / 100)
+            .map(|arena| Tiling { weights: Some(weights), arena: Some(arena), scratch: Some(0), spill: None })
             .collect();
         let before = cut(segments, &tiled)?;
         let minimum = predict(&before.lowered.iter().collect::<Vec<_>>(), Some(limit))?.minimum;

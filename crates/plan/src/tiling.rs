@@ -1,30 +1,23 @@
-//! How small secure segments are cut for a budget: of a few ways, the fastest that fits.
+//! How small secure segments are cut for a budget: of many ways, the fastest that fits.
 //!
-//! Smaller tiles leave more room for resident weights and cost time elsewhere: copies between bands, instructions, inputs
-//! read again for every stretch of output channels. The prediction of time is rough, and only its order decides.
+//! Smaller activations and tiles leave more room for resident weights and cost time elsewhere: copies between bands,
+//! instructions, inputs transformed again for every stretch of output channels. [`crate::time`] predicts it all.
 
-use crate::memory::{Predicted, predict};
-use crate::{PlanError, spilling};
-use cordon_engine::CHUNK;
-use cordon_engine::program::Instruction;
+use crate::memory::{Predicted, predict, room};
+use crate::{PlanError, spilling, time};
 use cordon_lower::{Lowered, Tiling, Untiled};
 
-/// Products and sums per second of one thread with AVX-512, as the kernels' example measures them for convolutions.
-const FLOPS: f64 = 2.0e11;
-/// Bytes of weights per second that one thread takes in, decrypts in portable Rust and stores: what streaming added to
-/// resnet50 in docs/decisions/0007-chunks.md.
-const DECRYPTED: f64 = 2.1e9;
-/// Bytes per second of a copy within the arena.
-const COPIED: f64 = 8.0e9;
-/// Seconds of a step besides the instruction's work.
-const STEP: f64 = 1.0e-6;
-
 /// Bytes of weights per instruction that are worth trying.
-const WEIGHTS: [Option<u64>; 4] = [None, Some(1 << 20), Some(512 << 10), Some(256 << 10)];
-/// Shares of the untiled activations, in percent, that are worth trying.
-const ARENAS: [u64; 6] = [100, 75, 55, 40, 25, 0];
+const WEIGHTS: [Option<u64>; 5] = [None, Some(2 << 20), Some(1 << 20), Some(512 << 10), Some(256 << 10)];
+/// Shares of the untiled activations, in thousandths, that are worth trying.
+const ARENAS: [u64; 7] = [850, 700, 550, 400, 250, 150, 0];
+/// What a budget leaves besides activations, in bytes, that is worth trying.
+const BESIDE: [u64; 5] = [7 << 18, 3 << 19, 5 << 18, 1 << 20, 5 << 17];
+/// Amounts of scratch memory tried for each way to cut.
+const SCRATCHES: usize = 4;
 
 /// Segments cut for a budget, and what that takes.
+#[derive(Default)]
 pub(crate) struct Fitted {
     pub(crate) tilings: Vec<Tiling>,
     pub(crate) lowered: Vec<Lowered>,
@@ -37,57 +30,113 @@ pub(crate) struct Fitted {
 /// limit.
 pub(crate) fn fit(segments: &[Untiled], limit: Option<u64>) -> Result<Fitted, PlanError> {
     let plain = cut(segments, &vec![Tiling::default(); segments.len()])?;
-    let fastest = seconds(&plain.lowered, 0);
+    let fastest = time::arithmetic(&plain.lowered);
     let predicted = predict(&plain.lowered.iter().collect::<Vec<_>>(), limit)?;
-    let mut best = Fitted { slowdown: slowdown(&plain.lowered, &predicted, fastest), predicted, ..plain };
-    let Some(limit) = limit.filter(|&limit| best.predicted.chunks > 0 || best.predicted.minimum > limit) else {
-        return Ok(best);
+    let slowdown = (fastest + time::streaming(&predicted)) / fastest;
+    let whole: u64 = plain.lowered.iter().map(|lowered| lowered.arena.bytes).sum();
+    let plain = Fitted { slowdown, predicted, ..plain };
+    let Some(limit) = limit.filter(|&limit| plain.predicted.chunks > 0 || plain.predicted.minimum > limit) else {
+        return Ok(plain);
     };
-    let whole: Vec<u64> = best.lowered.iter().map(|lowered| lowered.arena.bytes).collect();
-    for weights in WEIGHTS {
-        for share in ARENAS {
-            let arena = |whole: &u64| (share < 100).then_some(whole * share / 100);
-            let tilings: Vec<Tiling> =
-                whole.iter().map(|whole| Tiling { weights, arena: arena(whole), spill: None }).collect();
-            let tried = cut(segments, &tilings)?;
-            let predicted = predict(&tried.lowered.iter().collect::<Vec<_>>(), Some(limit))?;
-            let slowdown = slowdown(&tried.lowered, &predicted, fastest);
-            let better = match (predicted.minimum <= limit, best.predicted.minimum <= limit) {
-                (true, true) => slowdown < best.slowdown,
-                (false, false) => predicted.minimum < best.predicted.minimum,
-                (fits, _) => fits,
-            };
-            if better {
-                best = Fitted { predicted, slowdown, ..tried };
-            }
-        }
+    let mut search = Search { limit, fastest, best: plain };
+    search.cuts(segments, None)?;
+    let room = room(limit);
+    let tight = BESIDE.iter().map(|beside| room.saturating_sub(*beside) * 1000 / whole.max(1));
+    let mut shares: Vec<u64> = tight.chain(ARENAS).filter(|&share| share < 1000).collect();
+    shares.sort_unstable_by_key(|&share| core::cmp::Reverse(share));
+    shares.dedup();
+    for share in shares {
+        search.cuts(segments, Some(share))?;
     }
-    if best.predicted.minimum > limit {
-        return spilling::last_resort(segments, limit, best, fastest);
+    if search.best.predicted.minimum > limit {
+        return spilling::last_resort(segments, limit, search.best, fastest);
     }
-    Ok(best)
+    Ok(search.best)
 }
 
 /// Cuts the segments as a plan file says.
 pub(crate) fn cut(segments: &[Untiled], tilings: &[Tiling]) -> Result<Fitted, PlanError> {
     let lowered = segments.iter().zip(tilings).map(|(segment, tiling)| segment.tile(tiling));
     let lowered = lowered.collect::<Result<Vec<_>, _>>()?;
-    Ok(Fitted { tilings: tilings.to_vec(), lowered, predicted: Predicted::default(), slowdown: f64::INFINITY })
+    Ok(Fitted { tilings: tilings.to_vec(), lowered, ..Fitted::default() })
 }
 
+/// Predicted time over `fastest`.
 pub(crate) fn slowdown(lowered: &[Lowered], predicted: &Predicted, fastest: f64) -> f64 {
-    seconds(lowered, predicted.chunks) / fastest
+    (time::arithmetic(lowered) + time::streaming(predicted) + spilling::seconds(lowered)) / fastest
 }
 
-fn seconds(lowered: &[Lowered], chunks: u64) -> f64 {
-    let one = |lowered: &Lowered| {
-        let copied = |instruction: &Instruction| match instruction {
-            Instruction::Copy { geometry, .. } => geometry.dims.iter().map(|&dim| u64::from(dim)).product::<u64>() * 8,
-            _ => 0,
+struct Search {
+    limit: u64,
+    /// Predicted seconds with everything inside and nothing cut.
+    fastest: f64,
+    best: Fitted,
+}
+
+impl Search {
+    /// Tries one size of activations, in thousandths of the untiled one, with all tiles of weights.
+    fn cuts(&mut self, segments: &[Untiled], share: Option<u64>) -> Result<(), PlanError> {
+        let (mut banded, mut arenas) = (Vec::new(), Vec::new());
+        for segment in segments {
+            let arena = match share {
+                Some(share) => Some(segment.tile(&Tiling::default())?.arena.bytes * share / 1000),
+                None => None,
+            };
+            banded.push(arena.map_or_else(|| segment.clone(), |arena| segment.in_bands(arena)));
+            arenas.push(arena);
+        }
+        let fits = self.best.predicted.minimum <= self.limit;
+        for weights in WEIGHTS {
+            let tilings: Vec<Tiling> = arenas.iter().map(|_| Tiling { weights, ..Tiling::default() }).collect();
+            let mut tried = cut(&banded, &tilings)?;
+            tried.tilings.iter_mut().zip(&arenas).for_each(|(tiling, arena)| tiling.arena = *arena);
+            if fits && time::arithmetic(&tried.lowered) / self.fastest >= self.best.slowdown {
+                // With all the scratch memory it can use. Smaller tiles are no faster.
+                return Ok(());
+            }
+            self.scratches(tried)?;
+        }
+        Ok(())
+    }
+
+    /// Tries amounts of scratch memory, which is one for all segments, for one way to cut.
+    fn scratches(&mut self, mut tried: Fitted) -> Result<(), PlanError> {
+        let mut choices: Vec<u64> = tried.lowered.iter().flat_map(Lowered::scratch_choices).collect();
+        choices.sort_unstable_by_key(|&bytes| core::cmp::Reverse(bytes));
+        choices.dedup();
+        choices.retain(|&bytes| bytes < self.limit / 2);
+        let step = choices.len().div_ceil(SCRATCHES).max(1);
+        let few = choices.iter().enumerate().filter(|(index, bytes)| index % step == 0 || **bytes == 0);
+        for (_, &scratch) in few {
+            tried.lowered.iter_mut().for_each(|lowered| lowered.limit_scratch(scratch));
+            tried.tilings.iter_mut().for_each(|tiling| tiling.scratch = Some(scratch));
+            self.consider(&mut tried)?;
+        }
+        Ok(())
+    }
+
+    fn consider(&mut self, tried: &mut Fitted) -> Result<(), PlanError> {
+        let arithmetic = time::arithmetic(&tried.lowered);
+        let enough = self.best.predicted.minimum <= self.limit;
+        if enough && arithmetic / self.fastest >= self.best.slowdown {
+            return Ok(());
+        }
+        tried.predicted = predict(&tried.lowered.iter().collect::<Vec<_>>(), Some(self.limit))?;
+        tried.slowdown = (arithmetic + time::streaming(&tried.predicted)) / self.fastest;
+        let better = match (tried.predicted.minimum <= self.limit, enough) {
+            (true, true) => tried.slowdown < self.best.slowdown,
+            (false, false) => tried.predicted.minimum < self.best.predicted.minimum,
+            (fits, _) => fits,
         };
-        let copied: u64 = lowered.program.instructions.iter().map(copied).sum();
-        let instructions = lowered.program.instructions.len() as f64;
-        lowered.flops() as f64 / FLOPS + copied as f64 / COPIED + instructions * STEP
-    };
-    lowered.iter().map(one).sum::<f64>() + chunks as f64 * CHUNK as f64 / DECRYPTED + spilling::seconds(lowered)
+        if better {
+            let Fitted { tilings, lowered, predicted, slowdown } = &*tried;
+            self.best = Fitted {
+                tilings: tilings.clone(),
+                lowered: lowered.clone(),
+                predicted: *predicted,
+                slowdown: *slowdown,
+            };
+        }
+        Ok(())
+    }
 }

@@ -138,11 +138,14 @@ pub(crate) fn show(plan: &Plan, ui: Ui) {
                 segment.nodes.last().cloned().unwrap_or_default(),
                 ui::bytes(segment.weight_bytes),
                 segment.secure_memory.map_or("-".into(), ui::bytes),
+                segment.arena.map_or("-".into(), |[arena, _]| ui::bytes(arena)),
+                segment.arena.map_or("-".into(), |[_, bound]| ui::bytes(bound)),
             ]
         })
         .collect();
-    let header = ["segment", "world", "nodes", "first", "last", "weights", "secure memory"];
-    ui.table(&header, &[false, false, true, false, false, true, true], &rows);
+    let header =
+        ["segment", "world", "nodes", "first", "last", "weights", "secure memory", "arena", "arena's lower bound"];
+    ui.table(&header, &[false, false, true, false, false, true, true, true, true], &rows);
     if !plan.crossings.is_empty() {
         ui.heading("Crossings per request");
         let rows: Vec<Vec<String>> = plan
@@ -205,6 +208,8 @@ fn as_json(plan: &Plan, path: &Path) -> serde_json::Value {
             "nodes": segment.nodes.len(),
             "weight_bytes": segment.weight_bytes,
             "secure_memory": segment.secure_memory,
+            "arena_bytes": segment.arena.map(|[arena, _]| arena),
+            "arena_lower_bound": segment.arena.map(|[_, bound]| bound),
         })).collect::<Vec<_>>(),
         "crossings": plan.crossings,
         "crossing_bytes": plan.crossing_bytes(),

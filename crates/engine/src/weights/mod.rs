@@ -116,15 +116,20 @@ pub(crate) struct Weights {
 /// Most tiles of an instruction.
 const MAX_TILES: usize = 5;
 
-/// What [`Weights::bytes`], [`Weights::table_bytes`] and [`Weights::chunks_per_request`] will give, without allocating
-/// the weights.
-pub(crate) fn predict(
-    program: &Program,
-    table: &WeightTable,
-    residency: Residency,
-) -> Result<((u64, u64), u64, u64), EngineError> {
+/// What the constants of a Program will take, in bytes, and the traffic of one request.
+pub(crate) struct Needs {
+    pub(crate) resident: u64,
+    pub(crate) window: u64,
+    pub(crate) tables: u64,
+    /// Chunks, and instructions that ask for some.
+    pub(crate) traffic: [u64; 2],
+}
+
+/// What [`Weights`] will report, without allocating it.
+pub(crate) fn predict(program: &Program, table: &WeightTable, residency: Residency) -> Result<Needs, EngineError> {
     let layout = Layout::choose(program, table, residency)?;
-    Ok((layout.bytes(), layout.table_bytes(), layout.chunks_per_request()))
+    let (resident, window) = layout.bytes();
+    Ok(Needs { resident, window, tables: layout.table_bytes(), traffic: layout.traffic() })
 }
 
 impl Weights {
@@ -175,7 +180,7 @@ impl Weights {
 
     /// Chunks every request asks for.
     pub(crate) fn chunks_per_request(&self) -> u64 {
-        self.layout.chunks_per_request()
+        self.layout.traffic()[0]
     }
 
     /// Before a request: wipes the window, and starts the one load of resident weights over if it never finished.

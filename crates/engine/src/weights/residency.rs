@@ -99,12 +99,12 @@ impl Layout {
         instruction.checked_sub(1).map_or(0, end)..end(instruction)
     }
 
-    /// Chunks one request asks for.
-    pub(crate) fn chunks_per_request(&self) -> u64 {
-        let (mut chunks, mut carried) = (0, None);
+    /// Chunks one request asks for, and instructions that ask.
+    pub(crate) fn traffic(&self) -> [u64; 2] {
+        let (mut chunks, mut loads, mut carried) = (0, 0, None);
         for instruction in 0..self.ends.len() {
             let group = self.streamed.get(self.group(instruction)).unwrap_or(&[]);
-            let mut next = 0;
+            let (before, mut next) = (chunks, 0);
             for slot in group {
                 let first = slot.first_chunk().max(next);
                 chunks += (slot.last_chunk() + 1).saturating_sub(first);
@@ -114,8 +114,9 @@ impl Layout {
                 chunks -= u64::from(carried == Some(first.first_chunk()));
                 carried = Some(next - 1);
             }
+            loads += u64::from(chunks > before);
         }
-        chunks
+        [chunks, loads]
     }
 }
 
@@ -181,7 +182,7 @@ struct Choice<'a> {
 
 impl Choice<'_> {
     /// Begins with everything inside, then packs what can be packed, then gives up what stays, each time the least useful
-    /// first and until the rest fits.
+    /// first and until the rest fits; takes back what of that still fits.
     fn choose(&self, residency: Residency) -> Result<Chosen, EngineError> {
         let mut ways = reserve(self.units.len())?;
         ways.resize(self.units.len(), Way::Wide);
@@ -233,6 +234,22 @@ impl Choice<'_> {
                 (kept, streamed) = (kept - 1, streamed + reads.len());
             }
             *way = to;
+        }
+        // What was given up last may be large, and leave room for what was given up before. The window stays as it is.
+        for &index in order.iter().rev() {
+            let (Some(budget), Some(way)) = (budget, ways.get_mut(index as usize)) else { break };
+            if *way != Way::Streamed {
+                continue;
+            }
+            let unit = self.units.get(index as usize).ok_or(MISSING)?;
+            let first = self.first(unit)?;
+            let back = if can_be_packed(self.table, first) { Way::Packed } else { Way::Wide };
+            let more = resident.plus(extent(self.table, first, back == Way::Packed)?);
+            let still = streamed.saturating_sub(unit.reads.len());
+            if self.cost(more, loads.window, kept + 1, still) <= budget {
+                (resident, kept, streamed) = (more, kept + 1, still);
+                *way = back;
+            }
         }
         Ok(Chosen { ways, window: loads.window })
     }

@@ -19,6 +19,8 @@ pub struct ArenaReport {
     pub bytes: u64,
     /// Largest set of values alive at one time: no placement can do better without recomputation.
     pub lower_bound: u64,
+    /// The first instruction at which so much is alive.
+    pub busiest: usize,
 }
 
 /// Where every slot lies.
@@ -45,6 +47,7 @@ struct Buffer {
 pub(crate) fn place(draft: &Draft) -> Option<Placement> {
     let mut buffers = lifetimes(draft);
     let owner = share::in_place(draft, &mut buffers);
+    let busiest = most_alive(draft, &buffers, &owner).1;
     let mut placement =
         Placement { offsets: vec![0; draft.slots.len()], size: ArenaSize::default(), report: ArenaReport::default() };
     for dtype in [DType::F32, DType::I64, DType::Bool, DType::U8] {
@@ -70,6 +73,7 @@ pub(crate) fn place(draft: &Draft) -> Option<Placement> {
     };
     placement.offsets = (0..draft.slots.len()).map(place).collect();
     placement.report.bytes = placement.size.bytes();
+    placement.report.busiest = busiest;
     Some(placement)
 }
 
@@ -77,6 +81,10 @@ pub(crate) fn place(draft: &Draft) -> Option<Placement> {
 pub(crate) fn peak(draft: &Draft) -> (u64, usize) {
     let mut buffers = lifetimes(draft);
     let owner = share::in_place(draft, &mut buffers);
+    most_alive(draft, &buffers, &owner)
+}
+
+fn most_alive(draft: &Draft, buffers: &[Buffer], owner: &[usize]) -> (u64, usize) {
     let mut change = vec![0i128; draft.instructions.len() + 3];
     for (slot, buffer) in
         buffers.iter().enumerate().filter(|(slot, buffer)| owner[*slot] == *slot && buffer.first <= buffer.last)
@@ -178,7 +186,7 @@ mod tests {
             chain(&[64; 5], |from, to| Instruction::Unary { op: UnaryOp::Relu, input: Operand::Arena(from), out: to });
         let placement = place(&draft).expect("small");
         assert_eq!(placement.offsets, vec![0; 5]);
-        assert_eq!(placement.report, ArenaReport { bytes: 256, lower_bound: 256 });
+        assert_eq!(placement.report, ArenaReport { bytes: 256, lower_bound: 256, busiest: 0 });
     }
 
     #[test]

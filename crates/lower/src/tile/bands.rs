@@ -1,17 +1,22 @@
 //! A chain of convolutions, pools and element-by-element functions computed in bands of rows, so that what lies between
 //! its ends never exists whole.
 //!
-//! In each band every instruction of the chain makes as many further rows of its result as the later ones need for
-//! theirs. Rows that a window will read again in the next band are kept and copied to where that band's rows follow, so
-//! nothing is computed twice. Values from outside are cut into bands by a copy; values that are read after the chain are
+//! In each band the first instruction of the chain makes some more rows of its result, and every later one as many as it
+//! can of what is there then. Rows that a window will read again in the next band are kept and copied to where that band's rows follow;
+//! only what is made of values from outside with few products is made again instead. So work does not grow with the length
+//! of the chain. Values from outside are cut into bands by a copy; values that are read after the chain are
 //! put together by one. Every row is made by the same instruction from the same rows as before, so no bit changes.
 
 use super::rows::{self, Image, Reach, Read};
 use crate::context::i;
 use crate::draft::{self, Draft};
-use cordon_engine::program::{DType, Instruction, Operand, Region, StridedCopy};
+use cordon_engine::program::{Instruction, Operand, Region, StridedCopy};
 use core::ops::Range;
 use std::collections::BTreeMap;
+
+/// Products for each element up to which a row is made again rather than kept, which takes a copy of all rows and some
+/// tens of products' time for each of their elements.
+const TAPS: u32 = 600;
 
 /// A stretch of instructions that can run in bands.
 pub(super) struct Chain<'d> {
@@ -32,6 +37,8 @@ struct Value {
     outside: bool,
     /// Read after the chain.
     stored: bool,
+    /// Rows that two bands need are made in both.
+    again: bool,
     /// Readers within the chain: link and reach.
     readers: Vec<(usize, Reach)>,
 }
@@ -63,6 +70,7 @@ impl<'d> Chain<'d> {
                     image: Image { planes: 0, rows: 0, width: 0 },
                     outside: true,
                     stored: false,
+                    again: false,
                     readers: Vec::new(),
                 });
                 value.image = images[read.slot as usize]?;
@@ -71,7 +79,9 @@ impl<'d> Chain<'d> {
             let image = images[link.out as usize]?;
             let whole = draft.slots[link.out as usize].within.is_some();
             let stored = whole || touched[link.out as usize].1 >= range.end;
-            if values.insert(link.out, Value { image, outside: false, stored, readers: Vec::new() }).is_some() {
+            let inner = link.reads.iter().any(|read| values.get(&read.slot).is_some_and(|value| !value.outside));
+            let again = !inner && taps(link.instruction) <= TAPS;
+            if values.insert(link.out, Value { image, outside: false, stored, again, readers: Vec::new() }).is_some() {
                 // Read before it is written, or written twice.
                 return None;
             }
@@ -111,9 +121,10 @@ impl<'d> Chain<'d> {
         })
     }
 
-    /// Most bands worth trying: rows of the value with the fewest, among those put together at the end.
-    pub(super) fn most_bands(&self) -> u32 {
-        self.values.values().filter(|value| value.stored).map(|value| value.image.rows).min().unwrap_or(0)
+    /// Rows that the bands share out: those of the first value made.
+    pub(super) fn rows(&self) -> u32 {
+        let begins = self.links.iter().filter(|link| self.inner(link).next().is_none());
+        begins.map(|link| self.values[&link.out].image.rows).max().unwrap_or(0)
     }
 
     /// Slots touched whole: from outside, or stored.
@@ -129,26 +140,54 @@ impl<'d> Chain<'d> {
         cutter.out
     }
 
-    /// Rows of every value that exist after band `band`.
+    /// Rows of every value that exist after band `band`. Links that read nothing of the chain make an equal share in each
+    /// band; all others make every row they can, so that no row waits for longer than it must.
     fn progress(&self, band: u32, bands: u32) -> BTreeMap<u32, u32> {
-        let mut done: BTreeMap<u32, u32> = self
-            .values
-            .iter()
-            .map(|(&slot, value)| {
-                let share = u64::from(value.image.rows) * u64::from(band + 1) / u64::from(bands);
-                (slot, if value.stored { share as u32 } else { 0 })
-            })
-            .collect();
-        for link in self.links.iter().rev() {
+        let mut done: BTreeMap<u32, u32> = self.values.keys().map(|&slot| (slot, 0)).collect();
+        for link in &self.links {
+            let all = self.values[&link.out].image.rows;
+            let made = self
+                .inner(link)
+                .map(|read| read.reach.makeable(done[&read.slot], self.values[&read.slot].image.rows, all));
+            let share = u64::from(all) * u64::from(band + 1) / u64::from(bands);
+            done.insert(link.out, made.min().unwrap_or(share as u32));
+        }
+        for link in &self.links {
             let made = 0..done[&link.out];
-            for read in &link.reads {
-                let needed =
-                    if made.end == 0 { 0 } else { read.reach.needed(&made, self.values[&read.slot].image.rows).end };
-                let rows = done.entry(read.slot).or_default();
-                *rows = (*rows).max(needed);
+            for read in link.reads.iter().filter(|_| made.end > 0) {
+                let value = &self.values[&read.slot];
+                if value.outside {
+                    let needed = read.reach.needed(&made, value.image.rows).end;
+                    done.entry(read.slot).and_modify(|rows| *rows = (*rows).max(needed));
+                }
             }
         }
         done
+    }
+
+    /// Whether a link makes rows that two bands need in both. It reads nothing of the chain, so nothing before it is made
+    /// again for it.
+    fn makes_again(&self, link: &Link<'_>) -> bool {
+        self.values[&link.out].again
+    }
+
+    /// What a link reads of values made in the chain.
+    fn inner<'c>(&'c self, link: &'c Link<'_>) -> impl Iterator<Item = &'c Read> {
+        link.reads.iter().filter(|read| !self.values[&read.slot].outside)
+    }
+}
+
+/// The smallest range that holds both.
+fn hull(a: Range<u32>, b: Range<u32>) -> Range<u32> {
+    if a.is_empty() { b } else { a.start.min(b.start)..a.end.max(b.end) }
+}
+
+/// Products for each element of the result.
+fn taps(instruction: &Instruction) -> u32 {
+    match instruction {
+        Instruction::Conv2d { geometry: g, .. } => g.ic / g.groups * g.y.kernel * g.x.kernel,
+        Instruction::QConv2d { geometry: g, .. } => g.ic / g.groups * g.y.kernel * g.x.kernel,
+        _ => 1,
     }
 }
 
@@ -177,9 +216,32 @@ impl Cutter<'_, '_> {
         open.min().unwrap_or(value.image.rows)
     }
 
+    /// Rows that a link makes in a band for the first time.
+    fn fresh(&self, link: &Link<'_>, band: usize) -> Range<u32> {
+        self.done(link.out, band)..self.done(link.out, band + 1)
+    }
+
+    /// Rows that a link makes in a band: those and, if it makes rows again, what its readers need.
+    fn made(&self, link: &Link<'_>, band: usize) -> Range<u32> {
+        let fresh = self.fresh(link, band);
+        if !self.chain.makes_again(link) {
+            return fresh;
+        }
+        self.rows_needed(link.out, band).fold(fresh, hull)
+    }
+
+    /// Rows of a value that its readers need in a band.
+    fn rows_needed(&self, slot: u32, band: usize) -> impl Iterator<Item = Range<u32>> {
+        let value = &self.chain.values[&slot];
+        value.readers.iter().filter_map(move |(link, reach)| {
+            let made = self.made(&self.chain.links[*link], band);
+            (!made.is_empty()).then(|| reach.needed(&made, value.image.rows))
+        })
+    }
+
     fn band(&mut self, band: usize) {
         for (index, link) in self.chain.links.iter().enumerate() {
-            let made = self.done(link.out, band)..self.done(link.out, band + 1);
+            let made = self.made(link, band);
             if !made.is_empty() {
                 self.make(link, band, &made);
             }
@@ -196,10 +258,11 @@ impl Cutter<'_, '_> {
     fn make(&mut self, link: &Link<'_>, band: usize, made: &Range<u32>) {
         let operands: Vec<(Region, Range<u32>)> = link.reads.iter().map(|read| self.view(read, band, made)).collect();
         let image = self.chain.values[&link.out].image;
-        let fresh = self.slot(&image, made);
-        self.out.push(rows::over(link.instruction, &image, made, &operands, self.region(fresh)));
-        if self.chain.values[&link.out].stored {
-            self.copy(&image, (fresh, made), (link.out, &(0..image.rows)), made);
+        let slot = self.slot(link.out, made);
+        self.out.push(rows::over(link.instruction, &image, made, &operands, self.region(slot)));
+        let fresh = self.fresh(link, band);
+        if self.chain.values[&link.out].stored && !fresh.is_empty() {
+            self.copy(&image, (slot, made), (link.out, &(0..image.rows)), &fresh);
         }
         if self.chain.values[&link.out].readers.is_empty() {
             return;
@@ -208,12 +271,12 @@ impl Cutter<'_, '_> {
         let held = match self.held.remove(&link.out) {
             Some(old) if first < made.start => {
                 let rows = first..made.end;
-                let joined = self.slot(&image, &rows);
+                let joined = self.slot(link.out, &rows);
                 self.copy(&image, (old.slot, &old.rows), (joined, &rows), &(first..made.start));
-                self.copy(&image, (fresh, made), (joined, &rows), made);
+                self.copy(&image, (slot, made), (joined, &rows), made);
                 Held { slot: joined, rows }
             }
-            _ => Held { slot: fresh, rows: made.clone() },
+            _ => Held { slot, rows: made.clone() },
         };
         self.held.insert(link.out, held);
     }
@@ -224,8 +287,8 @@ impl Cutter<'_, '_> {
         let value = &chain.values[&read.slot];
         let needed = read.reach.needed(made, value.image.rows);
         if value.outside && !self.held.contains_key(&read.slot) {
-            let rows = self.first_needed(read.slot, band)..self.done(read.slot, band + 1);
-            let slot = self.slot(&value.image, &rows);
+            let rows = self.rows_needed(read.slot, band).fold(needed.clone(), hull);
+            let slot = self.slot(read.slot, &rows);
             self.copy(&value.image, (read.slot, &(0..value.image.rows)), (slot, &rows), &rows);
             self.held.insert(read.slot, Held { slot, rows });
         }
@@ -237,7 +300,7 @@ impl Cutter<'_, '_> {
         if fits {
             return (self.region(held.slot), held.rows);
         }
-        let slot = self.slot(&value.image, &needed);
+        let slot = self.slot(read.slot, &needed);
         self.copy(&value.image, (held.slot, &held.rows), (slot, &needed), &needed);
         (self.region(slot), needed)
     }
@@ -248,22 +311,25 @@ impl Cutter<'_, '_> {
         let value = &chain.values[&slot];
         let Some(held) = self.held.get(&slot).cloned() else { return };
         let first = self.first_needed(slot, band + 1).max(held.rows.start);
-        if value.outside || first >= held.rows.end {
+        if value.outside || value.again || first >= held.rows.end {
             self.held.remove(&slot);
         } else if first > held.rows.start {
             let rows = first..held.rows.end;
-            let kept = self.slot(&value.image, &rows);
+            let kept = self.slot(slot, &rows);
             self.copy(&value.image, (held.slot, &held.rows), (kept, &rows), &rows);
             self.held.insert(slot, Held { slot: kept, rows });
         }
     }
 
-    fn slot(&mut self, image: &Image, rows: &Range<u32>) -> u32 {
-        self.draft.slot(DType::F32, image.len(rows.end - rows.start))
+    /// Room for some rows of a value.
+    fn slot(&mut self, value: u32, rows: &Range<u32>) -> u32 {
+        let (dtype, image) = (self.chain.draft.slots[value as usize].dtype, self.chain.values[&value].image);
+        self.draft.slot(dtype, image.len(rows.end - rows.start))
     }
 
     fn region(&self, slot: u32) -> Region {
-        Region { dtype: DType::F32, start: slot, len: self.draft.slots[slot as usize].len }
+        let slot_of = self.draft.slots[slot as usize];
+        Region { dtype: slot_of.dtype, start: slot, len: slot_of.len }
     }
 
     /// Copies `rows` between two slots, each given with the rows it holds.

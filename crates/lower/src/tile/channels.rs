@@ -6,7 +6,9 @@
 
 use crate::context::BLOCK;
 use crate::draft::Draft;
-use cordon_engine::program::{Conv2d, DType, Dense, Instruction, Operand, Region, StridedCopy, Tile, UnaryOp};
+use cordon_engine::program::{
+    Conv2d, DType, Dense, Instruction, Layout, Operand, QConv2d, QDense, QResidual, Region, StridedCopy, Tile, UnaryOp,
+};
 use core::ops::Range;
 
 /// Cuts every instruction whose weights take more than `bytes`, as far as it can be cut.
@@ -35,6 +37,46 @@ fn cut(draft: &mut Draft, instruction: &Instruction, bytes: u64) -> Option<()> {
                     residual: residual.map(|region| conv.output(draft, region, &channels)),
                     activation: *activation,
                     out: conv.output(draft, *out, &channels),
+                };
+                draft.instructions.push(instruction);
+            }
+            Some(())
+        }
+        Instruction::QConv2d { geometry: g, input, pad, weight, bias, scale, to, residual, out } if g.n == 1 => {
+            let plain = Conv2d { n: 1, groups: g.groups, ic: g.ic, oc: g.oc, y: g.y, x: g.x, input: Layout::Blocked };
+            let conv = Conv { geometry: &plain, input, out: *out, unit: Unit::of(&plain)? };
+            // A weight is one byte.
+            for channels in stretches(conv.unit.count, weight.len / conv.unit.count, bytes.saturating_mul(4))? {
+                let Conv2d { groups, ic, oc, .. } = conv.geometry(&channels);
+                let tile = |tile: &Tile| part_of_tile(tile, conv.unit.count, &channels);
+                let instruction = Instruction::QConv2d {
+                    geometry: QConv2d { groups, ic, oc, ..*g },
+                    input: conv.input(draft, &channels),
+                    pad: *pad,
+                    weight: tile(weight),
+                    bias: tile(bias),
+                    scale: tile(scale),
+                    to: *to,
+                    residual: residual.map(|it| QResidual { from: conv.output(draft, it.from, &channels), ..it }),
+                    out: conv.output(draft, *out, &channels),
+                };
+                draft.instructions.push(instruction);
+            }
+            Some(())
+        }
+        Instruction::QDense { geometry: g, input, weight, bias, scale, to, out } if g.m == 1 => {
+            let blocks = g.n.div_ceil(BLOCK as u32);
+            for stretch in stretches(blocks, weight.len / blocks, bytes.saturating_mul(4))? {
+                let (start, end) = (stretch.start * BLOCK as u32, (stretch.end * BLOCK as u32).min(g.n));
+                let tile = |tile: &Tile| part_of_tile(tile, blocks, &stretch);
+                let instruction = Instruction::QDense {
+                    geometry: QDense { n: end - start, ..*g },
+                    input: *input,
+                    weight: tile(weight),
+                    bias: tile(bias),
+                    scale: tile(scale),
+                    to: *to,
+                    out: Region { start: draft.part(out.start, start, end - start), len: end - start, ..*out },
                 };
                 draft.instructions.push(instruction);
             }

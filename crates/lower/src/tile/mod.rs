@@ -26,14 +26,17 @@ pub struct Tiling {
     /// Bytes of activations alive at one time after that, brought about by spilling. Where they cannot be brought so low, as
     /// low as they can.
     pub spill: Option<u64>,
+    /// Most bytes of scratch memory, which makes convolutions faster and changes the last bits. `None`: as many as are of use.
+    pub scratch: Option<u64>,
 }
 
-/// Cuts a fused draft.
-pub(crate) fn apply(draft: &mut Draft, tiling: &Tiling) {
-    if let Some(bytes) = tiling.arena {
-        search::fit(draft, bytes);
-    }
-    if let Some(bytes) = tiling.weights {
-        channels::split(draft, bytes);
-    }
+/// Cuts a fused draft's rows until at most `bytes` of activations are alive at one time, or as few as can be.
+pub(crate) fn rows(draft: &mut Draft, bytes: u64) {
+    rows::give_rows(draft);
+    search::fit(draft, bytes);
+}
+
+/// Cuts output channels into tiles of at most `bytes` of weights, as far as they can be.
+pub(crate) fn channels(draft: &mut Draft, bytes: u64) {
+    channels::split(draft, bytes);
 }

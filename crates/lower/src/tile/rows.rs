@@ -44,6 +44,18 @@ impl Reach {
         }
     }
 
+    /// Rows of the result, of `all`, that can be made of the first `there` rows of an operand of `rows` rows.
+    pub(super) fn makeable(&self, there: u32, rows: u32, all: u32) -> u32 {
+        match self {
+            _ if there >= rows => all,
+            Self::Same => there,
+            Self::Window(axis) => {
+                let reach = (axis.kernel - 1) * axis.dilation + 1;
+                (there + axis.pad_begin).checked_sub(reach).map_or(0, |last| last / axis.stride + 1).min(all)
+            }
+        }
+    }
+
     /// First row needed for row `made` and all later ones.
     pub(super) fn first(&self, made: u32, rows: u32) -> u32 {
         match self {
@@ -72,11 +84,19 @@ pub(super) fn reads(instruction: &Instruction) -> Vec<Read> {
             let input = arena(input).map(|it| Read { slot: it.start, reach: Reach::Window(geometry.y) });
             input.into_iter().chain(residual.as_ref().map(same)).collect()
         }
-        Instruction::Pool { geometry, input, .. } => {
+        Instruction::Pool { geometry, input, .. } | Instruction::QPool { geometry, input, .. } => {
             let input = arena(input).map(|it| Read { slot: it.start, reach: Reach::Window(geometry.axes[1]) });
             input.into_iter().collect()
         }
-        Instruction::Unary { input, .. } => arena(input).iter().map(same).collect(),
+        Instruction::QConv2d { geometry, input, residual, .. } => {
+            let input = arena(input).map(|it| Read { slot: it.start, reach: Reach::Window(geometry.y) });
+            input.into_iter().chain(residual.iter().map(|it| same(&it.from))).collect()
+        }
+        Instruction::Unary { input, .. }
+        | Instruction::Lookup { input, .. }
+        | Instruction::Quantize { input, .. }
+        | Instruction::Dequantize { input, .. } => arena(input).iter().map(same).collect(),
+        Instruction::QSum { a, b, .. } => [arena(a), arena(b)].iter().flatten().map(same).collect(),
         Instruction::Binary { shape, a, b, .. } => {
             let flat = contiguous(&shape.dims);
             let image = |operand: &Operand, strides: &[u32]| arena(operand).filter(|_| strides == flat);
@@ -124,8 +144,32 @@ pub(super) fn images(draft: &Draft) -> Vec<Option<Image>> {
     images
 }
 
+/// Gives a convolution of single pixels whose rows were lost the rows of the image it makes: what multiplies and adds per
+/// channel after a concatenation takes all pixels for one row.
+pub(super) fn give_rows(draft: &mut Draft) {
+    let images = images(draft);
+    for instruction in &mut draft.instructions {
+        let Instruction::Conv2d { geometry: g, out, .. } = instruction else { continue };
+        let Some(image) = images[out.start as usize] else { continue };
+        let single = [&g.y, &g.x].iter().all(|axis| axis.kernel == 1 && axis.stride == 1 && axis.input == axis.output);
+        if single && g.y.input == 1 && g.x.input.is_multiple_of(image.rows) {
+            let extent = |axis: Axis, extent| Axis { input: extent, output: extent, ..axis };
+            (g.y, g.x) = (extent(g.y, image.rows), extent(g.x, g.x.input / image.rows));
+        }
+    }
+}
+
 fn is_pointwise(instruction: &Instruction) -> bool {
-    matches!(instruction, Instruction::Unary { .. } | Instruction::Binary { .. })
+    use Instruction as I;
+    matches!(
+        instruction,
+        I::Unary { .. }
+            | I::Binary { .. }
+            | I::QSum { .. }
+            | I::Lookup { .. }
+            | I::Quantize { .. }
+            | I::Dequantize { .. }
+    )
 }
 
 /// Input and output of an instruction with a window.
@@ -141,7 +185,14 @@ fn windowed(instruction: &Instruction) -> Option<(Image, Image)> {
             let output = Image { planes: g.n * g.oc.div_ceil(block), rows: g.y.output, width: g.x.output * block };
             Some((input, output))
         }
-        Instruction::Pool { geometry: g, .. } if g.axes[0].input == 1 && g.axes[0].output == 1 => {
+        Instruction::QConv2d { geometry: g, .. } => {
+            let input = Image { planes: g.n * g.ic.div_ceil(g.lanes), rows: g.y.input, width: g.x.input * g.lanes };
+            let output = Image { planes: g.n * g.oc.div_ceil(block), rows: g.y.output, width: g.x.output * block };
+            Some((input, output))
+        }
+        Instruction::Pool { geometry: g, .. } | Instruction::QPool { geometry: g, .. }
+            if g.axes[0].input == 1 && g.axes[0].output == 1 =>
+        {
             let image = |rows, width| Image { planes: g.planes, rows, width: width * g.lanes };
             Some((image(g.axes[1].input, g.axes[2].input), image(g.axes[1].output, g.axes[2].output)))
         }
@@ -161,12 +212,16 @@ pub(super) fn is_row_wise(instruction: &Instruction, images: &[Option<Image>]) -
     });
     let Some(out) = images[instruction.out().start as usize] else { return false };
     let agrees = own.is_none_or(|(_, output)| output == out);
-    if reads.is_empty() || !known || !agrees || instruction.out().dtype != DType::F32 {
+    if reads.is_empty() || !known || !agrees || !matches!(instruction.out().dtype, DType::F32 | DType::U8) {
         return false;
     }
     match instruction {
-        Instruction::Conv2d { input: Operand::Weight(_), .. } => false,
-        Instruction::Conv2d { .. } | Instruction::Pool { .. } => {
+        Instruction::Conv2d { input: Operand::Weight(_), .. }
+        | Instruction::QConv2d { input: Operand::Weight(_), .. } => false,
+        Instruction::Conv2d { .. }
+        | Instruction::QConv2d { .. }
+        | Instruction::Pool { .. }
+        | Instruction::QPool { .. } => {
             // Every window touches a row: padding is less than its reach.
             let touches = |axis: &Axis| axis.pad_begin.max(axis.pad_end) <= (axis.kernel - 1) * axis.dilation;
             let windows = reads.iter().all(|read| match &read.reach {
@@ -175,7 +230,15 @@ pub(super) fn is_row_wise(instruction: &Instruction, images: &[Option<Image>]) -
             });
             windows && windowed(instruction).is_some()
         }
-        Instruction::Unary { input, out, .. } => matches!(input, Operand::Arena(region) if region.len == out.len),
+        Instruction::Unary { input, out, .. }
+        | Instruction::Lookup { input, out, .. }
+        | Instruction::Quantize { input, out, .. }
+        | Instruction::Dequantize { input, out, .. } => {
+            matches!(input, Operand::Arena(region) if region.len == out.len)
+        }
+        Instruction::QSum { a, b, out, .. } => {
+            [a, b].iter().all(|it| matches!(it, Operand::Arena(region) if region.len == out.len))
+        }
         Instruction::Binary { shape, a, b, .. } => {
             let flat = contiguous(&shape.dims);
             let every_row_alike = |strides: &[u32]| row_axis(shape, &out).is_some_and(|axis| strides[axis] == 0);
@@ -223,13 +286,28 @@ pub(super) fn over(
             *residual = operands.get(1).map(|operand| operand.0);
             *to = out;
         }
-        Instruction::Pool { geometry, input, out: to } => {
+        Instruction::QConv2d { geometry, input, residual, out: to, .. } => {
+            geometry.y = band(&geometry.y, &operands[0].1);
+            *input = Operand::Arena(operands[0].0);
+            if let (Some(residual), Some(operand)) = (residual.as_mut(), operands.get(1)) {
+                residual.from = operand.0;
+            }
+            *to = out;
+        }
+        Instruction::Pool { geometry, input, out: to } | Instruction::QPool { geometry, input, out: to } => {
             geometry.axes[1] = band(&geometry.axes[1], &operands[0].1);
             *input = Operand::Arena(operands[0].0);
             *to = out;
         }
-        Instruction::Unary { input, out: to, .. } => {
+        Instruction::Unary { input, out: to, .. }
+        | Instruction::Lookup { input, out: to, .. }
+        | Instruction::Quantize { input, out: to, .. }
+        | Instruction::Dequantize { input, out: to, .. } => {
             *input = Operand::Arena(operands[0].0);
+            *to = out;
+        }
+        Instruction::QSum { a, b, out: to, .. } => {
+            (*a, *b) = (Operand::Arena(operands[0].0), Operand::Arena(operands[1].0));
             *to = out;
         }
         Instruction::Binary { shape, a, b, out: to, .. } => {

@@ -8,7 +8,7 @@ use super::bands::Chain;
 use super::rows::{self, Image};
 use crate::arena;
 use crate::draft::{self, Draft};
-use cordon_engine::program::{DType, Instruction, Port, Region, Via};
+use cordon_engine::program::{Instruction, Port, Region, Via};
 use core::ops::Range;
 
 /// Instructions to either side of the worst moment that a chain may take in.
@@ -80,8 +80,7 @@ impl<'d> Search<'d> {
             if least > limit {
                 continue;
             }
-            let most = chain.most_bands();
-            for bands in (1..).map(|power| 1u32 << power).take_while(|&bands| bands <= most) {
+            for bands in counts(chain.rows()) {
                 let found = self.measure(&chain, range.clone(), bands);
                 if enough && best.as_ref().is_some_and(|best| found.cost >= best.cost) {
                     break;
@@ -125,7 +124,8 @@ impl<'d> Search<'d> {
         let mut roots: Vec<u32> = chain.whole().map(|slot| self.draft.root(slot).0).collect();
         roots.sort_unstable();
         roots.dedup();
-        roots.into_iter().map(|root| u64::from(self.draft.slots[root as usize].len) * 4).sum()
+        let slots = roots.into_iter().map(|root| self.draft.slots[root as usize]);
+        slots.map(|slot| u64::from(slot.len) * u64::from(slot.dtype.bytes())).sum()
     }
 
     fn measure(&self, chain: &Chain<'_>, range: Range<usize>, bands: u32) -> Found {
@@ -149,9 +149,18 @@ impl<'d> Search<'d> {
     }
 
     fn port(&self, slot: u32) -> Port {
-        let len = self.draft.slots[slot as usize].len;
-        Port { value: 0, shape: vec![len], region: Region { dtype: DType::F32, start: slot, len }, via: Via::Cross }
+        let of = self.draft.slots[slot as usize];
+        let region = Region { dtype: of.dtype, start: slot, len: of.len };
+        Port { value: 0, shape: vec![region.len], region, via: Via::Cross }
     }
+}
+
+/// Numbers of bands worth trying for so many rows, rising: from halves to one row at a time.
+fn counts(rows: u32) -> impl Iterator<Item = u32> {
+    let powers = (0..rows.max(1).ilog2()).rev().map(|power| 1u32 << power);
+    let sizes = powers.flat_map(|size| [size + size / 2, size]).filter(move |&size| size < rows);
+    let mut last = 1;
+    sizes.map(move |size| rows.div_ceil(size)).filter(move |&bands| core::mem::replace(&mut last, bands) < bands)
 }
 
 /// What running these instructions takes beyond their arithmetic, which cutting does not change, in bytes moved: copies
