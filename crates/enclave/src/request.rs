@@ -495,8 +495,10 @@ fn whole(limit: usize) -> usize {
     limit & !7
 }
 
+/// Without an early end within a piece, which would be looked at number by number.
 fn holds_nan(bytes: &[u8]) -> bool {
-    bytes.as_chunks::<4>().0.iter().any(|bytes| f32::from_le_bytes(*bytes).is_nan())
+    let nan = |found, bytes: &[u8; 4]| found | f32::from_le_bytes(*bytes).is_nan();
+    bytes.as_chunks::<4>().0.chunks(1024).any(|piece| piece.iter().fold(false, nan))
 }
 
 impl Held {

@@ -24,7 +24,7 @@ mod weights;
 mod wire;
 
 pub use cordon_kernels::KernelSet;
-pub use cordon_kernels::parallel::{Compute, Parallel, Serial, Task};
+pub use cordon_kernels::parallel::{Compute, Parallel, Pool, Rest, Serial, Task};
 pub use error::{EngineError, Place};
 pub use prepared::{Limits, MemoryReport, Moved, Prediction, Prepared, Reply, Residency, Step, ValueRef};
 pub use program::{Program, WeightTable};

@@ -6,8 +6,8 @@
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use cordon_kernels::half;
 use cordon_kernels::parallel::Compute;
+use cordon_kernels::{half, movement};
 use zeroize::Zeroize;
 
 use crate::prepared::ValueRef;
@@ -112,12 +112,13 @@ impl Buffers {
     }
 
     /// Overwrites every element with zero. The buffers live on, so these are ordinary stores the compiler must keep.
-    pub(crate) fn wipe(&mut self) {
-        self.f32.fill(0.0);
-        self.i64.fill(0);
-        self.bool.fill(0);
-        self.u8.fill(0);
-        self.scratch.fill(0.0);
+    pub(crate) fn wipe(&mut self, compute: impl Into<Compute>) {
+        let compute = compute.into();
+        movement::fill(compute, &mut self.f32, 0.0);
+        movement::fill(compute, &mut self.i64, 0);
+        movement::fill(compute, &mut self.bool, 0);
+        movement::fill(compute, &mut self.u8, 0);
+        movement::fill(compute, &mut self.scratch, 0.0);
     }
 
     /// Whether every element is zero.

@@ -278,7 +278,7 @@ impl Prepared {
 
     /// Wipes the arena and the window and makes ready for a new request. Resident weights stay.
     pub fn reset(&mut self) {
-        self.arena.wipe();
+        self.arena.wipe(self.compute);
         self.weights.restart();
         self.state = State::Idle;
         self.filled = 0;

@@ -8,7 +8,7 @@ use crate::arch::{Kernel, Simd};
 use crate::conv_tile::{self, Operands, To};
 use crate::depthwise::{self, Depthwise};
 use crate::geometry::{Conv2d, UnaryOp};
-use crate::parallel::Compute;
+use crate::parallel::{Compute, MOST_PLANES, MOVE};
 use crate::tile::Tiling;
 use crate::unary::Activation;
 use core::ops::Range;
@@ -19,8 +19,8 @@ pub use crate::tile::Residual;
 /// `input` holds [`Conv2d::input_len`] elements, `weight` [`Conv2d::weight_len`], `bias` [`Conv2d::bias_len`], `out` and
 /// the residual [`Conv2d::output_len`]; the geometry passes [`Conv2d::is_valid`].
 ///
-/// Each output is `act(bias + residual + products)`, depthwise `act(bias + products + residual)`. Lanes past `ic` of a blocked input are never read, except by
-/// depthwise convolution, where they reach the same unspecified lanes of the output.
+/// Each output is `act(bias + residual + products)`, depthwise `act(bias + products + residual)`. Lanes past `ic` of a
+/// blocked input are never read, except by depthwise convolution, where they reach the same unspecified lanes of the output.
 #[allow(clippy::too_many_arguments, reason = "the instruction has that many operands")]
 pub fn conv2d(
     compute: Compute,
@@ -41,46 +41,114 @@ pub fn conv2d(
     let act = Activation::new(act);
     let (set, plane) = (compute.set, g.y.output as usize * g.x.output as usize * 16);
     let taps = u64::from(g.ic / g.groups) * u64::from(g.y.kernel) * u64::from(g.x.kernel);
-    let cost = taps.saturating_mul(out.len() as u64);
+    // With few pixels the time is that of reading the weights.
+    let cost = taps.saturating_mul(out.len() as u64).saturating_add(weight.len() as u64 * (MOVE / 2));
     if g.is_depthwise() {
         let (input, weight) = (input.as_chunks().0, weight.as_chunks().0);
         let bias = bias.map(|bias| bias.as_chunks().0);
         let geometry = &depthwise::flat(g);
         let row = geometry.x.output as usize * 16;
-        return compute.split(out, row, cost, |rows, out| {
+        // One load for each multiply-add.
+        return compute.split(out, row, cost.saturating_mul(2), |rows, out| {
             let residual = residual.part(rows.start * row..rows.end * row);
             set.dispatch(Depthwise { geometry, input, weight, bias, residual, act, rows, out });
         });
     }
-    compute.split(out, plane, cost, |planes, out| {
-        let residual = residual.part(planes.start * plane..planes.end * plane);
-        set.dispatch(Conv { geometry, input, weight, bias, residual, act, planes, out });
+    // Whole planes, as many as tiles span for each thread; or some pixels of all planes; or, of many planes or one, ranges
+    // that end within a plane.
+    let (planes, ranges) = (out.len() / plane.max(1), compute.ranges(cost));
+    let item = if conv_tile::is_pointwise(g) { 16 } else { g.x.output as usize * 16 };
+    let items = plane / item.max(1);
+    let tiles_part = !planes.is_multiple_of(ranges * set.dispatch(Together));
+    if tiles_part && (2..=MOST_PLANES).contains(&planes) && (items >= 8 * ranges || items.is_multiple_of(ranges)) {
+        return compute.split_planes(out, plane, item, cost, |items, out| {
+            let (planes, pixels) = (0..planes, items.start * item / 16..items.end * item / 16);
+            let out = Out::Parts(out);
+            set.dispatch(Conv { geometry, input, weight, bias, residual, act, planes, pixels, out });
+        });
+    }
+    let unit = if planes.is_multiple_of(ranges) || planes > ranges * 32 { plane } else { item };
+    compute.split(out, unit, cost, |units, out| {
+        let (mut at, mut rest) = (units.start * unit, out);
+        while !rest.is_empty() {
+            let (first, skipped) = (at / plane, at % plane);
+            // All whole planes, or to the end of the first.
+            let whole = if skipped == 0 { rest.len() / plane } else { 0 };
+            let len = if whole > 0 { whole * plane } else { (plane - skipped).min(rest.len()) };
+            let (out, others) = core::mem::take(&mut rest).split_at_mut(len);
+            let (planes, pixels) = match whole {
+                0 => (first..first + 1, skipped / 16..(skipped + len) / 16),
+                _ => (first..first + whole, 0..plane / 16),
+            };
+            let out = Out::Whole(out);
+            set.dispatch(Conv { geometry, input, weight, bias, residual, act, planes, pixels, out });
+            (at, rest) = (at + len, others);
+        }
     });
 }
 
-struct Conv<'a> {
+/// How many planes a tile spans.
+struct Together;
+
+impl Kernel for Together {
+    type Output = usize;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) -> usize {
+        S::BLOCKS
+    }
+}
+
+/// Where results go.
+enum Out<'a, 'b> {
+    /// Planes one after the other: several whole ones, or a part of one.
+    Whole(&'a mut [f32]),
+    /// The same pixels of each plane.
+    Parts(&'a mut [&'b mut [f32]]),
+}
+
+impl Out<'_, '_> {
+    /// Elements `at` of plane `first` and, of two, the next. `size` is what there is of each.
+    #[inline(always)]
+    fn tile(&mut self, first: usize, count: usize, size: usize, at: Range<usize>) -> [&mut [f32]; 2] {
+        match self {
+            Out::Whole(out) => {
+                let (one, two) = out[first * size..(first + count) * size].split_at_mut(size);
+                [&mut one[at.clone()], two.get_mut(at).unwrap_or_default()]
+            }
+            Out::Parts(planes) => {
+                let (one, two) = planes[first..first + count].split_at_mut(1);
+                [&mut one[0][at.clone()], two.first_mut().map(|plane| &mut plane[at]).unwrap_or_default()]
+            }
+        }
+    }
+}
+
+struct Conv<'a, 'b> {
     geometry: &'a Conv2d,
     input: &'a [f32],
     weight: &'a [f32],
     bias: Option<&'a [f32]>,
+    /// As long as the whole output.
     residual: Residual<'a>,
     act: Activation,
-    /// Which `(n, block)` planes `out` holds.
+    /// Which `(n, block)` planes `out` holds, and which pixels of each: whole rows of the image, or pointwise any.
     planes: Range<usize>,
-    out: &'a mut [f32],
+    pixels: Range<usize>,
+    out: Out<'a, 'b>,
 }
 
-impl Kernel for Conv<'_> {
+impl Kernel for Conv<'_, '_> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let g = self.geometry;
         let blocks = (g.oc as usize).div_ceil(16);
-        let pixels = g.y.output as usize * g.x.output as usize;
-        let size = pixels * 16;
-        let tiling = Cuts::new::<S>(g);
-        if pixels == 0 {
+        let whole = g.y.output as usize * g.x.output as usize * 16;
+        let (origin, size, mut out) = (self.pixels.start, self.pixels.len() * 16, self.out);
+        let tiling = Cuts::new::<S>(g, self.pixels);
+        if size == 0 {
             return;
         }
         // A strip of pixels is computed for all output channels in turn, so that its input stays in the second-level cache.
@@ -94,23 +162,21 @@ impl Kernel for Conv<'_> {
                 let block = plane % blocks;
                 let count = conv_tile::together(g.oc, g.groups, block, S::BLOCKS.min(self.planes.end - plane));
                 let operands = Operands::new(g, self.input, self.weight, self.bias, plane / blocks, block, count);
-                let at = (plane - self.planes.start) * size;
-                let to = &mut self.out[at..at + count * size];
-                let residual = self.residual.part(at..at + count * size);
+                let mine = plane - self.planes.start;
                 for part in operands.parts() {
                     let (mut ahead, mut start) = (part.ahead.over(strip.len()), tiling.start(strip.start));
                     for tile in strip.clone() {
                         let pixels = start..tiling.start(tile + 1);
-                        let from = pixels.start * 16;
-                        let act = if part.last { &self.act } else { &none };
-                        let residual = residual.from(from);
-                        let tile = To { residual, act, out: &mut to[from..], plane: size };
-                        conv_tile::run(s, &operands, &part, ahead.next(), pixels.clone(), &mut patch, tile);
                         start = pixels.end;
+                        let at = (pixels.start - origin) * 16..(pixels.end - origin) * 16;
+                        let act = if part.last { &self.act } else { &none };
+                        let residual = self.residual.from(plane * whole + pixels.start * 16);
+                        let tile = To { residual, plane: whole, act, out: out.tile(mine, count, size, at.clone()) };
+                        conv_tile::run(s, &operands, &part, ahead.next(), pixels, &mut patch, tile);
                         if part.last && self.act.remains() {
                             // While the tile is in the first-level cache.
-                            for to in to.chunks_exact_mut(size) {
-                                self.act.finish(s, &mut to[from..pixels.end * 16]);
+                            for to in out.tile(mine, count, size, at) {
+                                self.act.finish(s, to);
                             }
                         }
                     }
@@ -125,11 +191,13 @@ impl Kernel for Conv<'_> {
 /// Pixels of a tile from which on it keeps the arithmetic units of every kernel set busy.
 const ROW: usize = 4;
 
-/// How the pixels of a plane are cut into tiles.
+/// How pixels of a plane are cut into tiles.
 ///
 /// Rows wide enough are cut one by one: a tile of one row skips the kernel rows that lie in the padding, and finds its
 /// input with one pointer. The pixels of narrow rows run on into each other.
 struct Cuts {
+    /// The first pixel.
+    origin: usize,
     tiling: Tiling,
     /// Pixels of one cut row, and how many there are.
     width: usize,
@@ -138,12 +206,12 @@ struct Cuts {
 
 impl Cuts {
     #[inline(always)]
-    fn new<S: Simd>(g: &Conv2d) -> Self {
-        let (height, width) = (g.y.output as usize, g.x.output as usize);
+    fn new<S: Simd>(g: &Conv2d, pixels: Range<usize>) -> Self {
+        let width = (g.x.output as usize).max(1);
         let shortest = width / width.div_ceil(S::ROWS).max(1);
         let by_row = shortest >= ROW && !conv_tile::is_pointwise(g);
-        let (width, rows) = if by_row { (width, height) } else { (width * height, 1) };
-        Cuts { tiling: Tiling::new(width, S::HEIGHTS), width, rows }
+        let (width, rows) = if by_row { (width, pixels.len() / width) } else { (pixels.len(), 1) };
+        Cuts { origin: pixels.start, tiling: Tiling::new(width, S::HEIGHTS), width, rows }
     }
 
     /// How many tiles.
@@ -155,10 +223,10 @@ impl Cuts {
     #[inline(always)]
     fn start(&self, index: usize) -> usize {
         if self.rows == 1 {
-            return self.tiling.start(index);
+            return self.origin + self.tiling.start(index);
         }
         let row = index / self.tiling.len();
-        row * self.width + self.tiling.start(index % self.tiling.len())
+        self.origin + row * self.width + self.tiling.start(index % self.tiling.len())
     }
 }
 
@@ -170,7 +238,8 @@ mod tests {
     use super::*;
     use crate::KernelSet;
     use crate::geometry::{Axis, Layout};
-    use crate::test_support::{Rng, assert_close, from_blocked, len, sets, to_blocked};
+    use crate::parallel::Parallel;
+    use crate::test_support::{Cuts, Rng, assert_close, from_blocked, len, sets, to_blocked};
     use alloc::vec;
     use alloc::vec::Vec;
 
@@ -275,7 +344,7 @@ mod tests {
 
         fn run(
             &self,
-            set: KernelSet,
+            compute: impl Into<Compute>,
             bias: bool,
             residual: Option<bool>,
             act: Option<UnaryOp>,
@@ -290,7 +359,7 @@ mod tests {
                 Some(true) => Residual::InPlace,
                 Some(false) => Residual::Other(&other),
             };
-            conv2d(set.into(), g, &input, &weight, bias.then_some(&b), residual, act, &mut out);
+            conv2d(compute.into(), g, &input, &weight, bias.then_some(&b), residual, act, &mut out);
             from_blocked(&out, g.n, g.oc, g.y.output * g.x.output)
         }
     }
@@ -321,6 +390,27 @@ mod tests {
             Conv2d { n: 2, ..conv(2, 32, 32, axis(4, 2, 2, 1, [0, 0]), axis(4, 2, 2, 1, [0, 0]), plain) },
             Conv2d { n: 2, ..conv(20, 20, 20, axis(6, 3, 2, 1, [1, 1]), axis(6, 3, 2, 1, [1, 1]), blocked) },
         ]
+    }
+
+    #[test]
+    fn bits_do_not_depend_on_threads() {
+        for g in shapes() {
+            let case = Case::new(g, &mut Rng(44));
+            for set in sets() {
+                for (residual, act) in
+                    [(None, UnaryOp::Silu), (Some(true), UnaryOp::Relu), (Some(false), UnaryOp::Tanh)]
+                {
+                    let bits = |workers: &'static dyn Parallel| -> Vec<u32> {
+                        let out = case.run(Compute { set, workers }, true, residual, Some(act), f32::NAN);
+                        out.iter().map(|x| x.to_bits()).collect()
+                    };
+                    let one = bits(&Cuts(1));
+                    for workers in [&Cuts(2) as &'static dyn Parallel, &Cuts(3), &Cuts(16)] {
+                        assert_eq!(one, bits(workers), "{} {g:?}, {} threads", set.name(), workers.threads());
+                    }
+                }
+            }
+        }
     }
 
     #[test]
@@ -405,7 +495,8 @@ mod tests {
                         residual: Residual::None,
                         act: Activation::new(Some(UnaryOp::Silu)),
                         planes,
-                        out: &mut out,
+                        pixels: 0..size / 16,
+                        out: Out::Whole(&mut out),
                     });
                     out
                 };

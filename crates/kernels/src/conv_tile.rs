@@ -143,14 +143,14 @@ pub(crate) fn together(channels: u32, groups: u32, block: usize, most: usize) ->
 
 /// Where a tile's sums go, and what they meet there.
 pub(crate) struct To<'a, 'b> {
-    /// Laid out as `out`; met by the first part.
+    /// From the first pixel of the first plane on; met by the first part.
     pub(crate) residual: Residual<'a>,
+    /// Its elements from one plane to the next.
+    pub(crate) plane: usize,
     /// Its clamp is applied.
     pub(crate) act: &'a Activation,
-    /// Begins with the first pixel of the first plane, and ends with the last plane.
-    pub(crate) out: &'b mut [f32],
-    /// Elements of one plane.
-    pub(crate) plane: usize,
+    /// The pixels of each plane.
+    pub(crate) out: [&'b mut [f32]; 2],
 }
 
 /// Computes `count` pixels from `first` on.
@@ -222,7 +222,7 @@ impl Shared<'_, '_> {
             }
             _ => {
                 for b in 0..B {
-                    tile::add(s, &mut acc[b], tile::pixels(&out[b * plane..]));
+                    tile::add(s, &mut acc[b], tile::pixels(out[b]));
                 }
             }
         }
@@ -233,10 +233,10 @@ impl Shared<'_, '_> {
     #[inline(always)]
     fn end<S: Simd, const R: usize, const B: usize>(self, s: S, acc: [[S::V; R]; B]) {
         const { assert!(B == 1 || B == 2) };
-        let To { act, out, plane, .. } = self.to;
-        act.store(s, &acc[0], tile::pixels_mut(out));
+        let To { act, out: [one, two], .. } = self.to;
+        act.store(s, &acc[0], tile::pixels_mut(one));
         if B > 1 {
-            act.store(s, &acc[B - 1], tile::pixels_mut(&mut out[plane..]));
+            act.store(s, &acc[B - 1], tile::pixels_mut(two));
         }
     }
 

@@ -6,7 +6,7 @@
 use crate::arch::{Kernel, Simd};
 use crate::geometry::{BinaryOp, Strided2, Strided3, UnaryOp};
 use crate::math;
-use crate::parallel::Compute;
+use crate::parallel::{Compute, MOVE};
 use crate::strided::Walk;
 use crate::unary::Activation;
 use crate::zip::{self, Operands, is_in_blocks, zip, zip_blocks, zip_in};
@@ -76,7 +76,7 @@ fn split(
     assert_eq!(out.len(), walk.len(), "validated: the output is as long as the shape");
     let act = Activation::new(act);
     let costly = matches!(op, BinaryOp::Pow | BinaryOp::Mod | BinaryOp::Fmod);
-    let cost = out.len() as u64 * if costly { 64 } else { 1 };
+    let cost = out.len() as u64 * if costly { 64 * MOVE } else { MOVE };
     compute.split(out, out.len() / walk.outer().max(1), cost, |turns, out| {
         let (walk, [a, b]) = walk.cut(turns);
         let operands = operands.from([a as usize, b as usize]);

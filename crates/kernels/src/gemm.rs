@@ -3,7 +3,7 @@
 use crate::arch::{Kernel, Simd};
 use crate::gemm_tile::{Begin, Panels, Rows, Tile};
 use crate::geometry::{Dense, UnaryOp};
-use crate::parallel::Compute;
+use crate::parallel::{Compute, MOVE};
 use crate::tile::{Ahead, Lanes, Residual, Tiling};
 use crate::unary::Activation;
 use core::ops::Range;
@@ -34,7 +34,10 @@ pub fn dense(
     let act = Activation::new(act);
     if m == 1 {
         // The cost is that of reading the weights; each thread reads its own.
-        return compute.split(out, 16, cost, |blocks, out| {
+        // Four blocks pass together; fewer where a thread would not get many of those.
+        let unit = if n >= 960 { 4 } else { 1 };
+        return compute.split(out, unit * 16, cost.saturating_mul(MOVE / 2), |units, out| {
+            let blocks = units.start * unit..units.start * unit + out.len().div_ceil(16);
             let residual = residual.part(blocks.start * 16..blocks.start * 16 + out.len());
             let (weight, bias) = (&weight[blocks.start * k..blocks.end * k], bias.map(|bias| &bias[blocks]));
             let operands = Operands { k, n: out.len(), input, weight, bias, residual };

@@ -4,7 +4,7 @@
 //! the owner's, before sealing; no kernel does it.
 
 use crate::arch::{Kernel, Simd};
-use crate::parallel::Compute;
+use crate::parallel::{Compute, MOVE};
 
 /// Bits of 2^112: what makes an exponent of bias 127 from one of bias 15.
 pub(crate) const REBIAS: u32 = (127 + 112) << 23;
@@ -28,7 +28,7 @@ pub fn to_f32(half: u16) -> f32 {
 pub fn widen(compute: Compute, halves: &[u8], out: &mut [f32]) {
     let (halves, rest) = halves.as_chunks::<2>();
     assert!(rest.is_empty() && halves.len() == out.len(), "validated: two bytes for each element");
-    compute.split(out, 16, out.len() as u64, |range, out| {
+    compute.split(out, 16, out.len() as u64 * MOVE, |range, out| {
         let first = range.start * 16;
         compute.set.dispatch(Widen { halves: &halves[first..first + out.len()], out });
     });

@@ -2,7 +2,7 @@
 //!
 //! One set of kernels serves every TEE and the host's tests. Everything is safe Rust written so that the compiler
 //! vectorises it; `src/arch/` holds the only `unsafe`: the calls into code compiled for CPU features found at run time,
-//! and the vector operations such code consists of.
+//! the vector operations such code consists of, and the hand-over of borrowed tasks to threads.
 //!
 //! The caller validates shapes once (the `is_valid` and `*_len` methods of [`geometry`]) and passes slices of those
 //! lengths. A violated precondition may panic; it is never undefined behaviour.

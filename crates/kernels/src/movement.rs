@@ -1,7 +1,7 @@
 //! Copies, lookups and interpolation: kernels that move values.
 
 use crate::geometry::{Along, StridedCopy};
-use crate::parallel::Compute;
+use crate::parallel::{Compute, MOVE};
 use crate::strided::Walk;
 
 /// An index outside the axis it addresses. Neither value nor position is kept: both may be secret.
@@ -33,7 +33,7 @@ pub fn copy<T: Copy + Send + Sync>(compute: Compute, geometry: &StridedCopy, inp
         return rows(&walk, from, input, &mut out[to..]);
     }
     let end = to + turn as usize * (walk.outer() - 1) + inner.reach(1) as usize + 1;
-    compute.split(&mut out[to..end], turn as usize, walk.len() as u64, |turns, out| {
+    compute.split(&mut out[to..end], turn as usize, walk.len() as u64 * MOVE, |turns, out| {
         let (walk, [first, _]) = walk.cut(turns);
         rows(&walk, from + first, input, out);
     });
@@ -69,6 +69,14 @@ fn rows<T: Copy>(walk: &Walk<2>, first: isize, input: &[T], out: &mut [T]) {
         }
     });
 }
+
+/// Overwrites every element with `value`.
+pub fn fill<T: Copy + Send + Sync>(compute: Compute, out: &mut [T], value: T) {
+    compute.split(out, CELL, out.len() as u64 * MOVE, |_, out| out.fill(value));
+}
+
+/// Elements of no smaller part of a [`fill`].
+const CELL: usize = 4096;
 
 /// `out[o, j, i] = data[o, indices[j], i]`; negative indices count from the end. `data` holds [`Along::len`] elements,
 /// `indices` `count`, `out` [`Along::resized_len`] of `count`. All indices are checked before anything is written.

@@ -6,7 +6,7 @@
 use crate::arch::{Kernel, Simd, sqrt};
 use crate::geometry::{Along, Lrn, Normalize};
 use crate::math;
-use crate::parallel::Compute;
+use crate::parallel::{Compute, MOVE};
 
 /// Lanes a sum is spread over, and columns handled together when the axis is not the innermost.
 const LANES: usize = 16;
@@ -19,7 +19,7 @@ pub fn softmax(compute: Compute, along: &Along, log: bool, input: &[f32], out: &
     if slab == 0 {
         return;
     }
-    compute.split(out, slab, out.len() as u64 * 8, |slabs, out| {
+    compute.split(out, slab, out.len() as u64 * 8 * MOVE, |slabs, out| {
         let input = &input[slabs.start * slab..][..out.len()];
         for (from, to) in input.chunks_exact(slab).zip(out.chunks_exact_mut(slab)) {
             to.copy_from_slice(from);
@@ -34,7 +34,7 @@ pub fn softmax_in_place(compute: Compute, along: &Along, log: bool, out: &mut [f
     if slab == 0 {
         return;
     }
-    compute.split(out, slab, out.len() as u64 * 8, |_, out| {
+    compute.split(out, slab, out.len() as u64 * 8 * MOVE, |_, out| {
         for slab in out.chunks_exact_mut(slab) {
             compute.set.dispatch(Softmax { inner: along.inner as usize, log, slab });
         }
@@ -56,7 +56,7 @@ pub fn normalize(
     if len == 0 {
         return;
     }
-    compute.split(out, len, out.len() as u64 * 4, |rows, out| {
+    compute.split(out, len, out.len() as u64 * 4 * MOVE, |rows, out| {
         for (row, index) in out.chunks_exact_mut(len).zip(rows) {
             row.copy_from_slice(&input[index * len..(index + 1) * len]);
             compute.set.dispatch(Row { geometry, first: index * len, scale, bias, row });
@@ -76,7 +76,7 @@ pub fn normalize_in_place(
     if len == 0 {
         return;
     }
-    compute.split(out, len, out.len() as u64 * 4, |rows, out| {
+    compute.split(out, len, out.len() as u64 * 4 * MOVE, |rows, out| {
         for (row, index) in out.chunks_exact_mut(len).zip(rows) {
             compute.set.dispatch(Row { geometry, first: index * len, scale, bias, row });
         }

@@ -4,6 +4,7 @@
 //! changes a bit: every element is computed in the same order of operations whichever range it is in.
 
 use crate::arch::KernelSet;
+pub use crate::arch::{Pool, Rest};
 use core::ops::Range;
 
 /// One range's work. It owns what it writes, so tasks need no locks.
@@ -16,6 +17,12 @@ pub trait Parallel: Sync {
 
     /// Runs every task once, in any order and on any thread, and returns when all have ended.
     fn run(&self, tasks: &mut [Task<'_>]);
+
+    /// Multiply-adds of registers below which handing work to another thread costs as much as it saves: with threads that
+    /// are awake some 3 us of one core with AVX-512.
+    fn worthwhile(&self) -> u64 {
+        400_000
+    }
 }
 
 /// One thread: tasks run one after the other.
@@ -51,18 +58,51 @@ impl From<KernelSet> for Compute {
 /// Most ranges a kernel cuts its output into.
 const MAX_TASKS: usize = 16;
 
-/// Elementary operations (a multiply-add, an element moved) below which waking a thread costs more than it saves.
-const WORTHWHILE: u64 = 200_000;
+/// Most planes [`Compute::split_planes`] cuts.
+pub(crate) const MOST_PLANES: usize = 16;
+
+/// What moving an element, or a plain operation on it, costs in multiply-adds.
+pub(crate) const MOVE: u64 = 16;
 
 impl Compute {
-    /// How many ranges work of `cost` elementary operations is worth being cut into.
-    fn ranges(&self, cost: u64) -> usize {
-        let worthwhile = usize::try_from(cost / (WORTHWHILE / 2)).unwrap_or(usize::MAX);
+    /// How many ranges work of `cost` multiply-adds is worth being cut into.
+    pub(crate) fn ranges(&self, cost: u64) -> usize {
+        let worthwhile = usize::try_from(cost / (self.workers.worthwhile() / 2).max(1)).unwrap_or(usize::MAX);
         self.workers.threads().min(worthwhile).clamp(1, MAX_TASKS)
     }
 
+    /// Cuts each of the planes in `out`, at most [`MOST_PLANES`] of `plane` elements, in the same places, between items of
+    /// `item` elements; otherwise as [`Compute::split`].
+    pub(crate) fn split_planes<T: Send>(
+        &self,
+        out: &mut [T],
+        plane: usize,
+        item: usize,
+        cost: u64,
+        part: impl Fn(Range<usize>, &mut [&mut [T]]) + Sync,
+    ) {
+        let (planes, items) = (out.len() / plane, plane / item);
+        let ranges = self.ranges(cost).min(items).max(1);
+        let (part, mut first, mut whole) = (&part, 0, out.chunks_exact_mut(plane));
+        let mut rest: [&mut [T]; MOST_PLANES] = core::array::from_fn(|_| whole.next().unwrap_or_default());
+        let mut jobs: [_; MAX_TASKS] = core::array::from_fn(|index| {
+            let range = first..if index < ranges { items * (index + 1) / ranges } else { items };
+            first = range.end;
+            let mut mine = rest.each_mut().map(|rest| {
+                let all = core::mem::take(rest);
+                let (mine, others) = all.split_at_mut((range.len() * item).min(all.len()));
+                *rest = others;
+                mine
+            });
+            move || part(range.clone(), &mut mine[..planes])
+        });
+        let mut tasks = jobs.each_mut().map(|job| job as Task<'_>);
+        self.workers.run(&mut tasks[..ranges]);
+    }
+
     /// Cuts `out`, items of `item` elements of which the last may be shorter, into one contiguous range for each thread and
-    /// computes each by `part(items, their elements)`. `cost` is the elementary operations of all of it.
+    /// computes each by `part(items, their elements)`. `cost` is the multiply-adds of all of it, an element moved being
+    /// [`MOVE`] of them.
     pub(crate) fn split<T: Send>(
         &self,
         out: &mut [T],
@@ -122,6 +162,25 @@ mod tests {
                     out.iter_mut().enumerate().for_each(|(at, value)| *value += range.start * 3 + at + 1);
                 });
                 assert!(out.iter().enumerate().all(|(at, &value)| value == at + 1), "{items} items");
+            }
+        }
+    }
+
+    #[test]
+    fn planes_are_cut_in_the_same_places() {
+        for workers in [&Threads(1) as &'static dyn Parallel, &Threads(2), &Threads(3), &Threads(40)] {
+            for planes in 0..=MOST_PLANES {
+                let compute = Compute { set: KernelSet::PORTABLE, workers };
+                let mut out = vec![0; planes * 21];
+                compute.split_planes(&mut out, 21, 3, u64::MAX, |range, parts| {
+                    assert_eq!(parts.len(), planes);
+                    for (plane, part) in parts.iter_mut().enumerate() {
+                        assert_eq!(part.len(), range.len() * 3);
+                        let first = plane * 21 + range.start * 3 + 1;
+                        part.iter_mut().enumerate().for_each(|(at, value)| *value += first + at);
+                    }
+                });
+                assert!(out.iter().enumerate().all(|(at, &value)| value == at + 1), "{planes} planes");
             }
         }
     }

@@ -3,7 +3,7 @@
 use crate::arch::{Kernel, Simd};
 use crate::geometry::{Axis, Pool, PoolKind};
 use crate::math;
-use crate::parallel::Compute;
+use crate::parallel::{Compute, MOVE};
 
 /// `input` holds [`Pool::input_len`] elements, `out` [`Pool::output_len`]. Bits do not depend on the kernel set.
 ///
@@ -18,7 +18,8 @@ pub fn pool(compute: Compute, geometry: &Pool, input: &[f32], out: &mut [f32]) {
     let planes = (g.planes as usize).max(1);
     let (from, to) = (input.len() / planes, out.len() / planes);
     let taps: u64 = g.axes.iter().map(|axis| u64::from(axis.kernel.min(axis.input))).product();
-    compute.split(out, to, (out.len() as u64).saturating_mul(taps), |planes, out| {
+    let cost = (out.len() as u64).saturating_mul(taps).saturating_mul(MOVE / 2);
+    compute.split(out, to, cost, |planes, out| {
         let input = &input[planes.start * from..planes.end * from];
         compute.set.dispatch(Pooling { geometry, input, out });
     });

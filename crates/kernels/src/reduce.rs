@@ -7,7 +7,7 @@ use crate::arch::{Kernel, Simd};
 use crate::geometry::{Along, ReduceOp, Strided1};
 use crate::math;
 use crate::normalize::{extremum, sum};
-use crate::parallel::Compute;
+use crate::parallel::{Compute, MOVE};
 use crate::strided::Walk;
 
 /// Neighbouring results folded together when the innermost axis is kept.
@@ -18,7 +18,7 @@ const LANES: usize = 16;
 pub fn reduce_f32(compute: Compute, op: ReduceOp, kept: &Strided1, reduced: &Strided1, input: &[f32], out: &mut [f32]) {
     let [kept, reduced] = [kept, reduced].map(|shape| Walk::from_lists(&shape.dims, [&shape.a]));
     assert_eq!(out.len(), kept.len(), "validated: a reduction's output is as long as what it keeps");
-    let cost = (out.len() as u64).saturating_mul(reduced.len() as u64);
+    let cost = (out.len() as u64).saturating_mul(reduced.len() as u64).saturating_mul(MOVE);
     compute.split(out, out.len() / kept.outer().max(1), cost, |turns, out| {
         let (kept, [base]) = kept.cut(turns);
         compute.set.dispatch(Reduction { op, kept, reduced, base, input, out });

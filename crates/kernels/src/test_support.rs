@@ -1,7 +1,25 @@
 //! What the unit tests share: seeded numbers and a comparison that says where and by how much.
 
 use crate::KernelSet;
+use crate::parallel::{Parallel, Task};
 use alloc::vec::Vec;
+
+/// One thread, that cuts whatever can be cut as if there were several.
+pub(crate) struct Cuts(pub(crate) usize);
+
+impl Parallel for Cuts {
+    fn threads(&self) -> usize {
+        self.0
+    }
+
+    fn run(&self, tasks: &mut [Task<'_>]) {
+        tasks.iter_mut().rev().for_each(|task| task());
+    }
+
+    fn worthwhile(&self) -> u64 {
+        1
+    }
+}
 
 /// A linear congruential generator (Knuth's MMIX constants).
 pub(crate) struct Rng(pub(crate) u64);

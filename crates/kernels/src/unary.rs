@@ -4,7 +4,7 @@ use crate::arch::{Kernel, Simd, sqrt};
 use crate::geometry::UnaryOp;
 use crate::lanes;
 use crate::math;
-use crate::parallel::Compute;
+use crate::parallel::{Compute, MOVE};
 use crate::tile::{Lanes, ZERO};
 
 /// Applies `op` to every element of `values`. Bits do not depend on the kernel set, but for Sigmoid and Silu ([`lanes`]).
@@ -23,11 +23,11 @@ pub fn unary(compute: Compute, op: UnaryOp, input: &[f32], out: &mut [f32]) {
     });
 }
 
-/// In the measure of [`Compute::split`], an element moved.
+/// In the measure of [`Compute::split`].
 fn cost(op: UnaryOp, len: usize) -> u64 {
     use UnaryOp::*;
     let cheap = matches!(op, Relu | LeakyRelu { .. } | Clip { .. } | Neg | Abs | Affine { .. } | Floor | Ceil | Round);
-    len as u64 * if cheap { 1 } else { 8 }
+    len as u64 * if cheap { MOVE } else { 8 * MOVE }
 }
 
 /// The part of an activation that fits between accumulator and store: a clamp. Others run over finished rows.

@@ -11,7 +11,7 @@
 //! that the tests try with uniform noise, where the definition's is at most 3e-6.
 
 use crate::geometry::{BLOCK, Conv2d, UnaryOp};
-use crate::parallel::Compute;
+use crate::parallel::{Compute, MOVE};
 use crate::tile::{Finish, Residual};
 use crate::unary::Activation;
 use passes::{Input, Output, Products};
@@ -178,7 +178,7 @@ pub fn winograd(
         for first in (0..cut.squares).step_by(cut.chunk.max(1)) {
             let count = cut.chunk.min(cut.squares - first);
             let transformed = &mut transformed[..cut.input(count)];
-            let (cost, group) = (transformed.len() as u64, cut.input(cut.group));
+            let (cost, group) = (transformed.len() as u64 * MOVE, cut.input(cut.group));
             compute.split(transformed, group, cost, |groups, to| {
                 set.dispatch(Input { cut, g, input: &input[from..], first: first + groups.start * cut.group, to });
             });
@@ -192,7 +192,7 @@ pub fn winograd(
                     set.dispatch(Products { cut, count, transformed, weight, records });
                 });
                 let planes = (image * cut.oc_blocks + wave) * plane..(image * cut.oc_blocks + wave + blocks) * plane;
-                let cost = (blocks * count * POINTS * BLOCK) as u64;
+                let cost = (blocks * count * POINTS * BLOCK) as u64 * MOVE;
                 compute.split(&mut out[planes.clone()], plane, cost, |range, out| {
                     let at = planes.start + range.start * plane;
                     let finish = Finish { residual: residual.part(at..at + out.len()), act: &act, to: out };
@@ -210,8 +210,8 @@ mod tests {
     use super::*;
     use crate::conv::conv2d;
     use crate::geometry::{Axis, Layout};
-    use crate::parallel::{Parallel, Task};
-    use crate::test_support::{Rng, from_blocked, len, sets, to_blocked};
+    use crate::parallel::Parallel;
+    use crate::test_support::{Cuts, Rng, from_blocked, len, sets, to_blocked};
     use alloc::vec;
     use alloc::vec::Vec;
 
@@ -355,19 +355,6 @@ mod tests {
                 assert!(direct <= 3e-6, "{} {channels}: {direct:.2e}", set.name());
                 assert!(fast <= 3e-5, "{} {channels}: {fast:.2e}, definition {direct:.2e}", set.name());
             }
-        }
-    }
-
-    /// One thread, and cut as if there were several.
-    struct Cuts(usize);
-
-    impl Parallel for Cuts {
-        fn threads(&self) -> usize {
-            self.0
-        }
-
-        fn run(&self, tasks: &mut [Task<'_>]) {
-            tasks.iter_mut().rev().for_each(|task| task());
         }
     }
 

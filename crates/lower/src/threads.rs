@@ -1,43 +1,78 @@
 //! Threads for engines in this process.
 
-use cordon_engine::{Compute, KernelSet, Parallel, Task};
+use cordon_engine::{Compute, KernelSet, Pool, Rest};
+use core::hint::spin_loop;
+use core::sync::atomic::AtomicU32;
+use core::sync::atomic::Ordering::SeqCst;
+use core::time::Duration;
+use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Instant;
 
-/// A number of threads, the extra ones made anew for every run: some 30 us each. An enclave keeps its threads; here, in
-/// safe Rust, a thread that outlives a run cannot be lent what the run borrows.
-struct Threads(usize);
+/// Pools of one to sixteen threads, which begin when first asked for and live as long as the process, as an enclave's do.
+static POOLS: [OnceLock<&Pool<Parking>>; 16] = [const { OnceLock::new() }; 16];
 
-/// One of each number a deployment may have.
-static THREADS: [Threads; 16] = {
-    let mut all = [const { Threads(1) }; 16];
-    let mut index = 0;
-    while index < all.len() {
-        all[index] = Threads(index + 1);
-        index += 1;
-    }
-    all
-};
-
-/// This many threads, at least one and at most 16, and a kernel set.
+/// This many threads, at least one and at most 16, and a kernel set. Whoever computes while another one uses the same
+/// threads computes alone.
 pub fn with_threads(set: KernelSet, threads: usize) -> Compute {
-    Compute { set, workers: &THREADS[threads.clamp(1, THREADS.len()) - 1] }
+    let helpers = threads.clamp(1, POOLS.len()) - 1;
+    if helpers == 0 {
+        return set.into();
+    }
+    let workers = POOLS[helpers].get_or_init(|| {
+        let pool: &Pool<_> = Box::leak(Box::new(Pool::new(Parking::default())));
+        for _ in 0..helpers {
+            std::thread::spawn(|| pool.help());
+        }
+        pool.wait_for_helpers(helpers);
+        pool
+    });
+    Compute { set, workers: *workers }
 }
 
-impl Parallel for Threads {
-    fn threads(&self) -> usize {
-        self.0
+/// How long a thread looks before it sleeps: as an enclave's.
+const PATIENCE: Duration = Duration::from_micros(60);
+
+/// Threads rest on a condition variable.
+#[derive(Default)]
+struct Parking {
+    lock: Mutex<()>,
+    changed: Condvar,
+}
+
+impl Parking {
+    fn lock(&self) -> MutexGuard<'_, ()> {
+        self.lock.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Rest for Parking {
+    fn sleep(&self, word: &AtomicU32, value: u32) {
+        let guard = self.lock();
+        // Whoever changes the word takes the lock afterwards, to wake.
+        if word.load(SeqCst) == value {
+            drop(self.changed.wait(guard));
+        }
     }
 
-    fn run(&self, tasks: &mut [Task<'_>]) {
-        std::thread::scope(|scope| {
-            let mut tasks = tasks.iter_mut();
-            let own = tasks.next();
-            for task in tasks {
-                scope.spawn(task);
+    fn wake(&self, _: &AtomicU32, _: u32) {
+        drop(self.lock());
+        self.changed.notify_all();
+    }
+
+    fn look(&self, reached: &dyn Fn() -> bool) -> bool {
+        let start = Instant::now();
+        loop {
+            for _ in 0..32 {
+                if reached() {
+                    return true;
+                }
+                spin_loop();
             }
-            if let Some(task) = own {
-                task();
+            if start.elapsed() > PATIENCE {
+                return false;
             }
-        });
+            std::thread::yield_now();
+        }
     }
 }
 
@@ -46,6 +81,20 @@ mod tests {
     use super::*;
     use crate::Local;
     use crate::testing::{OneNode, noise};
+
+    #[test]
+    fn helpers_sleep_and_wake_again() {
+        let compute = with_threads(KernelSet::PORTABLE, 3);
+        assert_eq!(compute.workers.threads(), 3);
+        for _ in 0..20 {
+            std::thread::sleep(PATIENCE * 20);
+            let mut parts = [0; 5];
+            let mut jobs = parts.each_mut().map(|part| move || *part += 1);
+            let mut tasks = jobs.each_mut().map(|job| job as cordon_engine::Task<'_>);
+            compute.workers.run(&mut tasks);
+            assert_eq!(parts, [1; 5]);
+        }
+    }
 
     /// Every instruction large enough that its kernel cuts it, where it can: convolutions of all kinds, element-wise,
     /// pooling, products, normalisation.

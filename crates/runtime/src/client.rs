@@ -23,6 +23,9 @@ pub struct Enclave {
     spill: Vec<u8>,
 }
 
+/// Bytes reserved at most for an output when its first piece comes; a longer one grows.
+const ROOM: usize = 64 << 20;
+
 /// What a secure segment handed out.
 pub(crate) enum Crossed {
     /// The value itself.
@@ -175,11 +178,11 @@ impl Enclave {
         const DOING: &str = "running a secure segment";
         let mut traffic = Traffic::default();
         let mut collecting: Option<(u32, Form, u64, Vec<u8>)> = None;
-        let (mut command, mut payload) = (Command::Run { request, segment }, Vec::new());
+        let (mut command, mut payload) = (Command::Run { request, segment }, &[][..]);
         let mut chunks: Option<(u32, u32, u32)> = None;
         let mut spilled = 0..0;
         loop {
-            self.begin_frame(command, &payload);
+            self.begin_frame(command, core::mem::take(&mut payload));
             self.frame.extend_from_slice(area.get(core::mem::take(&mut spilled)).unwrap_or_default());
             if let Some((section, first, count)) = chunks.take() {
                 let head = self.frame.len();
@@ -189,7 +192,6 @@ impl Enclave {
             let (reply, answer) = self.exchange(DOING)?;
             traffic.steps += 1;
             let mut supply = Supply::Nothing;
-            payload.clear();
             match reply {
                 Reply::SegmentDone { read } => {
                     traffic.weight_bytes += read;
@@ -205,7 +207,7 @@ impl Enclave {
                     let range =
                         usize::try_from(start).ok().and_then(|start| Some(start..start.checked_add(len as usize)?));
                     let piece = range.and_then(|range| tensor.data.get(range));
-                    payload.extend_from_slice(piece.ok_or(RuntimeError::Protocol("a piece outside its value"))?);
+                    payload = piece.ok_or(RuntimeError::Protocol("a piece outside its value"))?;
                     traffic.crossings += u64::from(start == 0);
                     traffic.crossing_bytes += u64::from(len);
                     supply = Supply::Value { value, start, payload: Payload::Clear };
@@ -222,7 +224,9 @@ impl Enclave {
                     supply = Supply::Spilled { chunk };
                 }
                 Reply::Output { value, form, start, total, payload: Payload::Clear } => {
-                    let (of, as_form, _, bytes) = collecting.get_or_insert_with(|| (value, form, total, Vec::new()));
+                    let (of, as_form, _, bytes) = collecting.get_or_insert_with(|| {
+                        (value, form, total, Vec::with_capacity(usize::try_from(total).unwrap_or(0).min(ROOM)))
+                    });
                     if (*of, *as_form, bytes.len() as u64) != (value, form, start) || answer.is_empty() {
                         return Err(RuntimeError::Protocol("pieces of an output out of order"));
                     }

@@ -257,19 +257,8 @@ impl Deployment {
 
     fn attempt(&mut self, values: &mut HashMap<u32, Tensor>) -> Result<Run, RuntimeError> {
         let started = Instant::now();
-        let request = match &mut self.enclave {
-            None => None,
-            Some((enclave, _)) => {
-                let (request, state) = enclave.begin()?;
-                if let Err(error) = self.device.keep_state(self.file.header(), state.as_deref()) {
-                    enclave.abort(request);
-                    return Err(error);
-                }
-                Some(request)
-            }
-        };
-        let mut ranked = HashMap::new();
-        let segments = match self.segments(request, values, &mut ranked) {
+        let (mut request, mut ranked) = (None, HashMap::new());
+        let segments = match self.segments(&mut request, values, &mut ranked) {
             Ok(segments) => segments,
             Err(error) => {
                 if let (Some((enclave, _)), Some(request)) = (&mut self.enclave, request)
@@ -301,24 +290,35 @@ impl Deployment {
         Ok(Run { outputs, exposed, segments, memory, elapsed: started.elapsed() })
     }
 
+    /// Runs all segments. The request is opened when the first secure one is reached: the enclave, asleep while normal
+    /// segments run, is woken once.
     fn segments(
         &mut self,
-        request: Option<u64>,
+        request: &mut Option<u64>,
         values: &mut HashMap<u32, Tensor>,
         ranked: &mut HashMap<u32, Ranked>,
     ) -> Result<Vec<SegmentCost>, RuntimeError> {
         let mut costs = Vec::with_capacity(self.normal.len());
         for (index, normal) in self.normal.iter_mut().enumerate() {
             let started = Instant::now();
-            let (placement, traffic) = match (normal, &mut self.enclave, request) {
-                (Some(normal), _, _) => {
+            let (placement, traffic) = match (normal, &mut self.enclave) {
+                (Some(normal), _) => {
                     normal.run(values)?;
                     (Placement::Normal, Traffic::default())
                 }
-                (None, Some((enclave, _)), Some(request)) => {
+                (None, Some((enclave, _))) => {
+                    let id = match *request {
+                        Some(id) => id,
+                        None => {
+                            let (id, state) = enclave.begin()?;
+                            *request = Some(id);
+                            self.device.keep_state(self.file.header(), state.as_deref())?;
+                            id
+                        }
+                    };
                     let segment = u32::try_from(index).map_err(|_| RuntimeError::Protocol("too many segments"))?;
                     let mut handed_out = Vec::new();
-                    let traffic = enclave.run(request, segment, &self.file, values, |value, crossed| {
+                    let traffic = enclave.run(id, segment, &self.file, values, |value, crossed| {
                         handed_out.push((value, crossed));
                     })?;
                     for (value, crossed) in handed_out {
@@ -329,7 +329,7 @@ impl Deployment {
                     }
                     (Placement::Secure, traffic)
                 }
-                (None, ..) => return Err(RuntimeError::Protocol("a secure segment without an enclave")),
+                (None, None) => return Err(RuntimeError::Protocol("a secure segment without an enclave")),
             };
             let Traffic { crossings, crossing_bytes, weight_bytes, spilled_bytes, steps } = traffic;
             let elapsed = started.elapsed();

@@ -7,7 +7,7 @@
 //! 1. the ring is mapped and the budget read (`ring.rs`), the package is mapped and its descriptor closed (`package.rs`);
 //! 2. one region of secret memory is taken, for stacks and heap; nothing is mapped later (`region.rs`);
 //! 3. the sandbox closes: no new privileges, no core file, not dumpable, no files, no network (`sandbox.rs`);
-//! 4. the service and its helpers start on stacks inside the region (`thread.rs`, `pool.rs`), and the system-call filter
+//! 4. the service and its helpers start on stacks inside the region (`thread.rs`), and the system-call filter
 //!    closes behind all of them;
 //! 5. only now the key is read, from its descriptor, into the region (`platform.rs`);
 //! 6. commands are served until the host is gone.
@@ -20,20 +20,20 @@ mod futex;
 mod heap;
 mod package;
 mod platform;
-mod pool;
 mod region;
 mod ring;
 mod sandbox;
 mod thread;
 
 use cordon_enclave::Enclave;
+use cordon_engine::Pool;
 use cordon_protocol::Protection;
 use cordon_protocol::ring::{REPLY_PAYLOAD, frame_bytes};
 
+use crate::futex::Futexes;
 use crate::heap::Heap;
 use crate::package::Package;
 use crate::platform::ProcessPlatform;
-use crate::pool::Pool;
 use crate::region::Region;
 use crate::ring::SharedRing;
 
@@ -41,7 +41,7 @@ use crate::ring::SharedRing;
 static HEAP: Heap = Heap::new();
 
 /// The service's threads. A static, not in the region: futexes cannot lie in secret memory.
-static POOL: Pool = Pool::new();
+static POOL: Pool<Futexes> = Pool::new(Futexes);
 
 /// The part of the start that failed; its number is the exit code and, with the error number, in the ring's header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,7 +107,7 @@ fn main() {
     };
     HEAP.use_region(region.heap());
     sandbox::close(&mut protections);
-    if !region.helper_stacks().all(|stack| thread::start(stack, |pool: &Pool| pool.help(), &POOL)) {
+    if !region.helper_stacks().all(|stack| thread::start(stack, |pool: &Pool<Futexes>| pool.help(), &POOL)) {
         stop(Stage::Thread, Some(&ring))
     }
     let stack = region.stack();

@@ -101,6 +101,10 @@ impl SharedRing {
             if asked != answered {
                 return Some(asked);
             }
+            // Commands of one request follow each other closely.
+            if futex::look(|| self.ring.word(word::REQUEST) != asked) {
+                continue;
+            }
             if let Some(word) = self.ring.futex(word::REQUEST) {
                 futex::wait(word, asked, Some(LIVENESS_SECONDS));
             }

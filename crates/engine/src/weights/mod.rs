@@ -20,7 +20,7 @@ use self::residency::Layout;
 use crate::memory::Buffers;
 use crate::prepared::{Residency, ValueRef};
 use crate::program::{DType, Instruction, Program, Stored, Tile, WeightInfo, WeightTable};
-use crate::{CHUNK, CHUNKS_PER_STEP, EngineError, Place};
+use crate::{CHUNK, CHUNKS_PER_STEP, EngineError, KernelSet, Place};
 
 impl WeightInfo {
     /// Bytes the tensor takes in the stream.
@@ -185,7 +185,7 @@ impl Weights {
 
     /// Before a request: wipes the window, and starts the one load of resident weights over if it never finished.
     pub(crate) fn restart(&mut self) {
-        self.window.wipe();
+        self.window.wipe(KernelSet::PORTABLE);
         self.carry.plain.fill(0);
         self.carry.chunk = None;
         let missing = if self.resident { 0..0 } else { 0..self.layout.kept.len() };

@@ -11,11 +11,13 @@
 mod dot;
 #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
 mod neon;
+mod threads;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
 use crate::tile::Heights;
 pub(crate) use dot::{Dot, DotKernel};
+pub use threads::{Pool, Rest};
 
 /// Sixteen lanes of `f32` and the few operations that inner products and the most frequent activations need.
 pub(crate) trait Simd: Copy {

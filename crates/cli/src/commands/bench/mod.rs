@@ -18,6 +18,7 @@ use crate::model::{ExecutorArgs, ModelArgs};
 use crate::scratch::Scratch;
 use crate::ui::{self, Ui};
 use cordon_plan::{Bound, Constraints, Model, Protect, classifier_cut, make};
+use core::hint::spin_loop;
 use core::time::Duration;
 use crossing::Crossing;
 use machine::Ceilings;
@@ -71,6 +72,10 @@ const WARM_UP: u32 = 2;
 /// Fewest measured rounds, however short the time.
 const FEWEST: u32 = 3;
 
+/// After a turn: threads of an enclave or an engine that look for more work before they sleep have gone to sleep, and do
+/// not take the processor of the next variant.
+const BETWEEN: Duration = Duration::from_micros(300);
+
 /// Runs the command.
 pub(crate) fn run(args: &Args, ui: Ui) -> Outcome {
     let mut executor = args.executor.clone();
@@ -117,6 +122,10 @@ pub(crate) fn run(args: &Args, ui: Ui) -> Outcome {
         }
         for variant in &mut variants {
             variant.run(&probe, energy.as_ref(), round >= WARM_UP);
+            let ended = Instant::now();
+            while ended.elapsed() < BETWEEN {
+                spin_loop();
+            }
         }
         bar.inc(1);
     }

@@ -7,9 +7,9 @@ use super::machine::Ceilings;
 use super::stats::median;
 use crate::failure::{Failure, Outcome};
 use crate::ui::{self, Ui};
-use cordon_engine::{Compute, KernelSet, Parallel, Task};
+use cordon_engine::KernelSet;
 use cordon_graph::{ElemType, Graph, Tensor};
-use cordon_lower::{Local, Lowered, describe, lower_graph};
+use cordon_lower::{Local, Lowered, describe, lower_graph, with_threads};
 use cordon_plan::Model;
 use cordon_seal::Probe;
 use serde_json::json;
@@ -48,7 +48,7 @@ fn measure(
     ran: &dyn Fn(),
 ) -> Outcome<(Vec<Line>, f64)> {
     let engine = |error| Failure::from(cordon_plan::PlanError::Lower(error));
-    let mut local = Local::new(lowered, compute(threads)?).map_err(engine)?;
+    let mut local = Local::new(lowered, with_threads(KernelSet::detect(), threads)).map_err(engine)?;
     let inputs: Vec<Tensor> = probe.inputs.iter().map(|(_, tensor)| as_graph(tensor)).collect::<Outcome<_>>()?;
     let instructions = &lowered.program.instructions;
     let mut times = vec![Vec::new(); instructions.len()];
@@ -85,37 +85,6 @@ fn measure(
         }
     });
     Ok((lines.collect(), median(&whole)))
-}
-
-/// The local engine's kernels and threads. Workers live as long as the process, as the engine asks for.
-fn compute(threads: usize) -> Outcome<Compute> {
-    let set = KernelSet::detect();
-    let Some(helpers) = threads.checked_sub(1).filter(|&helpers| helpers > 0) else { return Ok(set.into()) };
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(helpers).build();
-    let pool =
-        pool.map_err(|error| Failure::new(format!("cannot start {threads} threads: {error}"), "ask for fewer"))?;
-    Ok(Compute { set, workers: Box::leak(Box::new(Pool { pool, threads })) })
-}
-
-/// The calling thread and a pool of helpers, as an enclave has them; threads made anew for each instruction, as
-/// [`cordon_lower::with_threads`] makes them, would be most of a short one's time.
-struct Pool {
-    pool: rayon::ThreadPool,
-    threads: usize,
-}
-
-impl Parallel for Pool {
-    fn threads(&self) -> usize {
-        self.threads
-    }
-
-    fn run(&self, tasks: &mut [Task<'_>]) {
-        let Some((own, others)) = tasks.split_first_mut() else { return };
-        self.pool.in_place_scope(|scope| {
-            others.iter_mut().for_each(|task| scope.spawn(move |_| task()));
-            own();
-        });
-    }
 }
 
 /// The node that uses each constant, by where the constant lies: lowering shares the model's memory.

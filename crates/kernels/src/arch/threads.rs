@@ -1,25 +1,31 @@
-//! The service's threads: helpers that share the tasks of a run with the thread that asked for it.
-//!
-//! A run publishes its tasks in one word, `claim`, from which every thread takes the next task's number until none is
-//! left. A helper that comes late to a run, or stays past its end, finds no number to take, so it never touches tasks
-//! that are no longer there. Between runs a helper spins for a moment, because the instructions of a model follow each
-//! other closely, and then sleeps, because the machine has other things to do.
+//! Threads that outlive the work they share: the one place that forgets how long a task's borrows last.
+#![allow(unsafe_code, reason = "a task that borrows is lent to threads that live longer; see `Pool::take`")]
 
-use core::hint::spin_loop;
+use crate::parallel::{Parallel, Serial, Task};
 use core::ptr::null_mut;
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize};
-use std::time::{Duration, Instant};
 
-use cordon_engine::{Parallel, Serial, Task};
+/// What a [`Pool`] needs of the platform whose threads it uses.
+pub trait Rest: Sync {
+    /// Sleeps while `word` is `value`; may return early.
+    fn sleep(&self, word: &AtomicU32, value: u32);
 
-use crate::futex;
+    /// Wakes at most `most` of the threads that sleep on `word`.
+    fn wake(&self, word: &AtomicU32, most: u32);
 
-/// How long a thread looks before it sleeps. Waking a sleeper costs about as much.
-const SPIN: Duration = Duration::from_micros(30);
+    /// Looks for a moment whether `reached`, letting other programs have the processor, and says whether it was. The
+    /// instructions of a model follow each other within microseconds, and waking a sleeper costs tens of them.
+    fn look(&self, reached: &dyn Fn() -> bool) -> bool;
+}
 
-/// A fixed number of threads; see the module. Its words are futexes, so it must lie in ordinary memory.
-pub(crate) struct Pool {
+/// A fixed number of threads that share the tasks of a run with the thread that asked for it.
+///
+/// A run publishes its tasks in one word, `claim`, from which every thread takes the next task's number until none is
+/// left. A helper that comes late to a run, or stays past its end, finds no number to take, so it never touches tasks
+/// that are no longer there. The words hold counts, and addresses of tasks, never anything secret.
+pub struct Pool<R> {
+    rest: R,
     /// The asking thread and the helpers.
     threads: AtomicUsize,
     /// A run is under way. Whoever asks for another one meanwhile does the work alone.
@@ -28,22 +34,23 @@ pub(crate) struct Pool {
     tasks: AtomicPtr<Task<'static>>,
     /// The run's tasks, and the number of the first that nobody took: `len << 32 | next`.
     claim: AtomicU64,
-    /// Tasks not ended; futex of the asking thread.
+    /// Tasks not ended; the asking thread sleeps on it.
     left: AtomicU32,
     /// The asking thread sleeps, or is about to.
     waiting: AtomicBool,
-    /// Number of runs so far; futex of the helpers.
+    /// Number of runs so far; the helpers sleep on it.
     runs: AtomicU32,
     /// Helpers that sleep, or are about to.
     sleeping: AtomicU32,
-    /// Helpers that were started and need nothing more; futex of [`Pool::wait_for_helpers`].
+    /// Helpers that were started and need nothing more; [`Pool::wait_for_helpers`] sleeps on it.
     ready: AtomicU32,
 }
 
-impl Pool {
+impl<R: Rest> Pool<R> {
     /// One thread.
-    pub(crate) const fn new() -> Self {
+    pub const fn new(rest: R) -> Self {
         Self {
+            rest,
             threads: AtomicUsize::new(1),
             busy: AtomicBool::new(false),
             tasks: AtomicPtr::new(null_mut()),
@@ -57,30 +64,30 @@ impl Pool {
     }
 
     /// A helper's life.
-    pub(crate) fn help(&self) -> ! {
+    pub fn help(&self) -> ! {
         self.ready.fetch_add(1, SeqCst);
-        futex::wake(&self.ready, 1);
+        self.rest.wake(&self.ready, 1);
         loop {
             let seen = self.runs.load(SeqCst);
             while self.take() {}
-            if spin_until(|| self.runs.load(Acquire) != seen) {
+            if self.rest.look(&|| self.runs.load(Acquire) != seen) {
                 continue;
             }
-            // Counted before the kernel compares: a run that counts no sleeper has changed the word by then.
+            // Counted before the word is compared: a run that counts no sleeper has changed the word by then.
             self.sleeping.fetch_add(1, SeqCst);
-            futex::wait(&self.runs, seen, None);
+            self.rest.sleep(&self.runs, seen);
             self.sleeping.fetch_sub(1, SeqCst);
         }
     }
 
-    /// Waits until `helpers` started helpers need no system call but waiting, and counts on them from now on.
-    pub(crate) fn wait_for_helpers(&self, helpers: usize) {
+    /// Waits until `helpers` started helpers need nothing of the system but to sleep, and counts on them from now on.
+    pub fn wait_for_helpers(&self, helpers: usize) {
         loop {
             let ready = self.ready.load(SeqCst);
             if ready as usize >= helpers {
                 break;
             }
-            futex::wait(&self.ready, ready, None);
+            self.rest.sleep(&self.ready, ready);
         }
         self.threads.store(1 + helpers, SeqCst);
     }
@@ -106,14 +113,14 @@ impl Pool {
         unsafe { (*self.tasks.load(Relaxed).add(index))() };
         core::mem::forget(unwinding);
         if self.left.fetch_sub(1, SeqCst) == 1 && self.waiting.load(SeqCst) {
-            futex::wake(&self.left, 1);
+            self.rest.wake(&self.left, 1);
         }
         true
     }
 
     /// Returns once every task has ended.
     fn wait_for_end(&self) {
-        if spin_until(|| self.left.load(Acquire) == 0) {
+        if self.rest.look(&|| self.left.load(Acquire) == 0) {
             return;
         }
         self.waiting.store(true, SeqCst);
@@ -122,13 +129,13 @@ impl Pool {
             if left == 0 {
                 break;
             }
-            futex::wait(&self.left, left, None);
+            self.rest.sleep(&self.left, left);
         }
         self.waiting.store(false, SeqCst);
     }
 }
 
-impl Parallel for Pool {
+impl<R: Rest> Parallel for Pool<R> {
     fn threads(&self) -> usize {
         self.threads.load(Relaxed)
     }
@@ -144,7 +151,7 @@ impl Parallel for Pool {
         self.claim.store(u64::from(len) << 32, Release);
         self.runs.fetch_add(1, SeqCst);
         if self.sleeping.load(SeqCst) > 0 {
-            futex::wake(&self.runs, i32::try_from(len - 1).unwrap_or(i32::MAX));
+            self.rest.wake(&self.runs, len - 1);
         }
         while self.take() {}
         self.wait_for_end();
@@ -152,37 +159,43 @@ impl Parallel for Pool {
     }
 }
 
-/// Looks for a moment whether `reached`.
-fn spin_until(reached: impl Fn() -> bool) -> bool {
-    let start = Instant::now();
-    loop {
-        for _ in 0..16 {
-            if reached() {
-                return true;
-            }
-            spin_loop();
-        }
-        if start.elapsed() > SPIN {
-            return false;
-        }
-    }
-}
-
-/// Other threads hold borrows of the stack that a panic would unwind.
+/// Other threads hold borrows of the stack that a panic would unwind. A panic while unwinding ends the process.
 struct AbortOnUnwind;
 
 impl Drop for AbortOnUnwind {
     fn drop(&mut self) {
-        std::process::abort();
+        panic!("a task panicked while other threads used what it borrows");
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use alloc::boxed::Box;
+    use alloc::vec;
+    use alloc::vec::Vec;
+    use core::time::Duration;
 
-    fn pool(helpers: usize) -> &'static Pool {
-        let pool: &Pool = Box::leak(Box::new(Pool::new()));
+    /// Sleeps lightly, as [`Rest::sleep`] may.
+    struct Light;
+
+    impl Rest for Light {
+        fn sleep(&self, _: &AtomicU32, _: u32) {
+            std::thread::sleep(Duration::from_micros(50));
+        }
+
+        fn wake(&self, _: &AtomicU32, _: u32) {}
+
+        fn look(&self, reached: &dyn Fn() -> bool) -> bool {
+            (0..100).any(|_| {
+                std::thread::yield_now();
+                reached()
+            })
+        }
+    }
+
+    fn pool(helpers: usize) -> &'static Pool<Light> {
+        let pool: &Pool<_> = Box::leak(Box::new(Pool::new(Light)));
         for _ in 0..helpers {
             std::thread::spawn(|| pool.help());
         }
@@ -192,7 +205,7 @@ mod tests {
     }
 
     /// Runs `len` tasks, each of which writes into its own part of a vector on this stack.
-    fn fill(pool: &Pool, len: usize, round: u64) {
+    fn fill(pool: &Pool<Light>, len: usize, round: u64) {
         let mut parts = vec![0u64; len];
         let mut jobs: Vec<_> = parts.iter_mut().zip(0..).map(|(part, at)| move || *part += round + at).collect();
         let mut tasks: Vec<Task<'_>> = jobs.iter_mut().map(|job| job as Task<'_>).collect();
@@ -204,7 +217,7 @@ mod tests {
     fn many_tiny_runs_do_every_task_once() {
         for helpers in [0, 1, 3] {
             let pool = pool(helpers);
-            for round in 0..20_000 {
+            for round in 0..10_000 {
                 fill(pool, round as usize % 7, round);
             }
         }
@@ -214,7 +227,7 @@ mod tests {
     fn helpers_wake_from_sleep() {
         let pool = pool(2);
         for round in 0..20 {
-            std::thread::sleep(SPIN * 40);
+            std::thread::sleep(Duration::from_millis(1));
             fill(pool, 3, round);
         }
     }
