@@ -87,7 +87,8 @@ impl Model {
         let mut segments = refuse::reserve(drafts.len(), platform)?;
         for (draft, residency) in drafts.into_iter().zip(residencies) {
             let crossings = Crossing::of_segment(manifest, draft.index as usize, header.output_policy)?;
-            let limits = Limits::new(platform.memory().available());
+            // The decoded Program is in use already, and part of what the limit bounds.
+            let limits = Limits::new(platform.memory().available().saturating_add(draft.program.heap_bytes()));
             let prepared = Prepared::new(draft.program, draft.table, platform.compute(), residency, limits)
                 .map_err(|e| refuse::engine(e, draft.index, platform.memory().available()))?;
             report.resident += u32::from(prepared.chunks_per_request() == 0);
