@@ -86,7 +86,7 @@ impl Backend for ProcessBackend {
         let mut descriptors = vec![memory.as_fd(), self.key.as_fd()];
         descriptors.extend(self.package.as_ref().map(File::as_fd));
         let child = image.start("cordon-enclave", &descriptors).map_err(failed("exec"))?;
-        let mut process = ProcessTransport { memory, child };
+        let mut process = ProcessTransport { memory, child, patience: patience(self.threads) };
         process.wait_until_ready()?;
         Ok(Box::new(process))
     }
@@ -103,11 +103,18 @@ fn ring(memory: &SharedMemory) -> Result<Ring<'_>, RuntimeError> {
         .ok_or(RuntimeError::Protocol("the shared memory is too small"))
 }
 
+/// How long to look for the reply of an enclave with so many threads. Where they need every processor, not at all: a thread
+/// that is woken while the host looks is put behind another thread, and stays there after the host has gone to sleep.
+fn patience(threads: usize) -> Duration {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    if threads < processors { PATIENCE } else { Duration::ZERO }
+}
+
 /// Looks for a moment whether `reached`. The enclave's threads, or whoever else wants this processor, get it every
 /// microsecond.
-fn look(reached: impl Fn() -> bool) -> bool {
+fn look(patience: Duration, reached: impl Fn() -> bool) -> bool {
     let start = Instant::now();
-    while start.elapsed() < PATIENCE {
+    while start.elapsed() < patience {
         for _ in 0..32 {
             if reached() {
                 return true;
@@ -123,6 +130,7 @@ fn look(reached: impl Fn() -> bool) -> bool {
 struct ProcessTransport {
     memory: SharedMemory,
     child: Child,
+    patience: Duration,
 }
 
 impl ProcessTransport {
@@ -195,7 +203,7 @@ impl Transport for ProcessTransport {
             if answered == number {
                 return ring.take_reply(frame).map_err(|_| Death::default());
             }
-            if look(|| ring.word(word::REPLY) != answered) {
+            if look(self.patience, || ring.word(word::REPLY) != answered) {
                 continue;
             }
             if let Some(futex) = ring.futex(word::REPLY) {
