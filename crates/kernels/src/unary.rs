@@ -7,7 +7,7 @@ use crate::math;
 use crate::parallel::{Compute, MOVE};
 use crate::tile::{Lanes, ZERO};
 
-/// Applies `op` to every element of `values`. Bits do not depend on the kernel set, but for Sigmoid and Silu ([`lanes`]).
+/// Applies `op` to every element of `values`. Bits do not depend on the kernel set, but for Sigmoid and Silu.
 pub fn unary_in_place(compute: Compute, op: UnaryOp, values: &mut [f32]) {
     let cost = cost(op, values.len());
     compute.split(values, PIECE, cost, |_, out| compute.set.dispatch(Unary { op, input: None, out }));
