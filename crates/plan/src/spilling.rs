@@ -1,12 +1,12 @@
 //! The last resort where no way to cut fits: activations that wait outside, encrypted.
 
 use crate::PlanError;
-use crate::memory::{SegmentCost, predict};
+use crate::memory::predict;
 use crate::tiling::{Fitted, cut, slowdown};
 use cordon_lower::{Lowered, Tiling, Untiled};
 
 /// Bytes per second of a value on its way out and back, both counted: encrypted and decrypted in portable Rust, four copies,
-/// a round trip for each chunk. Measured, docs/decisions/0015-spill-and-map.md.
+/// a round trip for each chunk. A guess: docs/decisions/0015-spill-and-map.md.
 const SPILLED: f64 = 1.5e9;
 
 /// Weights per instruction and shares of the untiled activations, in percent, that are worth spilling from: where little room
@@ -50,10 +50,7 @@ pub(crate) fn last_resort(segments: &[Untiled], limit: u64, best: Fitted, fastes
             let tried = cut(segments, &tilings)?;
             // More values than may wait outside: not a way.
             let Ok(predicted) = predict(&tried.lowered.iter().collect::<Vec<_>>(), Some(limit)) else { continue };
-            // A large Program leaves a hole where its encoding lay, which a window may not fit into.
-            let costs = tried.lowered.iter().map(SegmentCost::of).collect::<Result<Vec<_>, _>>()?;
-            let holes: u64 = costs.iter().map(|cost| cost.encoded).sum();
-            if predicted.minimum.saturating_add(holes) > limit {
+            if predicted.minimum > limit {
                 continue;
             }
             let slowdown = slowdown(&tried.lowered, &predicted, fastest);

@@ -67,6 +67,9 @@ impl Aead {
 
 /// Budgets of the memory table, as `cordon bench` reads them.
 const BUDGETS: &str = "10MiB,14MiB,16MiB,32MiB,64MiB";
+/// Time for the rounds of one network, and for a first look.
+const SECONDS: u32 = 15;
+const QUICK_SECONDS: u32 = 3;
 /// More rounds than fit into the time.
 const ROUNDS: &str = "10000";
 
@@ -99,7 +102,7 @@ impl Request {
         let mut request = Self {
             networks: Vec::new(),
             threads: 1,
-            seconds: 15,
+            seconds: SECONDS,
             kind: Kind::Speed,
             aead: Aead::Rust,
             only_draw: false,
@@ -107,7 +110,7 @@ impl Request {
         let mut words = words.iter();
         while let Some(&word) = words.next() {
             match word {
-                "--quick" => request.seconds = 3,
+                "--quick" => request.seconds = QUICK_SECONDS,
                 "--memory" => request.kind = Kind::Memory,
                 "--fast-aead" => request.aead = Aead::Fast,
                 "--draw" => request.only_draw = true,
@@ -130,7 +133,8 @@ impl Request {
 
     /// What a person types to measure the same again.
     fn command(&self) -> String {
-        let mut text = format!("cargo xtask bench --threads {}", self.threads);
+        let quick = if self.seconds == QUICK_SECONDS { "--quick " } else { "" };
+        let mut text = format!("cargo xtask bench {quick}--threads {}", self.threads);
         if self.kind == Kind::Memory {
             text += " --memory";
         }
@@ -209,6 +213,7 @@ mod tests {
         assert_eq!(request.command(), "cargo xtask bench --threads 2 --memory --fast-aead");
         assert_eq!(request.networks.len(), GOLDEN.len() + DARKNET.len());
         let speed = Request::parse(&["--quick", "vgg7"]).expect("known words");
+        assert_eq!(speed.command(), "cargo xtask bench --quick --threads 1");
         assert_eq!((speed.networks, speed.seconds, speed.threads), (vec!["vgg7".to_owned()], 3, 1));
         assert!(Request::parse(&["vgg8"]).is_err_and(|why| why.contains("vgg8")));
         assert!(Request::parse(&["--threads", "0"]).is_err());
