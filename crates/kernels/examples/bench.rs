@@ -3,6 +3,7 @@
 
 use cordon_kernels::conv::{Residual, conv2d};
 use cordon_kernels::geometry::{Along, Axis, BinaryOp, Conv2d, Dense, Layout, MatMul, Strided2, UnaryOp};
+use cordon_kernels::quant::{self, QConv2d, QDense, Sum, Target};
 use cordon_kernels::{KernelSet, elementwise, gemm, normalize, peak, winograd};
 use core::time::Duration;
 use std::time::Instant;
@@ -10,7 +11,7 @@ use std::time::Instant;
 fn main() {
     let filter = std::env::args().nth(1).unwrap_or_default();
     let sets: Vec<KernelSet> = KernelSet::all_available().collect();
-    print!("{:<34}", "GFLOP/s (elementwise: Gelement/s)");
+    print!("{:<34}", "GFLOP/s, Gop/s (elementwise: G/s)");
     sets.iter().for_each(|set| print!("{:>10}", set.name()));
     println!();
     for (name, mut run) in cases() {
@@ -82,6 +83,24 @@ fn cases() -> Vec<Case> {
         dense("dense 1x9216x4096", 1, 9216, 4096),
         matmul("matmul q k^T 12x197x64x197", 197, 64, 197, true),
         matmul("matmul p v 12x197x197x64", 197, 197, 64, false),
+        bytes("bytes 7x7/2 3->64 224", 1, 3, 64, 224, 7, 2, false),
+        bytes("bytes 3x3 64->64 56", 1, 64, 64, 56, 3, 1, false),
+        bytes("bytes 3x3 128->128 28", 1, 128, 128, 28, 3, 1, false),
+        bytes("bytes 3x3 256->256 14", 1, 256, 256, 14, 3, 1, false),
+        bytes("bytes 3x3 512->512 7", 1, 512, 512, 7, 3, 1, false),
+        bytes("bytes 3x3/2 128->128 56", 1, 128, 128, 56, 3, 2, false),
+        bytes("bytes 1x1 64->256 56", 1, 64, 256, 56, 1, 1, false),
+        bytes("bytes 1x1 64->256 56 residual", 1, 64, 256, 56, 1, 1, true),
+        bytes("bytes 1x1 256->64 56", 1, 256, 64, 56, 1, 1, false),
+        bytes("bytes 1x1 512->128 28", 1, 512, 128, 28, 1, 1, false),
+        bytes("bytes 1x1 256->1024 14 residual", 1, 256, 1024, 14, 1, 1, true),
+        bytes("bytes 1x1 2048->512 7", 1, 2048, 512, 7, 1, 1, false),
+        bytes("bytes 1x1/2 256->512 56", 1, 256, 512, 56, 1, 2, false),
+        bytes("bytes depthwise 3x3 96 112", 96, 96, 96, 112, 3, 1, false),
+        bytes("bytes depthwise 3x3/2 96 112", 96, 96, 96, 112, 3, 2, false),
+        bytes("bytes depthwise 3x3 384 14", 384, 384, 384, 14, 3, 1, false),
+        byte_dense("bytes dense 1x2048x1000", 1, 2048, 1000),
+        byte_dense("bytes dense 197x768x768", 197, 768, 768),
         unary("relu 100k", UnaryOp::Relu),
         unary("sigmoid 100k", UnaryOp::Sigmoid),
         unary("gelu 100k", UnaryOp::Gelu),
@@ -154,6 +173,43 @@ fn dense(name: &str, m: u32, k: u32, n: u32) -> Case {
     let (x, w, mut out) = (known(g.input_len()), known(g.weight_len()), known(g.output_len()));
     let run = move |set: KernelSet| {
         gemm::dense(set.into(), &g, &x, &w, None, Residual::None, None, &mut out);
+        2.0 * f64::from(m) * f64::from(k) * f64::from(n)
+    };
+    (name.to_string(), Box::new(run))
+}
+
+/// Bytes times bytes. The scale spreads results over all bytes, so that none is decided by the clamp.
+#[expect(clippy::too_many_arguments, reason = "one row of a table")]
+fn bytes(name: &str, groups: u32, ic: u32, oc: u32, size: u32, kernel: u32, stride: u32, residual: bool) -> Case {
+    let pad = kernel / 2;
+    let mut axis = Axis { input: size, output: 0, kernel, stride, dilation: 1, pad_begin: pad, pad_end: pad };
+    axis.output = axis.windows(false).expect("a valid window");
+    let g = QConv2d { n: 1, groups, ic, oc, y: axis, x: axis, lanes: if ic < 16 { 4 } else { 16 } };
+    let noise = |len: Option<u64>| -> Vec<u8> { known(len).iter().map(|v| (v * 255.0 + 127.5) as u8).collect() };
+    let (x, w, other) = (noise(g.input_len()), noise(g.weight_len()), noise(g.output_len()));
+    let channels = g.channels_len().expect("a valid shape") as usize;
+    let per_pixel = f64::from(ic / groups) * f64::from(oc) * f64::from(kernel * kernel);
+    let (bias, scale) = (vec![0i64; channels], vec![0.01 / (per_pixel / f64::from(oc)).sqrt() as f32; channels]);
+    let mut out = other.clone();
+    let work = 2.0 * per_pixel * f64::from(axis.output) * f64::from(axis.output);
+    let run = move |set: KernelSet| {
+        let to = Target::new(128);
+        let sum = Sum { a_scale: 0.5, a_zero: 128, b_scale: 0.5, b_zero: 128, to };
+        let residual = if residual { quant::Residual::Other(&other, sum) } else { quant::Residual::None };
+        quant::conv2d(set.into(), &g, 128, &x, &w, &bias, &scale, to, residual, &mut out);
+        work
+    };
+    (name.to_string(), Box::new(run))
+}
+
+fn byte_dense(name: &str, m: u32, k: u32, n: u32) -> Case {
+    let g = QDense { m, k, n };
+    let noise = |len: Option<u64>| -> Vec<u8> { known(len).iter().map(|v| (v * 255.0 + 127.5) as u8).collect() };
+    let (x, w, mut out) = (noise(g.input_len()), noise(g.weight_len()), noise(g.output_len()));
+    let channels = g.channels_len().expect("a valid shape") as usize;
+    let (bias, scale) = (vec![0i64; channels], vec![0.001f32; channels]);
+    let run = move |set: KernelSet| {
+        quant::dense(set.into(), &g, &x, &w, &bias, &scale, Target::new(128), &mut out);
         2.0 * f64::from(m) * f64::from(k) * f64::from(n)
     };
     (name.to_string(), Box::new(run))

@@ -1,17 +1,15 @@
 //! Two-dimensional convolution in the block layout: direct, without a patch matrix or any other memory.
 //!
-//! A tile is up to `ROWS` neighbouring output pixels, rows of the image running on into each other, of up to `BLOCKS`
-//! planes (a plane is one block of sixteen output channels); both constants are the kernel set's. Padding is read as
-//! zeros. An element is computed in the same order of operations whichever tile it is in.
+//! A tile is some neighbouring output pixels, rows of the image running on into each other, of one plane or two (a plane is
+//! one block of sixteen output channels); how many is up to the kernel set. Padding is read as zeros. An element is computed in the same order of operations whichever tile it is in.
 
 use crate::arch::{Kernel, Simd};
 use crate::conv_tile::{self, Operands, To};
 use crate::depthwise::{self, Depthwise};
 use crate::geometry::{Conv2d, UnaryOp};
-use crate::parallel::{Compute, MOST_PLANES, MOVE};
-use crate::tile::Tiling;
+use crate::parallel::{Compute, MOVE};
+use crate::planes::{self, Cuts, Share};
 use crate::unary::Activation;
-use core::ops::Range;
 
 pub use crate::conv_nd::conv_nd;
 pub use crate::tile::Residual;
@@ -54,36 +52,9 @@ pub fn conv2d(
             set.dispatch(Depthwise { geometry, input, weight, bias, residual, act, rows, out });
         });
     }
-    // Whole planes, as many as tiles span for each thread; or some pixels of all planes; or, of many planes or one, ranges
-    // that end within a plane.
-    let (planes, ranges) = (out.len() / plane.max(1), compute.ranges(cost));
     let item = if conv_tile::is_pointwise(g) { 16 } else { g.x.output as usize * 16 };
-    let items = plane / item.max(1);
-    let tiles_part = !planes.is_multiple_of(ranges * set.dispatch(Together));
-    if tiles_part && (2..=MOST_PLANES).contains(&planes) && (items >= 8 * ranges || items.is_multiple_of(ranges)) {
-        return compute.split_planes(out, plane, item, cost, |items, out| {
-            let (planes, pixels) = (0..planes, items.start * item / 16..items.end * item / 16);
-            let out = Out::Parts(out);
-            set.dispatch(Conv { geometry, input, weight, bias, residual, act, planes, pixels, out });
-        });
-    }
-    let unit = if planes.is_multiple_of(ranges) || planes > ranges * 32 { plane } else { item };
-    compute.split(out, unit, cost, |units, out| {
-        let (mut at, mut rest) = (units.start * unit, out);
-        while !rest.is_empty() {
-            let (first, skipped) = (at / plane, at % plane);
-            // All whole planes, or to the end of the first.
-            let whole = if skipped == 0 { rest.len() / plane } else { 0 };
-            let len = if whole > 0 { whole * plane } else { (plane - skipped).min(rest.len()) };
-            let (out, others) = core::mem::take(&mut rest).split_at_mut(len);
-            let (planes, pixels) = match whole {
-                0 => (first..first + 1, skipped / 16..(skipped + len) / 16),
-                _ => (first..first + whole, 0..plane / 16),
-            };
-            let out = Out::Whole(out);
-            set.dispatch(Conv { geometry, input, weight, bias, residual, act, planes, pixels, out });
-            (at, rest) = (at + len, others);
-        }
+    compute.share(out, (plane, item), set.dispatch(Together), cost, |share| {
+        set.dispatch(Conv { geometry, input, weight, bias, residual, act, share });
     });
 }
 
@@ -99,31 +70,6 @@ impl Kernel for Together {
     }
 }
 
-/// Where results go.
-enum Out<'a, 'b> {
-    /// Planes one after the other: several whole ones, or a part of one.
-    Whole(&'a mut [f32]),
-    /// The same pixels of each plane.
-    Parts(&'a mut [&'b mut [f32]]),
-}
-
-impl Out<'_, '_> {
-    /// Elements `at` of plane `first` and, of two, the next. `size` is what there is of each.
-    #[inline(always)]
-    fn tile(&mut self, first: usize, count: usize, size: usize, at: Range<usize>) -> [&mut [f32]; 2] {
-        match self {
-            Out::Whole(out) => {
-                let (one, two) = out[first * size..(first + count) * size].split_at_mut(size);
-                [&mut one[at.clone()], two.get_mut(at).unwrap_or_default()]
-            }
-            Out::Parts(planes) => {
-                let (one, two) = planes[first..first + count].split_at_mut(1);
-                [&mut one[0][at.clone()], two.first_mut().map(|plane| &mut plane[at]).unwrap_or_default()]
-            }
-        }
-    }
-}
-
 struct Conv<'a, 'b> {
     geometry: &'a Conv2d,
     input: &'a [f32],
@@ -132,10 +78,7 @@ struct Conv<'a, 'b> {
     /// As long as the whole output.
     residual: Residual<'a>,
     act: Activation,
-    /// Which `(n, block)` planes `out` holds, and which pixels of each: whole rows of the image, or pointwise any.
-    planes: Range<usize>,
-    pixels: Range<usize>,
-    out: Out<'a, 'b>,
+    share: Share<'a, 'b, f32>,
 }
 
 impl Kernel for Conv<'_, '_> {
@@ -146,23 +89,23 @@ impl Kernel for Conv<'_, '_> {
         let g = self.geometry;
         let blocks = (g.oc as usize).div_ceil(16);
         let whole = g.y.output as usize * g.x.output as usize * 16;
-        let (origin, size, mut out) = (self.pixels.start, self.pixels.len() * 16, self.out);
-        let tiling = Cuts::new::<S>(g, self.pixels);
+        let Share { planes, pixels, mut out } = self.share;
+        let (origin, size) = (pixels.start, pixels.len() * 16);
+        let tiling = Cuts::new(S::HEIGHTS, g.x.output, conv_tile::is_pointwise(g), pixels);
         if size == 0 {
             return;
         }
-        // A strip of pixels is computed for all output channels in turn, so that its input stays in the second-level cache.
-        let strip = (STRIP / (g.ic / g.groups) as usize / S::ROWS).max(64);
+        let strip = planes::strip(S::HEIGHTS, (g.ic / g.groups) as usize * size_of::<f32>());
         let (none, mut patch) = (Activation::new(None), [0.0; conv_tile::PATCH]);
         let mut first = 0;
         while first < tiling.len() {
             let strip = first..(first + strip).min(tiling.len());
-            let mut plane = self.planes.start;
-            while plane < self.planes.end {
+            let mut plane = planes.start;
+            while plane < planes.end {
                 let block = plane % blocks;
-                let count = conv_tile::together(g.oc, g.groups, block, S::BLOCKS.min(self.planes.end - plane));
+                let count = conv_tile::together(g.oc, g.groups, block, S::BLOCKS.min(planes.end - plane));
                 let operands = Operands::new(g, self.input, self.weight, self.bias, plane / blocks, block, count);
-                let mine = plane - self.planes.start;
+                let mine = plane - planes.start;
                 for part in operands.parts() {
                     let (mut ahead, mut start) = (part.ahead.over(strip.len()), tiling.start(strip.start));
                     for tile in strip.clone() {
@@ -188,60 +131,17 @@ impl Kernel for Conv<'_, '_> {
     }
 }
 
-/// Pixels of a tile from which on it keeps the arithmetic units of every kernel set busy.
-const ROW: usize = 4;
-
-/// How pixels of a plane are cut into tiles.
-///
-/// Rows wide enough are cut one by one: a tile of one row skips the kernel rows that lie in the padding, and finds its
-/// input with one pointer. The pixels of narrow rows run on into each other.
-struct Cuts {
-    /// The first pixel.
-    origin: usize,
-    tiling: Tiling,
-    /// Pixels of one cut row, and how many there are.
-    width: usize,
-    rows: usize,
-}
-
-impl Cuts {
-    #[inline(always)]
-    fn new<S: Simd>(g: &Conv2d, pixels: Range<usize>) -> Self {
-        let width = (g.x.output as usize).max(1);
-        let shortest = width / width.div_ceil(S::ROWS).max(1);
-        let by_row = shortest >= ROW && !conv_tile::is_pointwise(g);
-        let (width, rows) = if by_row { (width, pixels.len() / width) } else { (pixels.len(), 1) };
-        Cuts { origin: pixels.start, tiling: Tiling::new(width, S::HEIGHTS), width, rows }
-    }
-
-    /// How many tiles.
-    fn len(&self) -> usize {
-        self.tiling.len() * self.rows
-    }
-
-    /// First pixel of tile `index`, or the end of the last.
-    #[inline(always)]
-    fn start(&self, index: usize) -> usize {
-        if self.rows == 1 {
-            return self.origin + self.tiling.start(index);
-        }
-        let row = index / self.tiling.len();
-        self.origin + row * self.width + self.tiling.start(index % self.tiling.len())
-    }
-}
-
-/// Input elements of one strip: 128 KiB.
-const STRIP: usize = 32 * 1024;
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::KernelSet;
     use crate::geometry::{Axis, Layout};
     use crate::parallel::Parallel;
+    use crate::planes::Out;
     use crate::test_support::{Cuts, Rng, assert_close, from_blocked, len, sets, to_blocked};
     use alloc::vec;
     use alloc::vec::Vec;
+    use core::ops::Range;
 
     fn axis(input: u32, kernel: u32, stride: u32, dilation: u32, pads: [u32; 2]) -> Axis {
         let axis = Axis { input, output: 0, kernel, stride, dilation, pad_begin: pads[0], pad_end: pads[1] };
@@ -494,9 +394,7 @@ mod tests {
                         bias: Some(&bias),
                         residual: Residual::None,
                         act: Activation::new(Some(UnaryOp::Silu)),
-                        planes,
-                        pixels: 0..size / 16,
-                        out: Out::Whole(&mut out),
+                        share: Share { planes, pixels: 0..size / 16, out: Out::Whole(&mut out) },
                     });
                     out
                 };

@@ -1,4 +1,4 @@
-//! One tile of a two-dimensional convolution: up to `ROWS` neighbouring pixels of up to `BLOCKS` output planes.
+//! One tile of a two-dimensional convolution: some neighbouring pixels of one or two output planes.
 #![allow(
     clippy::needless_range_loop,
     reason = "accumulators stay in registers only when indexed by loops of constant length"
@@ -9,9 +9,9 @@ use crate::geometry::{Conv2d, Layout};
 use crate::tile::{self, Ahead, Lanes, Residual, ZERO, accumulate, with_rows};
 use crate::unary::Activation;
 use core::ops::Range;
-use place::{Place, Window, reach, spaced};
+use place::{Place, Window, reach};
 
-pub(crate) use place::PATCH;
+pub(crate) use place::{PATCH, spaced};
 
 mod place;
 
@@ -271,7 +271,7 @@ impl<const R: usize, const B: usize, const REACH: usize> Kernel for Blocked<'_, 
             let lanes = (o.ic - block * 16).min(16);
             for ky in place.rows.clone() {
                 for kx in 0..kw {
-                    ahead.fetch(s);
+                    ahead.fetch();
                     let weights = self.0.weights(block * 16 * kh * kw + (ky * kw + kx) * lanes);
                     let inside = if REACH == reach::ANY || lanes < 16 { None } else { place.inside(o, kx) };
                     if let Some(x) = inside {

@@ -142,7 +142,7 @@ impl<const R: usize, const B: usize, const UNIT: bool> Kernel for Whole<'_, '_, 
         let whole = if UNIT { depth / 16 } else { 0 };
         let mut ahead = ahead.over(whole);
         for chunk in 0..whole {
-            ahead.fetch(s);
+            ahead.fetch();
             let mut x = [&ZERO; R];
             for r in 0..R {
                 x[r] = lanes(rows[r], chunk * 16);

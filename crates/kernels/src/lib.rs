@@ -32,6 +32,7 @@ pub mod movement;
 pub mod normalize;
 pub mod parallel;
 pub mod peak;
+mod planes;
 pub mod pool;
 pub mod quant;
 pub mod reduce;

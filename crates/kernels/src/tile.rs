@@ -1,5 +1,5 @@
 //! The register tile shared by convolutions and matrix products: rows of input times blocks of sixteen columns, at most
-//! `ROWS` times `BLOCKS` of the kernel set.
+//! as many as `HEIGHTS` and `BLOCKS` of the kernel set say.
 //!
 //! The accumulators must stay in registers, so their number is a constant of the function (`R`) and they are indexed only
 //! in loops of constant length. An accumulator is always extended in the same order over the inner extent, whatever the
@@ -9,7 +9,7 @@
     reason = "accumulators stay in registers only when indexed by loops of constant length"
 )]
 
-use crate::arch::Simd;
+use crate::arch::{Simd, prefetch};
 use crate::unary::Activation;
 use core::ops::Range;
 
@@ -139,19 +139,19 @@ impl Tiling {
 /// Weights that are needed next: fetched into the cache little by little while a tile computes, because memory takes longer
 /// to answer than the tiles of a small plane take.
 #[derive(Clone, Copy)]
-pub(crate) struct Ahead<'a> {
-    lines: &'a [Lanes],
+pub(crate) struct Ahead<'a, T = Lanes> {
+    lines: &'a [T],
     /// After those.
-    then: &'a [Lanes],
+    then: &'a [T],
     /// How many in one turn.
     each: usize,
 }
 
-impl<'a> Ahead<'a> {
+impl<'a, T> Ahead<'a, T> {
     /// Nothing.
-    pub(crate) const NONE: Ahead<'static> = Ahead { lines: &[], then: &[], each: 0 };
+    pub(crate) const NONE: Self = Ahead { lines: &[], then: &[], each: 0 };
 
-    pub(crate) fn new(lines: &'a [Lanes], then: &'a [Lanes]) -> Self {
+    pub(crate) fn new(lines: &'a [T], then: &'a [T]) -> Self {
         Ahead { lines, then, each: 0 }
     }
 
@@ -176,13 +176,13 @@ impl<'a> Ahead<'a> {
 
     /// Fetches what comes next in one turn.
     #[inline(always)]
-    pub(crate) fn fetch<S: Simd>(&mut self, s: S) {
+    pub(crate) fn fetch(&mut self) {
         if self.lines.is_empty() {
             return;
         }
         let (now, later) = self.lines.split_at(self.each.min(self.lines.len()));
         for line in now {
-            s.prefetch(line);
+            prefetch(line);
         }
         self.lines = later;
     }
@@ -290,7 +290,7 @@ mod tests {
             for index in 0..turns {
                 let mut share = ahead.next().over(4);
                 count += share.lines.len();
-                (0..4).for_each(|_| share.fetch(crate::arch::Portable));
+                (0..4).for_each(|_| share.fetch());
                 assert!(share.lines.is_empty(), "{index} of {turns}");
             }
             assert!(count <= 107 && 107 - count < ahead.each, "{count} in {turns} turns");

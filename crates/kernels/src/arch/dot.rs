@@ -7,7 +7,10 @@
 mod neon;
 #[cfg(target_arch = "x86_64")]
 mod x86;
+#[cfg(target_arch = "x86_64")]
+mod x86_bytes;
 
+use crate::quant::{Added, Bounds};
 use crate::tile::Heights;
 
 /// Sixteen sums of 32 bits that wrap.
@@ -18,8 +21,6 @@ pub(crate) trait Dot: Copy {
     type Weights: Copy;
     /// Rows of a register tile.
     const HEIGHTS: Heights;
-    /// Most rows of a register tile.
-    const ROWS: usize = Self::HEIGHTS.most();
     /// Blocks of sixteen columns of a register tile: 1 or 2.
     const BLOCKS: usize;
     /// Sums that begin with these values.
@@ -32,6 +33,16 @@ pub(crate) trait Dot: Copy {
     fn multiply(self, sums: Self::Sums, x: &[u8; 16], w: &[u8; 16]) -> Self::Sums;
     /// The sums in order.
     fn finish(self, sums: Self::Sums) -> [i32; 16];
+    /// [`Bounds::byte`] of every sum times its scale.
+    #[inline(always)]
+    fn bytes(self, sums: Self::Sums, scale: &[f32; 16], to: &Bounds) -> [u8; 16] {
+        to.bytes(&self.finish(sums), scale)
+    }
+    /// [`Added::byte`] of every one of [`Dot::bytes`] and another.
+    #[inline(always)]
+    fn bytes_plus(self, sums: Self::Sums, scale: &[f32; 16], to: &Bounds, other: &[u8; 16], added: &Added) -> [u8; 16] {
+        added.bytes(&self.bytes(sums, scale, to), other)
+    }
     /// Runs `kernel` as a function of its own, with the features of this set.
     fn call<K: DotKernel>(self, kernel: K) -> K::Output;
 }
@@ -162,6 +173,7 @@ impl DotSet {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::quant::reference::{sum, target};
     use crate::test_support::Rng;
 
     /// Each operation of a set, on the corners and on seeded bytes.
@@ -188,6 +200,17 @@ mod tests {
                 let expected: [i32; 16] =
                     core::array::from_fn(|i| start[i].wrapping_add(i32::from(x[i]) * i32::from(lanes[i] as i8)));
                 assert_eq!(d.finish(d.multiply(d.start(&start), &x, &lanes)), expected, "{} multiply", self.0);
+                let (to, added) = (Bounds::new(target(&mut rng)), Added::new(sum(&mut rng)));
+                let scale: [f32; 16] = core::array::from_fn(|i| match (round + i) % 40 {
+                    0 => f32::NAN,
+                    1 => f32::NEG_INFINITY,
+                    _ => rng.range(-1.0, 1.0) * 300.0 / 2f32.powi(rng.below(32) as i32),
+                });
+                let begun = d.start(&start);
+                let expected = to.bytes(&start, &scale);
+                assert_eq!(d.bytes(begun, &scale, &to), expected, "{} bytes", self.0);
+                let expected = added.bytes(&expected, &x);
+                assert_eq!(d.bytes_plus(begun, &scale, &to, &x, &added), expected, "{} bytes plus others", self.0);
             }
         }
     }

@@ -25,10 +25,8 @@ pub(crate) trait Simd: Copy {
     type V: Copy;
     /// Rows of a register tile.
     const HEIGHTS: Heights;
-    /// Most rows of a register tile.
-    const ROWS: usize = Self::HEIGHTS.most();
-    /// Blocks of sixteen columns of a register tile. `ROWS * BLOCKS` accumulators fit into registers beside one row of
-    /// weights, and either is enough to hide the latency of multiply-adds.
+    /// Blocks of sixteen columns of a register tile. That many times the most rows are accumulators that fit into registers
+    /// beside one row of weights, and either is enough to hide the latency of multiply-adds.
     const BLOCKS: usize;
     /// Every lane `x`.
     fn splat(self, x: f32) -> Self::V;
@@ -50,8 +48,6 @@ pub(crate) trait Simd: Copy {
     fn clamp(self, v: Self::V, lo: Self::V, hi: Self::V) -> Self::V;
     /// [`crate::math::power_of_low_bits`] of every lane.
     fn power_of_low_bits(self, v: Self::V) -> Self::V;
-    /// Asks for these lanes to be in the second-level cache soon. No result depends on it.
-    fn prefetch(self, lanes: &[f32; 16]);
     /// Runs `kernel` as a function of its own, with the features of this set. Register tiles need that: inlined among
     /// others, their accumulators were seen to be spilled inside the innermost loop.
     fn call<K: Kernel>(self, kernel: K) -> K::Output;
@@ -114,9 +110,6 @@ impl Simd for Portable {
     fn power_of_low_bits(self, v: [f32; 16]) -> [f32; 16] {
         v.map(crate::math::power_of_low_bits)
     }
-
-    #[inline(always)]
-    fn prefetch(self, _: &[f32; 16]) {}
 
     #[inline(always)]
     fn mul_add(self, a: [f32; 16], b: [f32; 16], c: [f32; 16]) -> [f32; 16] {
@@ -233,6 +226,15 @@ impl KernelSet {
             Set::Neon(set) => set.call(kernel),
         }
     }
+}
+
+/// Asks for a line to be in the second-level cache soon. No result depends on it.
+#[inline(always)]
+pub(crate) fn prefetch<T>(line: &T) {
+    #[cfg(target_arch = "x86_64")]
+    x86::prefetch(line);
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = line;
 }
 
 /// Square root, correctly rounded; negative gives NaN. `core` has none.

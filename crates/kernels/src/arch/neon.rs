@@ -116,9 +116,6 @@ impl Simd for Neon {
 
     /// The intrinsic is not stable; these CPUs were never measured.
     #[inline(always)]
-    fn prefetch(self, _: &[f32; 16]) {}
-
-    #[inline(always)]
     fn clamp(self, v: [float32x4_t; 4], lo: [float32x4_t; 4], hi: [float32x4_t; 4]) -> [float32x4_t; 4] {
         let mut out = v;
         for i in 0..4 {

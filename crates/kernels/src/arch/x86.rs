@@ -133,12 +133,6 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn prefetch(self, lanes: &[f32; 16]) {
-        // SAFETY: every x86-64 CPU has the instruction; it neither faults nor changes anything.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(lanes.as_ptr().cast()) };
-    }
-
-    #[inline(always)]
     fn clamp(self, v: [__m256; 2], lo: [__m256; 2], hi: [__m256; 2]) -> [__m256; 2] {
         // The second operand of MAXPS and MINPS is the result when one is NaN or both are zero: the value stays.
         // SAFETY: `self` proves AVX.
@@ -218,12 +212,6 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    fn prefetch(self, lanes: &[f32; 16]) {
-        // SAFETY: every x86-64 CPU has the instruction; it neither faults nor changes anything.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(lanes.as_ptr().cast()) };
-    }
-
-    #[inline(always)]
     fn clamp(self, v: __m512, lo: __m512, hi: __m512) -> __m512 {
         // The second operand is the result when one is NaN or both are zero: the value stays.
         // SAFETY: `self` proves AVX-512F.
@@ -241,6 +229,13 @@ impl Simd for Avx512 {
         // SAFETY: `self` proves AVX-512F.
         unsafe { _mm512_fmadd_ps(a, b, c) }
     }
+}
+
+/// See [`super::prefetch`].
+#[inline(always)]
+pub(super) fn prefetch<T>(line: &T) {
+    // SAFETY: every x86-64 CPU has the instruction; it reads nothing.
+    unsafe { _mm_prefetch::<_MM_HINT_T1>(core::ptr::from_ref(line).cast()) };
 }
 
 /// See [`super::sqrt`].

@@ -122,7 +122,7 @@ impl Place {
 
 /// `R` cells `STEP` apart, all from one pointer.
 #[inline(always)]
-pub(super) fn spaced<T, const R: usize, const STEP: usize>(cells: &[T]) -> [&T; R] {
+pub(crate) fn spaced<T, const R: usize, const STEP: usize>(cells: &[T]) -> [&T; R] {
     let cells = &cells[..(R - 1) * STEP + 1];
     let mut taps = [&cells[0]; R];
     for r in 0..R {

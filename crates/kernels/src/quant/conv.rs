@@ -1,16 +1,18 @@
-//! Two-dimensional convolution of bytes: direct, without a patch matrix or any other memory.
+//! Two-dimensional convolution of bytes: direct, without a patch matrix or any other memory than a copy of the input of
+//! tiles that reach into the padding.
 #![allow(
     clippy::needless_range_loop,
     reason = "accumulators stay in registers only when indexed by loops of constant length"
 )]
 
 use super::tile::{self, Cell, Finish, Panel, accumulate};
+use super::window::{Input, PATCH, Scattered, Window, is_pointwise};
 use super::{QConv2d, Residual, Target};
 use crate::arch::{Dot, DotKernel};
-use crate::conv_tile;
-use crate::parallel::Compute;
-use crate::pool::Taps;
-use crate::tile::{Tiling, with_rows};
+use crate::conv_tile::{spaced, together};
+use crate::parallel::{Compute, MOVE};
+use crate::planes::{self, Cuts, Share};
+use crate::tile::{Ahead, with_rows};
 use core::ops::Range;
 
 /// `input` holds [`QConv2d::input_len`] bytes, `weight` [`QConv2d::weight_len`], `bias` and `scale`
@@ -36,17 +38,35 @@ pub fn conv2d(
     assert_eq!(Some(bias.len() as u64), g.channels_len(), "validated: conv's bias length");
     assert_eq!(Some(scale.len() as u64), g.channels_len(), "validated: conv's scale length");
     assert_eq!(Some(out.len() as u64), g.output_len(), "validated: conv's output length");
-    let plane = g.y.output as usize * g.x.output as usize * 16;
-    if plane == 0 {
+    let pixels = g.y.output as usize * g.x.output as usize;
+    if pixels == 0 {
         return;
     }
-    compute.split(out, plane, g.macs().unwrap_or(u64::MAX), |planes, out| {
-        let finish = Finish::new(to, residual.part(planes.start * plane..planes.end * plane));
-        compute.set.dispatch_integer(Conv { g, pad, input, weight, bias, scale, finish, planes, out });
+    // Four products an operation, but one where every channel is alone; with few pixels the time is that of reading weights.
+    let macs = g.macs().unwrap_or(u64::MAX);
+    let products = if g.is_depthwise() { macs.saturating_mul(2) } else { macs / 4 };
+    let cost = products.saturating_add((weight.len() + out.len()) as u64 * (MOVE / 8));
+    let item = if is_pointwise(g) { 16 } else { g.x.output as usize * 16 };
+    let o = &Operands { g, pad, input, weight, bias, scale, finish: Finish::new(to, residual) };
+    let span = if g.is_depthwise() { 1 } else { compute.set.dispatch_integer(Together) };
+    compute.share(out, (pixels * 16, item), span, cost, |share| {
+        compute.set.dispatch_integer(Conv { o, share });
     });
 }
 
-struct Conv<'a> {
+/// How many planes a tile spans.
+struct Together;
+
+impl DotKernel for Together {
+    type Output = usize;
+
+    #[inline(always)]
+    fn run<D: Dot>(self, _: D) -> usize {
+        D::BLOCKS
+    }
+}
+
+struct Operands<'a> {
     g: &'a QConv2d,
     pad: u8,
     input: &'a [u8],
@@ -54,83 +74,90 @@ struct Conv<'a> {
     bias: &'a [i64],
     scale: &'a [f32],
     finish: Finish<'a>,
-    /// Which `(n, block)` planes `out` holds.
-    planes: Range<usize>,
-    out: &'a mut [u8],
 }
 
-/// Input bytes of one strip: it stays in the second-level cache while all output channels pass.
-const STRIP: usize = 128 * 1024;
+struct Conv<'a, 'b, 'c> {
+    o: &'a Operands<'a>,
+    share: Share<'b, 'c, u8>,
+}
 
-impl DotKernel for Conv<'_> {
+impl DotKernel for Conv<'_, '_, '_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<D: Dot>(mut self, d: D) {
-        match (self.g.is_depthwise(), self.g.lanes) {
-            (true, _) => self.depthwise(d),
-            (false, 4) => self.dense::<D, 1>(d),
-            (false, _) => self.dense::<D, 4>(d),
+    fn run<D: Dot>(self, d: D) {
+        // One for all kinds, which never run together: a stack of the enclave is small.
+        let mut patch = [[0; 16]; PATCH];
+        match (self.o.g.is_depthwise(), self.o.g.lanes) {
+            (true, _) => self.depthwise(d, &mut patch),
+            (false, 4) => self.dense::<D, 1>(d, &mut patch),
+            (false, _) => self.dense::<D, 4>(d, &mut patch),
         }
     }
 }
 
-impl Conv<'_> {
+impl Conv<'_, '_, '_> {
     #[inline(always)]
-    fn dense<D: Dot, const G: usize>(&mut self, d: D) {
-        let g = self.g;
+    fn dense<D: Dot, const G: usize>(self, d: D, patch: &mut [[u8; 16]; PATCH]) {
+        let (o, g) = (self.o, self.o.g);
+        let patch = patch.as_flattened_mut().as_chunks_mut::<4>().0.as_chunks_mut::<G>().0;
         let blocks = (g.oc as usize).div_ceil(16);
-        let pixels = g.y.output as usize * g.x.output as usize;
-        let tiling = Tiling::new(pixels, D::HEIGHTS);
-        let channels = (g.ic / g.groups) as usize;
-        let strip = (STRIP / channels / D::ROWS).max(64);
+        let whole = g.y.output as usize * g.x.output as usize * 16;
+        let Share { planes, pixels, mut out } = self.share;
+        let (origin, size) = (pixels.start, pixels.len() * 16);
+        let tiling = Cuts::new(D::HEIGHTS, g.x.output, is_pointwise(g), pixels);
+        let strip = planes::strip(D::HEIGHTS, (g.ic / g.groups) as usize);
         for first in (0..tiling.len()).step_by(strip) {
             let strip = first..(first + strip).min(tiling.len());
-            let mut plane = self.planes.start;
-            while plane < self.planes.end {
-                let (image, block) = (plane / blocks, plane % blocks);
-                let together = conv_tile::together(g.oc, g.groups, block, D::BLOCKS.min(self.planes.end - plane));
-                let at = (plane - self.planes.start) * pixels * 16;
-                let plane_of = Planes::<G>::new(self, image, block);
+            let mut plane = planes.start;
+            while plane < planes.end {
+                let block = plane % blocks;
+                let count = together(g.oc, g.groups, block, D::BLOCKS.min(planes.end - plane));
+                let reads = Reads::<G>::new(o, plane / blocks, block, count);
+                let mut ahead = reads.ahead.over(strip.len());
                 for tile in strip.clone() {
-                    let (start, end) = (tiling.start(tile), tiling.start(tile + 1));
-                    let to = To { out: self.out, at, pixels, finish: &self.finish };
-                    match together {
-                        1 => run::<D, 1, G>(d, &plane_of, start, end - start, to),
-                        2 if const { D::BLOCKS >= 2 } => run::<D, 2, G>(d, &plane_of, start, end - start, to),
+                    let pixels = tiling.start(tile)..tiling.start(tile + 1);
+                    let at = (pixels.start - origin) * 16..(pixels.end - origin) * 16;
+                    let from = [plane * whole + pixels.start * 16, whole];
+                    let to = To { finish: &o.finish, from, out: out.tile(plane - planes.start, count, size, at) };
+                    let task = Task { reads: &reads, ahead: ahead.next(), to };
+                    match count {
+                        1 => task.run::<D, 1>(d, pixels, patch),
+                        2 if const { D::BLOCKS >= 2 } => task.run::<D, 2>(d, pixels, patch),
                         _ => unreachable!("a tile has between 1 and BLOCKS planes"),
                     }
                 }
-                plane += together;
+                plane += count;
             }
         }
     }
 
     #[inline(always)]
-    fn depthwise<D: Dot>(&mut self, d: D) {
-        let g = self.g;
+    fn depthwise<D: Dot>(self, d: D, patch: &mut [[u8; 16]; PATCH]) {
+        let (o, g) = (self.o, self.o.g);
         let blocks = (g.oc as usize).div_ceil(16);
-        let pixels = g.y.output as usize * g.x.output as usize;
-        let tiling = Tiling::new(pixels, D::HEIGHTS);
-        for plane in self.planes.clone() {
-            let (image, block) = (plane / blocks, plane % blocks);
-            let at = (plane - self.planes.start) * pixels * 16;
-            let plane_of = Planes::<4>::new(self, image, block);
-            for tile in 0..tiling.len() {
-                let (first, end) = (tiling.start(tile), tiling.start(tile + 1));
-                let to = To { out: self.out, at, pixels, finish: &self.finish };
-                let (place, reach) = Place::new(g, first, end - first);
-                let (o, place) = (&plane_of, &place);
-                match reach {
-                    Reach::Dense => {
-                        with_rows!(D, end - first, R => d.call(Depthwise::<R, DENSE> { o, place, first, to }))
-                    }
-                    Reach::Spaced => {
-                        with_rows!(D, end - first, R => d.call(Depthwise::<R, SPACED> { o, place, first, to }))
-                    }
-                    Reach::Checked => {
-                        with_rows!(D, end - first, R => d.call(Depthwise::<R, CHECKED> { o, place, first, to }))
-                    }
+        let (area, whole) = ((g.y.input * g.x.input) as usize, g.y.output as usize * g.x.output as usize * 16);
+        let taps = g.y.kernel as usize * g.x.kernel as usize;
+        let Share { planes, pixels, mut out } = self.share;
+        let (origin, size) = (pixels.start, pixels.len() * 16);
+        let tiling = Cuts::new(D::HEIGHTS, g.x.output, is_pointwise(g), pixels);
+        for plane in planes.clone() {
+            let block = plane % blocks;
+            let cells = &o.input.as_chunks::<16>().0[plane * area..(plane + 1) * area];
+            let input = Input { g, cells, blocks: 1, pad: [o.pad; 16] };
+            let weight = &o.weight.as_chunks::<16>().0[block * taps..(block + 1) * taps];
+            let (bias, scale) = (tile::bias(o.bias, block), tile::scale(o.scale, block));
+            for index in 0..tiling.len() {
+                let (first, end) = (tiling.start(index), tiling.start(index + 1));
+                let at = (first - origin) * 16..(end - origin) * 16;
+                let from = [plane * whole + first * 16, whole];
+                let to = To { finish: &o.finish, from, out: out.tile(plane - planes.start, 1, size, at) };
+                let (input, count) = (&input, end - first);
+                let task = Alone { input, weight, bias: &bias, scale, to };
+                match (Window::new(input, first, count, patch), g.x.stride) {
+                    (Some(window), 1) => with_rows!(D, count, R => d.call(Depthwise::<R, 1> { task, window })),
+                    (Some(window), 2) => with_rows!(D, count, R => d.call(Depthwise::<R, 2> { task, window })),
+                    _ => with_rows!(D, count, R => d.call(DepthwiseAny::<R> { task, first })),
                 }
             }
         }
@@ -138,262 +165,235 @@ impl Conv<'_> {
 }
 
 /// What the tiles of one or more output planes read.
-struct Planes<'a, const G: usize> {
-    g: &'a QConv2d,
-    /// Input channels of the group, `(blocks, h, w)` cells.
-    input: &'a [Cell<G>],
+struct Reads<'a, const G: usize> {
+    input: Input<'a, Cell<G>>,
     /// From the first plane's block on.
-    weight: &'a [u8],
+    weight: &'a [Panel<G>],
     bias: &'a [i64],
     scale: &'a [f32],
-    pad: Cell<G>,
-    /// Cells of one block of input channels.
-    area: usize,
-    /// Blocks of input channels.
-    blocks: usize,
+    /// Weights of as many planes after these.
+    ahead: Ahead<'a, [u8; 64]>,
 }
 
-impl<'a, const G: usize> Planes<'a, G> {
+impl<'a, const G: usize> Reads<'a, G> {
     #[inline(always)]
-    fn new(conv: &Conv<'a>, image: usize, block: usize) -> Self {
-        let g = conv.g;
-        let lanes = 4 * G;
+    fn new(o: &'a Operands<'a>, image: usize, block: usize, count: usize) -> Self {
+        let g = o.g;
         let area = g.y.input as usize * g.x.input as usize;
+        let lanes = 4 * G;
         let of_group = (g.ic / g.groups) as usize;
         let all = (g.ic as usize).div_ceil(lanes);
-        let (first, blocks) = if g.is_depthwise() {
-            (block, 1)
-        } else {
-            (block * 16 / (g.oc / g.groups) as usize * of_group / lanes, of_group.div_ceil(lanes))
-        };
-        let cells: &[Cell<G>] = conv.input.as_chunks::<4>().0.as_chunks::<G>().0;
-        let per_block = conv.weight.len() / (g.oc as usize).div_ceil(16);
-        Planes {
-            g,
-            input: &cells[(image * all + first) * area..][..blocks * area],
-            weight: &conv.weight[block * per_block..],
-            bias: &conv.bias[block * 16..],
-            scale: &conv.scale[block * 16..],
-            pad: [[conv.pad; 4]; G],
-            area,
-            blocks,
+        let first = block * 16 / (g.oc / g.groups) as usize * of_group / lanes;
+        let blocks = of_group.div_ceil(lanes);
+        let cells: &[Cell<G>] = o.input.as_chunks::<4>().0.as_chunks::<G>().0;
+        let lines = o.weight.as_chunks::<64>().0;
+        let per_block = lines.len() / (g.oc as usize).div_ceil(16);
+        let (weight, later) = lines[block * per_block..].split_at(count * per_block);
+        Reads {
+            input: Input {
+                g,
+                cells: &cells[(image * all + first) * area..][..blocks * area],
+                blocks,
+                pad: [[o.pad; 4]; G],
+            },
+            weight: weight.as_chunks::<G>().0,
+            bias: &o.bias[block * 16..],
+            scale: &o.scale[block * 16..],
+            ahead: Ahead::new(&later[..later.len().min(count * per_block)], &[]),
         }
     }
 }
 
-/// Where a tile's bytes go: planes of `pixels`, the first at `at`.
+/// Where a tile's bytes go.
 struct To<'a, 'b> {
-    out: &'b mut [u8],
-    at: usize,
-    pixels: usize,
-    finish: &'b Finish<'a>,
+    finish: &'a Finish<'a>,
+    /// Where they begin in the whole output, and how far apart its planes are.
+    from: [usize; 2],
+    /// What the tile has of one plane, and of the next.
+    out: [&'b mut [u8]; 2],
 }
 
-/// How the input of a tile's pixels is found. All three read the same bytes; they differ in what is computed per tap.
-enum Reach {
-    /// Pixels side by side in the input, no tap in the padding.
-    Dense,
-    /// Pixels evenly spaced in the input, no tap in the padding.
-    Spaced,
-    /// Any pixels; each tap is checked.
-    Checked,
-}
-
-const DENSE: usize = 0;
-const SPACED: usize = 1;
-const CHECKED: usize = 2;
-
-#[inline(always)]
-fn run<D: Dot, const B: usize, const G: usize>(d: D, o: &Planes<'_, G>, first: usize, count: usize, to: To<'_, '_>) {
-    let (place, reach) = Place::new(o.g, first, count);
-    let place = &place;
-    match reach {
-        Reach::Dense => with_rows!(D, count, R => d.call(Tile::<R, B, G, DENSE> { o, place, first, to })),
-        Reach::Spaced => with_rows!(D, count, R => d.call(Tile::<R, B, G, SPACED> { o, place, first, to })),
-        Reach::Checked => with_rows!(D, count, R => d.call(Tile::<R, B, G, CHECKED> { o, place, first, to })),
-    }
-}
-
-/// Where in the input plane a tile lies.
-struct Place {
-    /// Output position of the first pixel.
-    oy: usize,
-    ox: usize,
-    /// Index of the first tap of the first pixel; may be before the plane where `rows` begins later.
-    base: isize,
-    /// Kernel rows that are computed; outside them every tap of every pixel is padding.
-    rows: Range<usize>,
-}
-
-impl Place {
-    #[inline(always)]
-    fn new(g: &QConv2d, first: usize, count: usize) -> (Place, Reach) {
-        let pointwise =
-            |a: &crate::geometry::Axis| a.kernel == 1 && a.stride == 1 && a.pad_begin == 0 && a.output == a.input;
-        if pointwise(&g.y) && pointwise(&g.x) {
-            return (Place { oy: 0, ox: 0, base: first as isize, rows: 0..1 }, Reach::Dense);
-        }
-        let width = g.x.output as usize;
-        let (oy, ox) = (first / width, first % width);
-        let last = oy + (ox + count - 1) / width;
-        let top = Taps::new(&g.y, oy);
-        let y = (oy * g.y.stride as usize) as isize - g.y.pad_begin as isize;
-        let x = (ox * g.x.stride as usize) as isize - g.x.pad_begin as isize;
-        let span = (count - 1) * g.x.stride as usize + (g.x.kernel as usize - 1) * g.x.dilation as usize;
-        // Padding counts: it reads a byte that stands for zero and need not be 0. So rows outside are computed as well,
-        // and a tile that has any is checked tap by tap.
-        let whole = top.inside == g.y.kernel as usize;
-        let inside = whole && oy == last && x >= 0 && x as usize + span < g.x.input as usize;
-        let reach = match (inside, g.x.stride) {
-            (true, 1) => Reach::Dense,
-            (true, _) => Reach::Spaced,
-            (false, _) => Reach::Checked,
-        };
-        (Place { oy, ox, base: y * g.x.input as isize + x, rows: 0..g.y.kernel as usize }, reach)
-    }
-
-    /// Input position of the first tap of each pixel.
-    #[inline(always)]
-    fn pixels<const R: usize>(&self, g: &QConv2d) -> ([isize; R], [isize; R]) {
-        let (mut y, mut x) = ([0; R], [0; R]);
-        let (mut oy, mut ox) = (self.oy, self.ox);
-        for r in 0..R {
-            y[r] = (oy * g.y.stride as usize) as isize - g.y.pad_begin as isize;
-            x[r] = (ox * g.x.stride as usize) as isize - g.x.pad_begin as isize;
-            ox += 1;
-            if ox == g.x.output as usize {
-                (oy, ox) = (oy + 1, 0);
-            }
-        }
-        (y, x)
-    }
-}
-
-/// Finds the taps of `R` pixels.
-struct Finder<'a, const R: usize, const REACH: usize> {
-    g: &'a QConv2d,
-    base: isize,
-    /// Only for [`CHECKED`].
-    pixels: ([isize; R], [isize; R]),
-}
-
-impl<'a, const R: usize, const REACH: usize> Finder<'a, R, REACH> {
-    #[inline(always)]
-    fn new(g: &'a QConv2d, place: &Place) -> Self {
-        let pixels = if REACH == CHECKED { place.pixels(g) } else { ([0; R], [0; R]) };
-        Finder { g, base: place.base, pixels }
-    }
-
-    /// Tap `(ky, kx)` of each pixel in an `(h, w)` plane, `pad` outside it.
-    #[inline(always)]
-    fn taps<'p, T>(&self, plane: &'p [T], pad: &'p T, ky: usize, kx: usize) -> [&'p T; R] {
-        let g = self.g;
-        let (h, w) = (g.y.input as usize, g.x.input as usize);
-        let (dy, dx) = (ky * g.y.dilation as usize, kx * g.x.dilation as usize);
-        let mut taps = [pad; R];
-        if REACH == CHECKED {
-            let (y, x) = &self.pixels;
-            for r in 0..R {
-                let (y, x) = (y[r].wrapping_add_unsigned(dy) as usize, x[r].wrapping_add_unsigned(dx) as usize);
-                let at = if y < h && x < w { y * w + x } else { usize::MAX };
-                taps[r] = plane.get(at).unwrap_or(pad);
-            }
-        } else {
-            let step = if REACH == DENSE { 1 } else { g.x.stride as usize };
-            let at = self.base.wrapping_add_unsigned(dy * w + dx) as usize;
-            let cells = &plane[at..at + (R - 1) * step + 1];
-            for r in 0..R {
-                taps[r] = &cells[r * step];
-            }
-        }
-        taps
-    }
-}
-
-/// `R` pixels of `B` output planes.
-struct Tile<'a, 'b, 'c, const R: usize, const B: usize, const G: usize, const REACH: usize> {
-    o: &'c Planes<'a, G>,
-    place: &'c Place,
-    first: usize,
+/// One tile of `B` output planes.
+struct Task<'a, 'b, const G: usize> {
+    reads: &'a Reads<'a, G>,
+    ahead: Ahead<'a, [u8; 64]>,
     to: To<'a, 'b>,
 }
 
-impl<const R: usize, const B: usize, const G: usize, const REACH: usize> DotKernel
-    for Tile<'_, '_, '_, R, B, G, REACH>
-{
+impl<const G: usize> Task<'_, '_, G> {
+    #[inline(always)]
+    fn run<D: Dot, const B: usize>(self, d: D, pixels: Range<usize>, patch: &mut [Cell<G>]) {
+        let (task, first, count) = (self, pixels.start, pixels.len());
+        match (Window::new(&task.reads.input, first, count, patch), task.reads.input.g.x.stride) {
+            (Some(window), 1) => with_rows!(D, count, R => d.call(Tile::<R, B, G, 1> { task, window })),
+            (Some(window), 2) => with_rows!(D, count, R => d.call(Tile::<R, B, G, 2> { task, window })),
+            // First layers.
+            (Some(window), 4) if G == 1 => with_rows!(D, count, R => d.call(Tile::<R, B, G, 4> { task, window })),
+            _ => with_rows!(D, count, R => d.call(TileAny::<R, B, G> { task, first })),
+        }
+    }
+
+    #[inline(always)]
+    fn begin<D: Dot, const R: usize, const B: usize>(&self, d: D) -> [[D::Sums; R]; B] {
+        let mut sums = [[d.start(&tile::bias(self.reads.bias, 0)); R]; B];
+        for b in 1..B {
+            sums[b] = [d.start(&tile::bias(self.reads.bias, b)); R];
+        }
+        sums
+    }
+
+    /// The weights of each plane at one tap.
+    #[inline(always)]
+    fn panels<const B: usize>(&self, at: usize) -> [&Panel<G>; B] {
+        let plane = self.reads.weight.len() / B;
+        let mut panels = [&self.reads.weight[at]; B];
+        for b in 1..B {
+            panels[b] = &self.reads.weight[b * plane + at];
+        }
+        panels
+    }
+
+    /// Written out for each plane: in a loop over them sums would go through memory.
+    #[inline(always)]
+    fn end<D: Dot, const R: usize, const B: usize>(self, d: D, sums: [[D::Sums; R]; B]) {
+        const { assert!(B == 1 || B == 2) };
+        let To { finish, from: [at, plane], out: [one, two] } = self.to;
+        finish.store(d, &sums[0], tile::scale(self.reads.scale, 0), at, one);
+        if B > 1 {
+            finish.store(d, &sums[B - 1], tile::scale(self.reads.scale, B - 1), at + plane, two);
+        }
+    }
+}
+
+/// `R` pixels of `B` output planes, `STEP` cells apart in the input.
+struct Tile<'a, 'b, 'c, const R: usize, const B: usize, const G: usize, const STEP: usize> {
+    task: Task<'a, 'b, G>,
+    window: Window<'c, Cell<G>>,
+}
+
+impl<const R: usize, const B: usize, const G: usize, const STEP: usize> DotKernel for Tile<'_, '_, '_, R, B, G, STEP> {
     type Output = ();
 
     #[inline(always)]
     fn run<D: Dot>(self, d: D) {
-        let Tile { o, place, first, to } = self;
-        let (kh, kw) = (o.g.y.kernel as usize, o.g.x.kernel as usize);
-        let finder = Finder::<R, REACH>::new(o.g, place);
-        let mut sums = [[d.start(&[0; 16]); R]; B];
-        for b in 0..B {
-            sums[b] = [d.start(&tile::bias(o.bias, b)); R];
-        }
-        let vectors = o.blocks * kh * kw;
-        let all: &[Panel<G>] = o.weight.as_chunks::<64>().0.as_chunks::<G>().0;
-        let mut weights = [all; B];
-        for b in 0..B {
-            weights[b] = &all[b * vectors..(b + 1) * vectors];
-        }
-        for block in 0..o.blocks {
-            let plane = &o.input[block * o.area..][..o.area];
-            for ky in place.rows.clone() {
+        let Tile { task, window } = self;
+        let Input { g, blocks, .. } = task.reads.input;
+        let (kh, kw, dx) = (g.y.kernel as usize, g.x.kernel as usize, g.x.dilation as usize);
+        let mut ahead = task.ahead.over(blocks * kh * kw);
+        let mut sums = task.begin::<D, R, B>(d);
+        let mut tap = 0;
+        for block in 0..blocks {
+            for ky in 0..kh {
+                let at = block * window.block + ky * window.row;
                 for kx in 0..kw {
-                    let rows = finder.taps(plane, &o.pad, ky, kx);
-                    let at = (block * kh + ky) * kw + kx;
-                    let mut panels = [&weights[0][at]; B];
-                    for b in 1..B {
-                        panels[b] = &weights[b][at];
-                    }
-                    accumulate(d, &mut sums, rows, panels);
+                    ahead.fetch();
+                    accumulate(d, &mut sums, spaced::<_, R, STEP>(&window.cells[at + kx * dx..]), task.panels(tap));
+                    tap += 1;
                 }
             }
         }
-        for b in 0..B {
-            let scale = tile::scale(o.scale, b);
-            for r in 0..R {
-                to.finish.store(d, sums[b][r], scale, to.out, to.at + (b * to.pixels + first + r) * 16, 16);
-            }
-        }
+        task.end(d, sums);
     }
 }
 
-/// `R` pixels of one plane, every channel for itself.
-struct Depthwise<'a, 'b, 'c, const R: usize, const REACH: usize> {
-    o: &'c Planes<'a, 4>,
-    place: &'c Place,
+/// [`Tile`] for pixels that are found one by one.
+struct TileAny<'a, 'b, const R: usize, const B: usize, const G: usize> {
+    task: Task<'a, 'b, G>,
     first: usize,
-    to: To<'a, 'b>,
 }
 
-impl<const R: usize, const REACH: usize> DotKernel for Depthwise<'_, '_, '_, R, REACH> {
+impl<const R: usize, const B: usize, const G: usize> DotKernel for TileAny<'_, '_, R, B, G> {
     type Output = ();
 
     #[inline(always)]
     fn run<D: Dot>(self, d: D) {
-        let Depthwise { o, place, first, to } = self;
-        let (kh, kw) = (o.g.y.kernel as usize, o.g.x.kernel as usize);
-        let finder = Finder::<R, REACH>::new(o.g, place);
-        let weights = &o.weight.as_chunks::<16>().0[..kh * kw];
-        let plane = o.input.as_flattened().as_chunks::<4>().0;
-        let plane: &[[u8; 16]] = plane.as_flattened().as_flattened().as_chunks::<16>().0;
-        let pad = [o.pad[0][0]; 16];
-        let mut sums = [d.start(&tile::bias(o.bias, 0)); R];
-        for ky in place.rows.clone() {
-            for kx in 0..kw {
-                let rows = finder.taps(plane, &pad, ky, kx);
-                for r in 0..R {
-                    sums[r] = d.multiply(sums[r], rows[r], &weights[ky * kw + kx]);
+        let TileAny { task, first } = self;
+        let Input { g, blocks, cells, pad } = &task.reads.input;
+        let area = g.y.input as usize * g.x.input as usize;
+        let pixels = Scattered::<R>::new(g, first);
+        let mut sums = task.begin::<D, R, B>(d);
+        let mut tap = 0;
+        for block in 0..*blocks {
+            let plane = &cells[block * area..][..area];
+            for ky in 0..g.y.kernel as usize {
+                for kx in 0..g.x.kernel as usize {
+                    accumulate(d, &mut sums, pixels.taps(g, plane, pad, [ky, kx]), task.panels(tap));
+                    tap += 1;
                 }
             }
         }
-        let scale = tile::scale(o.scale, 0);
-        for r in 0..R {
-            to.finish.store(d, sums[r], scale, to.out, to.at + (first + r) * 16, 16);
+        task.end(d, sums);
+    }
+}
+
+/// One tile of one plane, every channel for itself.
+struct Alone<'a, 'b> {
+    input: &'a Input<'a, [u8; 16]>,
+    /// `(kh, kw)`.
+    weight: &'a [[u8; 16]],
+    bias: &'a [i32; 16],
+    scale: &'a [f32; 16],
+    to: To<'a, 'b>,
+}
+
+impl Alone<'_, '_> {
+    #[inline(always)]
+    fn end<D: Dot, const R: usize>(self, d: D, sums: [D::Sums; R]) {
+        let To { finish, from: [at, _], out: [to, _] } = self.to;
+        finish.store(d, &sums, self.scale, at, to);
+    }
+}
+
+/// `R` pixels, `STEP` cells apart in the input.
+struct Depthwise<'a, 'b, 'c, const R: usize, const STEP: usize> {
+    task: Alone<'a, 'b>,
+    window: Window<'c, [u8; 16]>,
+}
+
+impl<const R: usize, const STEP: usize> DotKernel for Depthwise<'_, '_, '_, R, STEP> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<D: Dot>(self, d: D) {
+        let Depthwise { task, window } = self;
+        let x = &task.input.g.x;
+        let mut sums = [d.start(task.bias); R];
+        for (ky, weights) in task.weight.chunks_exact(x.kernel as usize).enumerate() {
+            for (kx, weight) in weights.iter().enumerate() {
+                let cells = spaced::<_, R, STEP>(&window.cells[ky * window.row + kx * x.dilation as usize..]);
+                for r in 0..R {
+                    sums[r] = d.multiply(sums[r], cells[r], weight);
+                }
+            }
         }
+        task.end(d, sums);
+    }
+}
+
+/// [`Depthwise`] for pixels that are found one by one.
+struct DepthwiseAny<'a, 'b, const R: usize> {
+    task: Alone<'a, 'b>,
+    first: usize,
+}
+
+impl<const R: usize> DotKernel for DepthwiseAny<'_, '_, R> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<D: Dot>(self, d: D) {
+        let DepthwiseAny { task, first } = self;
+        let Input { g, cells, pad, .. } = task.input;
+        let pixels = Scattered::<R>::new(g, first);
+        let mut sums = [d.start(task.bias); R];
+        for (ky, weights) in task.weight.chunks_exact(g.x.kernel as usize).enumerate() {
+            for (kx, weight) in weights.iter().enumerate() {
+                let cells = pixels.taps(g, cells, pad, [ky, kx]);
+                for r in 0..R {
+                    sums[r] = d.multiply(sums[r], cells[r], weight);
+                }
+            }
+        }
+        task.end(d, sums);
     }
 }
 

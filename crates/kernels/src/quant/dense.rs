@@ -171,7 +171,12 @@ impl<const R: usize, const B: usize> DotKernel for Tile<'_, '_, R, B> {
             let scale = tile::scale(o.scale, block + b);
             let width = (columns - column - b * 16).min(16);
             for r in 0..R {
-                o.finish.store(d, sums[b][r], scale, out, at + r * columns + column + b * 16, width);
+                let bytes = o.finish.bytes(d, sums[b][r], scale);
+                let to = &mut out[at + r * columns + column + b * 16..][..width];
+                match to.first_chunk_mut() {
+                    Some(to) => *to = bytes,
+                    None => to.copy_from_slice(&bytes[..width]),
+                }
             }
         }
     }

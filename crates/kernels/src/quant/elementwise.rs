@@ -1,6 +1,6 @@
 //! Functions of single bytes and of pairs.
 
-use super::requantise::Bounds;
+use super::requantise::{Added, Bounds, real};
 use super::{Sum, Target};
 use crate::arch::{Kernel, KernelSet, Simd};
 
@@ -39,35 +39,21 @@ pub fn lookup_in_place(table: &[u8], out: &mut [u8]) {
 /// [`Sum`] of two values of one length.
 pub fn sum(set: KernelSet, sum: &Sum, a: &[u8], b: &[u8], out: &mut [u8]) {
     assert!(a.len() == out.len() && b.len() == out.len(), "validated: operands as long as the sum");
-    let (s, bounds) = (*sum, Bounds::new(sum.to));
+    let added = Added::new(*sum);
     set.dispatch(Map2(a, b, out, {
         #[inline(always)]
-        move |&a: &u8, &b: &u8| s.byte(bounds, a, b)
+        move |&a: &u8, &b: &u8| added.byte(a, b)
     }));
 }
 
 /// [`sum`] where `out` holds the first operand.
 pub fn sum_in_place(set: KernelSet, sum: &Sum, b: &[u8], out: &mut [u8]) {
     assert_eq!(b.len(), out.len(), "validated: operands as long as the sum");
-    let (s, bounds) = (*sum, Bounds::new(sum.to));
+    let added = Added::new(*sum);
     set.dispatch(MapInPlace(b, out, {
         #[inline(always)]
-        move |a: u8, &b: &u8| s.byte(bounds, a, b)
+        move |a: u8, &b: &u8| added.byte(a, b)
     }));
-}
-
-impl Sum {
-    /// The byte of a pair.
-    #[inline(always)]
-    pub(super) fn byte(&self, bounds: Bounds, a: u8, b: u8) -> u8 {
-        bounds.byte(real(a, self.a_zero, self.a_scale) + real(b, self.b_zero, self.b_scale))
-    }
-}
-
-/// Exact before the product: both are small integers.
-#[inline(always)]
-fn real(x: u8, zero: u8, scale: f32) -> f32 {
-    (i32::from(x) - i32::from(zero)) as f32 * scale
 }
 
 struct Map<'a, T, U, F>(&'a [T], &'a mut [U], F);

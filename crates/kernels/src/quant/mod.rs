@@ -19,15 +19,17 @@ mod dense;
 mod elementwise;
 mod pool;
 #[cfg(test)]
-mod reference;
-mod requantise;
+pub(crate) mod reference;
+pub(crate) mod requantise;
 mod shape;
 mod tile;
+mod window;
 
 pub use conv::conv2d;
 pub use dense::dense;
 pub use elementwise::{dequantize, lookup, lookup_in_place, quantize, sum, sum_in_place};
 pub use pool::max_pool;
+pub(crate) use requantise::{Added, Bounds};
 pub use shape::{GROUP, QConv2d, QDense, Sum, Target};
 
 /// What is added to a finished, rounded result: both are bytes.
@@ -39,14 +41,4 @@ pub enum Residual<'a> {
     Other(&'a [u8], Sum),
     /// The bytes the output holds before the call.
     InPlace(Sum),
-}
-
-impl Residual<'_> {
-    /// The same for a range of the output.
-    fn part(self, range: core::ops::Range<usize>) -> Self {
-        match self {
-            Residual::Other(values, sum) => Residual::Other(&values[range], sum),
-            other => other,
-        }
-    }
 }

@@ -23,7 +23,18 @@ impl Sum {
 }
 
 /// Any target, half of them with an activation's bounds.
-pub(super) fn target(rng: &mut Rng) -> Target {
+pub(crate) fn target(rng: &mut Rng) -> Target {
     let zero = rng.next() as u8;
     if rng.below(2) == 0 { Target::new(zero) } else { Target { zero, lo: zero, hi: zero.max(240) } }
+}
+
+/// Any sum.
+pub(crate) fn sum(rng: &mut Rng) -> Sum {
+    Sum {
+        a_scale: rng.range(0.3, 1.5),
+        a_zero: rng.next() as u8,
+        b_scale: rng.range(0.3, 1.5),
+        b_zero: rng.next() as u8,
+        to: target(rng),
+    }
 }

@@ -1,23 +1,23 @@
 //! From sums to bytes.
 
-use super::Target;
+use super::{Sum, Target};
 
 /// [`Target`] as the arithmetic wants it: bounds relative to `zero`, so that clamping comes before rounding and nothing
 /// can leave the range of an integer.
 #[derive(Clone, Copy)]
-pub(super) struct Bounds {
-    lo: f32,
-    hi: f32,
+pub(crate) struct Bounds {
+    pub(crate) lo: f32,
+    pub(crate) hi: f32,
     /// `zero` less the integer that the bits of [`ROUND`] are.
-    offset: i32,
+    pub(crate) offset: i32,
 }
 
 /// 1.5 · 2^23: added to a number of at most 2^22, it leaves the nearest integer, ties to even, in the low bits.
-const ROUND: f32 = 12_582_912.0;
+pub(crate) const ROUND: f32 = 12_582_912.0;
 
 impl Bounds {
     #[inline(always)]
-    pub(super) fn new(to: Target) -> Bounds {
+    pub(crate) fn new(to: Target) -> Bounds {
         let zero = f32::from(to.zero);
         let offset = i32::from(to.zero).wrapping_sub(ROUND.to_bits() as i32);
         Bounds { lo: f32::from(to.lo) - zero, hi: f32::from(to.hi) - zero, offset }
@@ -25,7 +25,7 @@ impl Bounds {
 
     /// The byte of a number in steps of the output's scale. NaN gives the lowest.
     #[inline(always)]
-    pub(super) fn byte(self, v: f32) -> u8 {
+    pub(crate) fn byte(self, v: f32) -> u8 {
         let v = if v > self.lo { v } else { self.lo };
         let v = if v < self.hi { v } else { self.hi };
         ((v + ROUND).to_bits() as i32).wrapping_add(self.offset) as u8
@@ -33,13 +33,50 @@ impl Bounds {
 
     /// Sixteen sums times their channels' scales.
     #[inline(always)]
-    pub(super) fn bytes(self, sums: &[i32; 16], scale: &[f32; 16]) -> [u8; 16] {
+    pub(crate) fn bytes(self, sums: &[i32; 16], scale: &[f32; 16]) -> [u8; 16] {
         let mut out = [0; 16];
         for i in 0..16 {
             out[i] = self.byte(sums[i] as f32 * scale[i]);
         }
         out
     }
+}
+
+/// [`Sum`] as the arithmetic wants it.
+#[derive(Clone, Copy)]
+pub(crate) struct Added {
+    pub(crate) sum: Sum,
+    pub(crate) to: Bounds,
+}
+
+impl Added {
+    #[inline(always)]
+    pub(crate) fn new(sum: Sum) -> Added {
+        Added { sum, to: Bounds::new(sum.to) }
+    }
+
+    /// The byte of a pair.
+    #[inline(always)]
+    pub(crate) fn byte(&self, a: u8, b: u8) -> u8 {
+        let Sum { a_scale, a_zero, b_scale, b_zero, .. } = self.sum;
+        self.to.byte(real(a, a_zero, a_scale) + real(b, b_zero, b_scale))
+    }
+
+    /// Sixteen pairs.
+    #[inline(always)]
+    pub(crate) fn bytes(&self, a: &[u8; 16], b: &[u8; 16]) -> [u8; 16] {
+        let mut out = [0; 16];
+        for i in 0..16 {
+            out[i] = self.byte(a[i], b[i]);
+        }
+        out
+    }
+}
+
+/// `(x - zero) * scale`. Exact before the product: both are small integers.
+#[inline(always)]
+pub(super) fn real(x: u8, zero: u8, scale: f32) -> f32 {
+    (i32::from(x) - i32::from(zero)) as f32 * scale
 }
 
 #[cfg(test)]

@@ -4,8 +4,7 @@
     reason = "accumulators stay in registers only when indexed by loops of constant length"
 )]
 
-use super::requantise::Bounds;
-use super::{Residual, Sum, Target};
+use super::{Added, Bounds, Residual, Target};
 use crate::arch::Dot;
 
 /// `G` groups of four neighbouring input channels.
@@ -38,8 +37,8 @@ pub(super) fn accumulate<D: Dot, const R: usize, const B: usize, const G: usize>
 /// What becomes of finished sums.
 #[derive(Clone, Copy)]
 pub(super) struct Finish<'a> {
-    bounds: Bounds,
-    residual: Option<(Source<'a>, Sum, Bounds)>,
+    to: Bounds,
+    residual: Option<(Source<'a>, Added)>,
 }
 
 #[derive(Clone, Copy)]
@@ -56,39 +55,46 @@ impl<'a> Finish<'a> {
             Residual::InPlace(sum) => Some((Source::Output, sum)),
             Residual::Other(values, sum) => Some((Source::Other(values), sum)),
         };
-        Finish { bounds: Bounds::new(to), residual: residual.map(|(from, sum)| (from, sum, Bounds::new(sum.to))) }
+        Finish { to: Bounds::new(to), residual: residual.map(|(from, sum)| (from, Added::new(sum))) }
     }
 
-    /// Sixteen sums to the bytes at `at` of `to`, or to the fewer that `to` has left up to `columns`.
+    /// Sixteen sums without a residual.
     #[inline(always)]
-    pub(super) fn store<D: Dot>(
+    pub(super) fn bytes<D: Dot>(&self, d: D, sums: D::Sums, scale: &[f32; 16]) -> [u8; 16] {
+        d.bytes(sums, scale, &self.to)
+    }
+
+    /// Sixteen sums of each of `R` neighbouring pixels, the first at `at` of the whole output.
+    ///
+    /// The loops are small, or they would not be unrolled and the sums would go through memory.
+    #[inline(always)]
+    pub(super) fn store<D: Dot, const R: usize>(
         &self,
         d: D,
-        sums: D::Sums,
+        sums: &[D::Sums; R],
         scale: &[f32; 16],
-        to: &mut [u8],
         at: usize,
-        columns: usize,
+        to: &mut [u8],
     ) {
-        let mut bytes = self.bounds.bytes(&d.finish(sums), scale);
-        let to = &mut to[at..at + columns];
-        if let Some((from, sum, bounds)) = &self.residual {
-            let other = match from {
-                Source::Output => &*to,
-                Source::Other(values) => &values[at..at + columns],
-            };
-            match other.first_chunk::<16>() {
-                Some(other) => {
-                    for i in 0..16 {
-                        bytes[i] = sum.byte(*bounds, bytes[i], other[i]);
-                    }
+        let to: &mut [[u8; 16]; R] = to.as_chunks_mut().0.first_chunk_mut().expect("a tile lies within its output");
+        match &self.residual {
+            None => {
+                for r in 0..R {
+                    to[r] = d.bytes(sums[r], scale, &self.to);
                 }
-                None => bytes.iter_mut().zip(other).for_each(|(byte, &other)| *byte = sum.byte(*bounds, *byte, other)),
             }
-        }
-        match to.first_chunk_mut::<16>() {
-            Some(to) => *to = bytes,
-            None => to.copy_from_slice(&bytes[..columns]),
+            Some((Source::Output, added)) => {
+                for r in 0..R {
+                    to[r] = d.bytes_plus(sums[r], scale, &self.to, &to[r], added);
+                }
+            }
+            Some((Source::Other(values), added)) => {
+                let others: &[[u8; 16]; R] =
+                    values[at..].as_chunks().0.first_chunk().expect("a residual as long as the output");
+                for r in 0..R {
+                    to[r] = d.bytes_plus(sums[r], scale, &self.to, &others[r], added);
+                }
+            }
         }
     }
 }

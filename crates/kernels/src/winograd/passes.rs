@@ -5,7 +5,7 @@
 )]
 
 use super::{Cut, POINTS};
-use crate::arch::{Kernel, Simd};
+use crate::arch::{Kernel, Simd, prefetch};
 use crate::geometry::{BLOCK, Conv2d};
 use crate::tile::{Finish, Lanes, Tiling, ZERO, accumulate, with_rows};
 
@@ -190,7 +190,7 @@ impl Kernel for Weights<'_> {
             // The next sixteen channels, while these are transformed.
             let next = weight.get((block + BLOCK) * 9 + (channel - block) * 9..).unwrap_or(&[]);
             for line in next.iter().take(9) {
-                s.prefetch(line);
+                prefetch(line);
             }
             let mut rows = [[s.splat(0.0); 6]; 3];
             for i in 0..3 {

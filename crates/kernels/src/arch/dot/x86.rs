@@ -3,8 +3,10 @@
 #![allow(unsafe_code, reason = "calls into code compiled for CPU features found at run time")]
 #![allow(clippy::needless_range_loop, reason = "parts of several vectors are stepped side by side")]
 
+use super::x86_bytes::{eight, sixteen};
 use super::{Dot, DotKernel};
 use crate::arch::x86::{Avx2, Avx512};
+use crate::quant::{Added, Bounds};
 use crate::tile::Heights;
 use core::arch::x86_64::*;
 
@@ -58,6 +60,41 @@ fn run_avx_vnni<K: DotKernel>(set: AvxVnni, kernel: K) -> K::Output {
 #[target_feature(enable = "avx512f,avx512vnni,avx2")]
 fn run_avx512_vnni<K: DotKernel>(set: Avx512Vnni, kernel: K) -> K::Output {
     kernel.run(set)
+}
+
+/// [`Dot::bytes`] and [`Dot::bytes_plus`] by vectors of the set's width.
+macro_rules! finishing {
+    ($width:ident) => {
+        #[inline(always)]
+        fn bytes(self, sums: Self::Sums, scale: &[f32; 16], to: &Bounds) -> [u8; 16] {
+            // SAFETY: `self` proves the set.
+            unsafe { $width::bytes(self.ordered(sums), scale, to) }
+        }
+
+        #[inline(always)]
+        fn bytes_plus(
+            self,
+            sums: Self::Sums,
+            scale: &[f32; 16],
+            to: &Bounds,
+            other: &[u8; 16],
+            added: &Added,
+        ) -> [u8; 16] {
+            // SAFETY: `self` proves the set.
+            unsafe { $width::bytes_plus(self.ordered(sums), scale, to, other, added) }
+        }
+    };
+}
+
+impl Madd {
+    #[inline(always)]
+    fn ordered(self, sums: [__m256i; 4]) -> [__m256i; 2] {
+        // SAFETY: `self` proves AVX2.
+        core::array::from_fn(|half| unsafe {
+            let both = _mm256_hadd_epi32(sums[2 * half], sums[2 * half + 1]);
+            _mm256_permute4x64_epi64::<0b11_01_10_00>(both)
+        })
+    }
 }
 
 impl Dot for Madd {
@@ -120,16 +157,14 @@ impl Dot for Madd {
     #[inline(always)]
     fn finish(self, sums: [__m256i; 4]) -> [i32; 16] {
         let mut out = [0; 16];
-        // SAFETY: `self` proves AVX2; both stores lie within the sixteen values.
-        unsafe {
-            for half in 0..2 {
-                let both = _mm256_hadd_epi32(sums[2 * half], sums[2 * half + 1]);
-                let both = _mm256_permute4x64_epi64::<0b11_01_10_00>(both);
-                _mm256_storeu_si256(out.as_mut_ptr().add(8 * half).cast(), both);
-            }
+        for (half, sums) in self.ordered(sums).into_iter().enumerate() {
+            // SAFETY: `self` proves AVX2; the stores lie within the sixteen values.
+            unsafe { _mm256_storeu_si256(out.as_mut_ptr().add(8 * half).cast(), sums) };
         }
         out
     }
+
+    finishing!(eight);
 
     #[inline(always)]
     fn call<K: DotKernel>(self, kernel: K) -> K::Output {
@@ -138,10 +173,24 @@ impl Dot for Madd {
     }
 }
 
+impl AvxVnni {
+    #[inline(always)]
+    fn ordered(self, sums: [__m256i; 2]) -> [__m256i; 2] {
+        sums
+    }
+}
+
+impl Avx512Vnni {
+    #[inline(always)]
+    fn ordered(self, sums: [__m512i; 1]) -> [__m512i; 1] {
+        sums
+    }
+}
+
 /// What both VNNI sets share but for the width.
 macro_rules! vnni {
-    ($set:ty, $v:ty, $count:literal, $heights:expr, $blocks:literal, $run:ident,
-     $load:ident, $store:ident, $splat:ident, $add:ident, $mul:ident, $from_u8:ident, $from_i8:ident, $dot:ident) => {
+    ($set:ty, $v:ty, $count:literal, $heights:expr, $blocks:literal, $run:ident, $width:ident,
+     $load:ident, $store:ident, $splat:ident, $pairs:ident, $from_u8:ident, $from_i8:ident, $dot:ident) => {
         impl Dot for $set {
             type Sums = [$v; $count];
             type Weights = [$v; $count];
@@ -178,8 +227,8 @@ macro_rules! vnni {
                             1 => _mm_loadu_si128(bytes.as_ptr().cast()),
                             _ => _mm_loadl_epi64(bytes.as_ptr().add(8 * i).cast()),
                         };
-                        // Both fit 16 bits, so the pair of 16-bit products is the product and zero times the sign.
-                        sums[i] = $add(sums[i], $mul($from_u8(load(x)), $from_i8(load(w))));
+                        // Both fit 16 bits, so the pair of 16-bit products is the product, and zero times the sign.
+                        sums[i] = $pairs(sums[i], $from_u8(load(x)), $from_i8(load(w)));
                     }
                 }
                 sums
@@ -195,6 +244,8 @@ macro_rules! vnni {
                 out
             }
 
+            finishing!($width);
+
             #[inline(always)]
             fn call<K: DotKernel>(self, kernel: K) -> K::Output {
                 // SAFETY: `self` exists only where the CPU has the features of the function.
@@ -205,12 +256,12 @@ macro_rules! vnni {
 }
 
 vnni! {
-    AvxVnni, __m256i, 2, [1, 2, 3, 4, 5, 6], 1, run_avx_vnni,
-    _mm256_loadu_si256, _mm256_storeu_si256, _mm256_set1_epi32, _mm256_add_epi32, _mm256_madd_epi16,
+    AvxVnni, __m256i, 2, [1, 2, 3, 4, 5, 6], 1, run_avx_vnni, eight,
+    _mm256_loadu_si256, _mm256_storeu_si256, _mm256_set1_epi32, _mm256_dpwssd_avx_epi32,
     _mm256_cvtepu8_epi32, _mm256_cvtepi8_epi32, _mm256_dpbusd_avx_epi32
 }
 vnni! {
-    Avx512Vnni, __m512i, 1, [1, 2, 4, 6, 7, 8, 10, 13, 14], 2, run_avx512_vnni,
-    _mm512_loadu_si512, _mm512_storeu_si512, _mm512_set1_epi32, _mm512_add_epi32, _mm512_mullo_epi32,
+    Avx512Vnni, __m512i, 1, [1, 2, 4, 6, 7, 8, 10, 13, 14], 2, run_avx512_vnni, sixteen,
+    _mm512_loadu_si512, _mm512_storeu_si512, _mm512_set1_epi32, _mm512_dpwssd_epi32,
     _mm512_cvtepu8_epi32, _mm512_cvtepi8_epi32, _mm512_dpbusd_epi32
 }

@@ -3,9 +3,10 @@
 use super::*;
 use crate::KernelSet;
 use crate::geometry::Axis;
+use crate::parallel::Parallel;
 use crate::quant::Sum;
-use crate::quant::reference::{Rounding, target};
-use crate::test_support::{Rng, len};
+use crate::quant::reference::{Rounding, sum, target};
+use crate::test_support::{Cuts, Rng, len};
 use alloc::vec;
 use alloc::vec::Vec;
 
@@ -39,13 +40,7 @@ impl Case {
             scale: (0..len(g.channels_len())).map(|_| rng.range(0.000_5, 0.01)).collect(),
             residual,
             to: target(rng),
-            sum: Sum {
-                a_scale: rng.range(0.3, 1.5),
-                a_zero: rng.next() as u8,
-                b_scale: rng.range(0.3, 1.5),
-                b_zero: rng.next() as u8,
-                to: target(rng),
-            },
+            sum: sum(rng),
             expected: [Vec::new(), Vec::new()],
         };
         let exists: Vec<bool> = (0..case.weight.len()).map(|at| case.channel_exists(at)).collect();
@@ -115,7 +110,7 @@ impl Case {
         out
     }
 
-    fn check(&self) {
+    fn check(&self, workers: &'static dyn Parallel) {
         for (how, set) in (0..3).flat_map(|how| KernelSet::all_with_integers().map(move |set| (how, set))) {
             let g = &self.g;
             let mut out = if how == 2 { self.residual.clone() } else { vec![0; self.residual.len()] };
@@ -125,10 +120,13 @@ impl Case {
                 _ => Residual::InPlace(self.sum),
             };
             let Case { pad, input, weight, bias, scale, to, .. } = self;
-            conv2d(set.into(), g, *pad, input, weight, bias, scale, *to, residual, &mut out);
+            let compute = Compute { set, workers };
+            conv2d(compute, g, *pad, input, weight, bias, scale, *to, residual, &mut out);
+            let threads = workers.threads();
             for (at, expected) in self.expected[usize::from(how > 0)].iter().enumerate() {
                 if let Some(expected) = expected {
-                    assert_eq!(out[at], *expected, "{} {g:?} byte {at} residual {how}", set.integer_name());
+                    let what = (set.integer_name(), threads, how);
+                    assert_eq!(out[at], *expected, "{what:?}: set, threads, residual; {g:?} byte {at}");
                 }
             }
         }
@@ -167,8 +165,40 @@ fn every_shape_is_exact_on_every_set() {
             _ => (1, 1 + rng.below(40) as u32, 1 + rng.below(100) as u32, 16),
         };
         let g = QConv2d { n: 1 + rng.below(2) as u32, groups, ic, oc, y, x, lanes };
-        let case = Case::new(g, &mut rng);
-        case.finished().check();
+        let case = Case::new(g, &mut rng).finished();
+        [&Cuts(1) as &'static dyn Parallel, &Cuts(2), &Cuts(3)].into_iter().for_each(|workers| case.check(workers));
+    }
+}
+
+/// Rows as wide as all tiles, in steps that have code of their own and one that has not; kernels whose copy fits and one
+/// whose does not.
+#[test]
+fn every_height_of_tile_is_exact_on_every_set() {
+    let mut rng = Rng(77);
+    let point = Axis { input: 3, output: 3, kernel: 3, stride: 1, dilation: 1, pad_begin: 1, pad_end: 1 };
+    for width in 1..=30 {
+        let axis = |kernel, stride| {
+            let pads = kernel / 2;
+            let axis =
+                Axis { input: width * stride, output: 0, kernel, stride, dilation: 1, pad_begin: pads, pad_end: pads };
+            Axis { output: axis.windows(false).expect("a window"), ..axis }
+        };
+        for (groups, ic, oc, x, lanes) in [
+            (1, 40, 33, axis(1, 1), 16),
+            (1, 32, 80, axis(3, 1), 16),
+            (1, 17, 48, axis(3, 2), 16),
+            (1, 16, 32, axis(3, 3), 16),
+            (1, 3, 40, axis(7, 4), 4),
+            (1, 1600, 16, axis(3, 1), 16),
+            (20, 20, 20, axis(3, 1), 16),
+            (20, 20, 20, axis(5, 2), 16),
+            (20, 20, 20, axis(3, 3), 16),
+        ] {
+            if ic < 1000 || width == 14 {
+                let g = QConv2d { n: 1, groups, ic, oc, y: point, x, lanes };
+                Case::new(g, &mut rng).finished().check(&Cuts(1));
+            }
+        }
     }
 }
 
@@ -183,6 +213,6 @@ fn the_largest_products_do_not_saturate() {
         case.bias.fill(0);
         case.scale.fill(100.0 / (255.0 * 128.0 * 576.0));
         case.to = Target::new(128);
-        case.finished().check();
+        case.finished().check(&Cuts(1));
     }
 }
