@@ -109,7 +109,7 @@ def rules(m, d):
         ok = ok and not produced & (outside | inside) and not (secure and set(s["in"]) & secret)
         ok = ok and (secure or not (s["kept_in"] or s["kept_out"] or s["resident"] or s["f16"])) and s["least"] <= s["resident"]
         touched = [v for k in ("in", "out", "kept_in", "kept_out") for v in s[k]]
-        ok = ok and (not secure or all(values[v]["elem"] in (1, 7, 9) for v in touched))
+        ok = ok and (not secure or all(values[v]["elem"] in (1, 2, 3, 7, 9) for v in touched))
         outside |= set(s["out"])
         inside |= set(s["kept_out"])
         secret |= produced if secure else set()

@@ -66,7 +66,7 @@ impl Elem {
 
     /// Whether the trusted engine computes on it.
     pub fn is_secure(self) -> bool {
-        matches!(self, Self::Float | Self::Int64 | Self::Bool)
+        matches!(self, Self::Float | Self::Int64 | Self::Bool | Self::Uint8 | Self::Int8)
     }
 
     /// Bytes of one element.
@@ -397,7 +397,7 @@ mod rules {
             distinct(list, "duplicate crossing")?;
             let outside_engine = |v: &&u32| secure && m.value(**v).is_some_and(|v| !v.elem.is_secure());
             if let Some(value) = list.iter().find(outside_engine) {
-                return Err(broken("a secure segment takes float, int64 and bool only", *value));
+                return Err(broken("a secure segment takes float, int64, bool, uint8 and int8 only", *value));
             }
         }
         for input in &segment.inputs {

@@ -47,7 +47,7 @@ fn every_rule_is_refused_by_name() {
         (refusal(|m| m.segments[1].resident_peak = 1), "neither retains"),
         (refusal(|m| m.segments[0].minimum_peak = 8193), "needs more at least"),
         (refusal(|m| m.segments[1].f16_weights = true), "neither retains"),
-        (refusal(|m| m.values[1].elem = Elem::Uint8), "float, int64 and bool"),
+        (refusal(|m| m.values[1].elem = Elem::Uint16), "float, int64, bool, uint8 and int8"),
         (refusal(|m| m.values[0].name = None), "have names"),
         (refusal(|m| m.values[1].name = Some("x".into())), "have names"),
         (refusal(|m| m.values[0].name = Some(String::new())), "have names"),

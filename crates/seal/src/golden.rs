@@ -6,6 +6,7 @@
 //!    policy `full` and for the check's device only, to compare outputs before the policy. The first file's sections were
 //!    read back byte for byte before, so both hold the same Programs and weights.
 
+use crate::steps::{STEPS, Step, Steps, steps};
 use crate::write::{Identity, random, write};
 use crate::{Contents, Probe, SealError, source};
 use cordon_executor::{Tensor, elem};
@@ -16,7 +17,8 @@ use cordon_runtime::{Deployment, Device, Output, Run};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// Largest difference allowed, relative to the largest magnitude of the reference value, where nothing was rounded.
+/// Largest difference allowed, relative to the largest magnitude of the reference value, where nothing was rounded. A value
+/// that comes of a quantisation may differ by [`STEPS`] beside that.
 pub const TOLERANCE: f64 = 1e-4;
 
 /// What the check found.
@@ -49,6 +51,8 @@ pub struct Compared {
     pub output: bool,
     /// Largest difference, relative to the largest magnitude of the reference.
     pub error: f64,
+    /// In steps, where the value comes of a quantisation.
+    pub steps: Option<Steps>,
 }
 
 /// Runs the package at `path` on every probe and compares.
@@ -94,7 +98,7 @@ pub fn golden(
         secure_memory: 0,
         greeting: None,
     };
-    let mut check = Check { model, contents, references: &references, found: &mut found };
+    let mut check = Check { model, contents, references: &references, steps: steps(&model.graph), found: &mut found };
     let mut deployment = open(path, Some(&grant))?;
     for (index, probe) in probes.iter().enumerate() {
         stage(&format!("running the package in the enclave, {}", probe.label));
@@ -178,6 +182,7 @@ struct Check<'a> {
     model: &'a Model,
     contents: &'a Contents,
     references: &'a References,
+    steps: BTreeMap<ValueId, Step>,
     found: &'a mut Golden,
 }
 
@@ -213,14 +218,22 @@ impl Check<'_> {
             let reference = self.references[index].get(&value).ok_or_else(|| {
                 SealError::Golden(format!("value `{name}` crossed although the plan has no such crossing"))
             })?;
-            let error = difference(reference, tensor)
+            let found = difference(reference, tensor, self.steps.get(&value).copied())
                 .map_err(|why| SealError::Golden(format!("probe {}, value `{name}`: {why}", probe.label)))?;
             let allowed = self.found.tolerance;
-            if error > allowed {
+            if found.exceeds(allowed) {
                 let hint = if self.found.rounded > 0 { "; plan with --weights f32" } else { "" };
+                let (steps, more) = match found.steps() {
+                    Some(steps) => (
+                        format!(", {:.1} steps, {:.2} in the mean", steps.largest, steps.mean),
+                        format!(" and {} steps, {} in the mean,", STEPS.largest, STEPS.mean),
+                    ),
+                    None => <_>::default(),
+                };
                 return Err(SealError::Golden(format!(
-                    "probe {}, value `{name}`: differs by {error:.2e} of its largest magnitude, {allowed:.1e} is allowed{hint}",
-                    probe.label
+                    "probe {}, value `{name}`: differs by {:.2e} of its largest magnitude{steps}, {allowed:.1e}{more} is allowed{hint}",
+                    probe.label,
+                    found.relative()
                 )));
             }
             if let (true, Some(axis)) = (output && self.model.graph.outputs.first() == Some(&value), self.class_axis())
@@ -230,15 +243,53 @@ impl Check<'_> {
                 self.found.same_class = Some((before.0 + same, before.1 + all));
             }
             if output || !twin_rerun {
-                self.found.compared.push(Compared { probe: probe.label.clone(), value: name.clone(), output, error });
+                self.found.compared.push(Compared {
+                    probe: probe.label.clone(),
+                    value: name.clone(),
+                    output,
+                    error: found.relative(),
+                    steps: found.steps(),
+                });
             }
         }
         Ok(())
     }
 }
 
-/// Largest absolute difference over the largest magnitude of the reference; 0 or infinity for integers and masks.
-fn difference(reference: &Tensor, tensor: &Tensor) -> Result<f64, String> {
+/// How far apart two values are.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Difference {
+    /// Largest absolute difference; infinite for integers and masks that are not the same.
+    worst: f64,
+    /// Mean absolute difference.
+    mean: f64,
+    /// Largest magnitude of the reference.
+    largest: f64,
+    /// Size of one step.
+    step: Option<f64>,
+}
+
+impl Difference {
+    fn exceeds(&self, tolerance: f64) -> bool {
+        let room = tolerance * self.largest;
+        match self.step {
+            None => self.worst > room,
+            Some(step) => self.worst > room + STEPS.largest * step || self.mean > room + STEPS.mean * step,
+        }
+    }
+
+    fn relative(&self) -> f64 {
+        if self.worst == 0.0 { 0.0 } else { self.worst / self.largest.max(f64::MIN_POSITIVE) }
+    }
+
+    fn steps(&self) -> Option<Steps> {
+        let step = self.step?.max(f64::MIN_POSITIVE);
+        Some(Steps { largest: self.worst / step, mean: self.mean / step })
+    }
+}
+
+/// `step` is that of a value that comes of a quantisation.
+fn difference(reference: &Tensor, tensor: &Tensor, step: Option<Step>) -> Result<Difference, String> {
     if (reference.elem, &reference.dims) != (tensor.elem, &tensor.dims) {
         return Err(format!(
             "the plain model gives {} {:?}, the package {} {:?}",
@@ -249,20 +300,24 @@ fn difference(reference: &Tensor, tensor: &Tensor) -> Result<f64, String> {
         ));
     }
     let (a, b) = (reference.to_f64_lossy(), tensor.to_f64_lossy());
-    if !matches!(reference.elem, elem::FLOAT | elem::DOUBLE | elem::FLOAT16 | elem::BFLOAT16) {
-        return Ok(if a == b { 0.0 } else { f64::INFINITY });
+    let largest = a.iter().filter(|x| x.is_finite()).fold(0f64, |max, x| max.max(x.abs()));
+    let bytes = step.is_some() && matches!(reference.elem, elem::UINT8 | elem::INT8);
+    if !bytes && !matches!(reference.elem, elem::FLOAT | elem::DOUBLE | elem::FLOAT16 | elem::BFLOAT16) {
+        let worst = if a == b { 0.0 } else { f64::INFINITY };
+        return Ok(Difference { worst, mean: worst, largest, step: None });
     }
-    let mut worst = 0f64;
+    let (mut worst, mut sum) = (0f64, 0f64);
     for (x, y) in a.iter().zip(&b) {
         if x.is_nan() != y.is_nan() || (x.is_infinite() || y.is_infinite()) && x != y {
             return Err(format!("the plain model gives {x}, the package {y}"));
         }
         if x.is_finite() {
             worst = worst.max((x - y).abs());
+            sum += (x - y).abs();
         }
     }
-    let scale = a.iter().filter(|x| x.is_finite()).fold(0f64, |max, x| max.max(x.abs()));
-    Ok(if worst == 0.0 { 0.0 } else { worst / scale.max(f64::MIN_POSITIVE) })
+    let mean = sum / a.len().max(1) as f64;
+    Ok(Difference { worst, mean, largest, step: step.map(|step| step.size(largest)) })
 }
 
 /// Of all positions beside the class axis: those at which both have their largest element at the same class, and all.
@@ -323,15 +378,38 @@ mod tests {
 
     #[test]
     fn differences_are_relative_to_the_largest_reference_value() {
-        assert_eq!(difference(&float(&[1.0, -10.0]), &float(&[1.0, -10.0])), Ok(0.0));
-        let error = difference(&float(&[1.0, -10.0]), &float(&[1.01, -10.0])).expect("comparable");
-        assert!((error - 0.001).abs() < 1e-6, "{error}");
-        assert!(difference(&float(&[1.0]), &float(&[f32::NAN])).is_err());
-        assert!(difference(&float(&[f32::INFINITY]), &float(&[1.0])).is_err());
-        assert!(difference(&float(&[1.0]), &float(&[1.0, 2.0])).is_err());
-        assert!(difference(&float(&[0.0]), &float(&[0.1])).expect("comparable") > TOLERANCE);
+        let of = |a: &Tensor, b: &Tensor| difference(a, b, None).expect("comparable");
+        assert_eq!(of(&float(&[1.0, -10.0]), &float(&[1.0, -10.0])).relative(), 0.0);
+        let found = of(&float(&[1.0, -10.0]), &float(&[1.01, -10.0]));
+        assert!((found.relative() - 0.001).abs() < 1e-6 && found.exceeds(TOLERANCE), "{found:?}");
+        assert!(!of(&float(&[1.0, -10.0]), &float(&[1.0009, -10.0])).exceeds(TOLERANCE));
+        assert!(difference(&float(&[1.0]), &float(&[f32::NAN]), None).is_err());
+        assert!(difference(&float(&[f32::INFINITY]), &float(&[1.0]), None).is_err());
+        assert!(difference(&float(&[1.0]), &float(&[1.0, 2.0]), None).is_err());
+        assert!(of(&float(&[0.0]), &float(&[0.1])).exceeds(TOLERANCE));
         let int = |v: i64| Tensor::from_i64(vec![1], &[v]).expect("fits");
-        assert_eq!(difference(&int(3), &int(3)), Ok(0.0));
-        assert_eq!(difference(&int(3), &int(4)), Ok(f64::INFINITY));
+        assert!(!of(&int(3), &int(3)).exceeds(TOLERANCE));
+        assert!(of(&int(3), &int(4)).exceeds(TOLERANCE));
+    }
+
+    #[test]
+    fn quantised_values_are_compared_in_steps() {
+        let of = |a: &Tensor, b: &Tensor, step| difference(a, b, Some(step)).expect("comparable");
+        let (reference, step) = (float(&[1.0, -10.0]), Step::Known(0.1));
+        let found = of(&reference, &float(&[1.0, -9.7]), step);
+        let steps = found.steps().expect("in steps");
+        assert!((steps.largest - 3.0).abs() < 1e-5 && (steps.mean - 1.5).abs() < 1e-5, "{steps:?}");
+        assert!(!found.exceeds(TOLERANCE));
+        assert!(of(&reference, &float(&[1.0, -9.5]), step).exceeds(TOLERANCE), "2.5 in the mean");
+        assert!(!of(&reference, &float(&[1.0, -9.7]), Step::Unknown).exceeds(TOLERANCE));
+        assert!(of(&reference, &float(&[1.0, -9.6]), Step::Unknown).exceeds(TOLERANCE));
+        let byte =
+            |v: u8| Tensor::new(elem::UINT8, vec![30], [[v].as_slice(), &[7; 29]].concat().into()).expect("fits");
+        assert!(!of(&byte(130), &byte(178), Step::Known(1.0)).exceeds(TOLERANCE));
+        assert!(of(&byte(130), &byte(179), Step::Known(1.0)).exceeds(TOLERANCE), "49 in one of 30");
+        let plain = difference(&byte(30), &byte(31), None).expect("comparable");
+        assert!(plain.exceeds(TOLERANCE), "bytes that no quantisation made are exact");
+        let int = |v: i64| Tensor::from_i64(vec![1], &[v]).expect("fits");
+        assert!(of(&int(3), &int(4), Step::Unknown).exceeds(TOLERANCE), "an index has no steps");
     }
 }

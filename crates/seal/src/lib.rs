@@ -14,6 +14,7 @@ mod error;
 mod evaluator;
 mod golden;
 mod probes;
+mod steps;
 mod write;
 
 pub use contents::Contents;
@@ -21,4 +22,5 @@ pub use error::SealError;
 pub use evaluator::{OwnerEvaluator, source};
 pub use golden::{Compared, Golden, TOLERANCE, golden};
 pub use probes::{Probe, seeded};
+pub use steps::{STEPS, Steps};
 pub use write::{Identity, Sealed, seal, write};

@@ -72,6 +72,62 @@ fn planned(graph: Graph) -> (Model, Plan) {
     (model, plan)
 }
 
+/// `tanh(quantised(x · w1) · w2) · w3`.
+fn quantised() -> Graph {
+    let mut graph = chain(W1, W2, W3);
+    let constant =
+        |name: &str, tensor: Tensor| Value { ty: Some(tensor.ty()), constant: Some(tensor), ..Value::new(name) };
+    graph.values.push(constant("scale", Tensor::from_f32(&[], &[0.03])));
+    let zero = Tensor::new(ElemType::Uint8, vec![], vec![130].into()).expect("one byte");
+    graph.values.push(constant("zero", zero));
+    graph.values.push(Value::new("bytes"));
+    let (scale, zero, bytes) = (ValueId(9), ValueId(10), ValueId(11));
+    // The value `q` is now dequantised instead of a tanh; p → bytes → q.
+    let node = |name: &str, op: &str, input: ValueId, output: ValueId| Node {
+        name: name.into(),
+        op_type: op.into(),
+        inputs: vec![Some(input), Some(scale), Some(zero)],
+        outputs: vec![Some(output)],
+        ..graph.nodes[1].clone()
+    };
+    let pair = [
+        node("quantize", "QuantizeLinear", ValueId(4), bytes),
+        node("dequantize", "DequantizeLinear", bytes, ValueId(5)),
+    ];
+    graph.nodes.splice(1..2, pair);
+    graph
+}
+
+#[test]
+fn a_quantised_model_is_compared_in_steps_and_may_be_cut_at_a_byte() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let sealed = seal_into(dir.path(), quantised(), OutputPolicy::Full).expect("a byte may cross");
+    let steps = |name: &str| {
+        let mut of = sealed.golden.compared.iter().filter(|compared| compared.value == name);
+        of.next().unwrap_or_else(|| panic!("{name} is compared")).steps
+    };
+    assert!(steps("bytes").is_some() && steps("y").is_some(), "{:?}", sealed.golden.compared);
+    assert_eq!(sealed.golden.tolerance, cordon_seal::TOLERANCE);
+
+    // A weight that changes results by more than steps is noticed as ever.
+    let (model, plan) = planned(quantised());
+    let contents = Contents::new(&model, &plan).expect("sound");
+    let owner = owner();
+    let path = dir.path().join("other.cordon");
+    let mut file = std::fs::File::create_new(&path).expect("writable");
+    write(&contents, &identity(&owner, OutputPolicy::Full), &mut file).expect("writable");
+    let mut other = model.clone();
+    let mut values = other.graph.values[W1 as usize].constant.clone().expect("a weight").to_f32().expect("float");
+    values.iter_mut().for_each(|value| *value += 0.5);
+    other.graph.values[W1 as usize].constant = Some(Tensor::from_f32(&[4, 4], &values));
+    let probes = seeded(&other, 2).expect("floats");
+    let identity = identity(&owner, OutputPolicy::Full);
+    let executor = ("rten", &Options::default());
+    let error = golden(&other, &plan, &contents, &identity, &path, executor, &probes, &mut |_| {});
+    let error = error.expect_err("different").to_string();
+    assert!(error.contains("`r`") && error.contains("and 48 steps, 2 in the mean, is allowed"), "{error}");
+}
+
 fn seal_into(dir: &Path, graph: Graph, policy: OutputPolicy) -> Result<cordon_seal::Sealed, SealError> {
     let (model, plan) = planned(graph);
     let probes = seeded(&model, 3)?;

@@ -8,7 +8,7 @@ use crate::ui::{self, Ui};
 use crate::{files, keys, model};
 use cordon_package::OutputPolicy;
 use cordon_plan::{Model, Plan};
-use cordon_seal::{Contents, Identity, Probe, Sealed};
+use cordon_seal::{Contents, Identity, Probe, STEPS, Sealed, Steps};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -159,23 +159,42 @@ pub(crate) fn show(sealed: &Sealed, identity: &Identity<'_>, plan: &Plan, ui: Ui
         ui.line(ui.warn("development a recipient has no hardware protection: real platforms refuse this package"));
     }
     ui.heading("Check against the plain model");
-    let mut worst: BTreeMap<(bool, &str), (f64, usize)> = BTreeMap::new();
+    let mut worst: BTreeMap<(bool, &str), (f64, Option<Steps>, usize)> = BTreeMap::new();
     for compared in &golden.compared {
-        let entry = worst.entry((compared.output, &compared.value)).or_default();
-        *entry = (entry.0.max(compared.error), entry.1 + 1);
+        let (error, steps, probes) = worst.entry((compared.output, &compared.value)).or_default();
+        (*error, *probes) = (error.max(compared.error), *probes + 1);
+        *steps = compared.steps.map(|more| {
+            let before = steps.unwrap_or(more);
+            Steps { largest: more.largest.max(before.largest), mean: more.mean.max(before.mean) }
+        });
     }
     let rows: Vec<Vec<String>> = worst
         .iter()
-        .map(|((output, value), (error, probes))| {
+        .map(|((output, value), (error, steps, probes))| {
             let kind = if *output { "output" } else { "crossing" };
-            vec![(*value).to_owned(), kind.into(), probes.to_string(), format!("{error:.1e}")]
+            let steps = |pick: fn(Steps) -> f64| steps.map_or("-".into(), |steps| format!("{:.2}", pick(steps)));
+            let mut row = vec![(*value).to_owned(), kind.into(), probes.to_string(), format!("{error:.1e}")];
+            row.extend([steps(|steps| steps.largest), steps(|steps| steps.mean)]);
+            row
         })
         .collect();
-    ui.table(&["value", "kind", "probes", "largest error"], &[false, false, true, true], &rows);
+    let quantised = golden.compared.iter().any(|compared| compared.steps.is_some());
+    let columns = if quantised { 6 } else { 4 };
+    let rows: Vec<Vec<String>> = rows.into_iter().map(|row| row[..columns].to_vec()).collect();
+    let heads = ["value", "kind", "probes", "largest error", "in steps", "mean"];
+    ui.table(&heads[..columns], &[false, false, true, true, true, true][..columns], &rows);
     ui.line(format!(
-        "{} within {:.1e} of the largest magnitude{}",
+        "{} within {:.1e} of the largest magnitude{}{}",
         ui.good("equal"),
         golden.tolerance,
+        if quantised {
+            format!(
+                "; what the model quantises within {} steps, {} in the mean, beside that",
+                STEPS.largest, STEPS.mean
+            )
+        } else {
+            String::new()
+        },
         if golden.twin {
             "; outputs compared before the policy, on the same sections sealed with policy full"
         } else {
@@ -183,13 +202,13 @@ pub(crate) fn show(sealed: &Sealed, identity: &Identity<'_>, plan: &Plan, ui: Ui
         }
     ));
     if golden.rounded > 0 {
-        let classes = golden.same_class.map_or(String::new(), |(same, all)| {
-            format!("; best class as in the plain model in {same} of {all} answers")
-        });
         ui.line(format!(
-            "{} weight tensors rounded to f16, each allowed to add 2^-11 to the difference{classes}",
+            "{} weight tensors rounded to f16, each allowed to add 2^-11 to the difference",
             golden.rounded
         ));
+    }
+    if let (true, Some((same, all))) = (golden.rounded > 0 || quantised, golden.same_class) {
+        ui.line(format!("best class as in the plain model in {same} of {all} answers"));
     }
     if plan.is_protected() {
         ui.line(format!(
@@ -201,6 +220,10 @@ pub(crate) fn show(sealed: &Sealed, identity: &Identity<'_>, plan: &Plan, ui: Ui
             ui.line(ui.warn("The prediction was too low. Please report it with the model."));
         }
     }
+}
+
+fn steps_json(steps: Steps) -> serde_json::Value {
+    json!({ "largest": steps.largest, "mean": steps.mean })
 }
 
 fn as_json(sealed: &Sealed, identity: &Identity<'_>, plan: &Plan) -> serde_json::Value {
@@ -217,8 +240,10 @@ fn as_json(sealed: &Sealed, identity: &Identity<'_>, plan: &Plan) -> serde_json:
             "value": compared.value,
             "kind": if compared.output { "output" } else { "crossing" },
             "error": compared.error,
+            "steps": compared.steps.map(steps_json),
         })).collect::<Vec<_>>(),
         "tolerance": sealed.golden.tolerance,
+        "tolerance_steps": sealed.golden.compared.iter().any(|compared| compared.steps.is_some()).then(|| steps_json(STEPS)),
         "f16_weight_tensors": sealed.golden.rounded,
         "same_class": sealed.golden.same_class.map(|(same, all)| json!({ "answers": all, "same": same })),
         "secure_memory_predicted": plan.memory.predicted,
