@@ -94,7 +94,7 @@ mod tests {
         let scratch = Scratch::new().expect("a process enclave starts here");
         for threads in [1, 2, 16] {
             let key = std::fs::File::open(scratch.device().join("device.key")).expect("just made");
-            let transport = ProcessBackend::new(key, Some(10 << 20)).threads(threads).start().expect("starts");
+            let transport = ProcessBackend::new(key, Some(10 << 20)).threads(threads).start(0).expect("starts");
             let mut enclave = Enclave::greet(transport).expect("greets");
             let measured = enclave.memory().expect("reports").peak;
             let payload = enclave.greeting().payload_limit.into();

@@ -9,7 +9,7 @@
 //! What a platform is lies behind [`Platform`]. The enclave never calls the normal world, and everything it is given is
 //! hostile. Values leave through `Outbound` only, whose constructor takes a `Crossing`, and crossings are made from the
 //! signed manifest only (design rule 7); the output policy stands in the same door. Beside it only ciphertext leaves, of
-//! activations that have no room inside (`spill.rs`).
+//! activations (`spill.rs`) and weights (`streamed.rs`) that have no room inside.
 #![no_std]
 #![forbid(unsafe_code)]
 #![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::panic, clippy::expect_used))]
@@ -17,6 +17,7 @@
 extern crate alloc;
 
 mod crossing;
+mod fleeting;
 mod load;
 mod model;
 mod platform;
@@ -26,6 +27,7 @@ mod request;
 mod sections;
 mod service;
 mod spill;
+mod streamed;
 
 pub use model::MAX_OPEN_REQUESTS;
 pub use platform::{CounterId, Platform, PlatformError, Store};

@@ -1,4 +1,4 @@
-//! Loading: header, manifest, then each secure segment's secret part, then resident weights. The stages are types, so
+//! Loading: header, manifest, then each secure segment's secret part, then all weights. The stages are types, so
 //! nothing is decrypted before the signature was checked, and nothing runs before everything was.
 
 use alloc::boxed::Box;
@@ -14,7 +14,7 @@ use cordon_package::{
 use cordon_protocol::{Code, Expiry, LoadReport, Refusal};
 use zeroize::Zeroize;
 
-use crate::model::{Draft, Model, Stream, version_counter};
+use crate::model::{Draft, Model, Segment, Stream, version_counter};
 use crate::platform::Platform;
 use crate::refuse;
 use crate::sections::{Content, Leaves, Need, batch, open_chunks};
@@ -67,7 +67,7 @@ enum SegmentPart {
     WeightLeaves(Leaves, Box<Draft>),
 }
 
-/// Resident weights of the segments that have them.
+/// Weights of the segments that have them.
 pub(crate) struct WeightStage {
     model: Box<Model>,
     at: usize,
@@ -77,7 +77,7 @@ pub(crate) struct WeightStage {
 
 impl Loading {
     /// Starts with nothing.
-    pub(crate) fn begin(header_len: u32, grant_len: u32, platform: &impl Platform) -> Result<Progress, Refusal> {
+    pub(crate) fn begin(header_len: u32, grant_len: u32, platform: &mut impl Platform) -> Result<Progress, Refusal> {
         let too_long = Refusal::new(Code::PackageHostile);
         let header_len = usize::try_from(header_len).map_err(|_| too_long)?;
         let grant_len = usize::try_from(grant_len).map_err(|_| too_long)?;
@@ -94,7 +94,7 @@ impl Loading {
         mut self,
         need: Need,
         payload: &mut [u8],
-        platform: &impl Platform,
+        platform: &mut impl Platform,
     ) -> Result<Progress, Refusal> {
         match (&mut self, need) {
             (Loading::Header(stage), Need::Header { len, .. }) => {
@@ -116,7 +116,7 @@ impl Loading {
     }
 
     /// Passes complete stages. Each leads only to later ones, so the loop ends.
-    fn advance(mut self, platform: &impl Platform) -> Result<Progress, Refusal> {
+    fn advance(mut self, platform: &mut impl Platform) -> Result<Progress, Refusal> {
         let limit = platform.payload_limit();
         loop {
             let need = match &mut self {
@@ -187,7 +187,7 @@ impl ManifestStage {
         Ok(())
     }
 
-    fn finish(self, platform: &impl Platform) -> Result<Loading, Refusal> {
+    fn finish(self, platform: &mut impl Platform) -> Result<Loading, Refusal> {
         let device = platform.device().ok_or(Refusal::new(Code::NoDeviceKey))?;
         let manifest = self.manifest.ok_or(Refusal::new(Code::Internal))?;
         let opened = if self.grant.is_empty() {
@@ -209,7 +209,7 @@ fn next_segment(
     manifest: Manifest,
     drafts: Vec<Draft>,
     from: u16,
-    platform: &impl Platform,
+    platform: &mut impl Platform,
 ) -> Result<Loading, Refusal> {
     let mut rest = (from..).zip(manifest.segments.iter().skip(from.into()));
     let Some((segment, _)) = rest.find(|(_, info)| info.placement == Placement::Secure) else {
@@ -229,7 +229,7 @@ fn finish_segments(
     opened: Opened,
     manifest: &Manifest,
     drafts: Vec<Draft>,
-    platform: &impl Platform,
+    platform: &mut impl Platform,
 ) -> Result<Loading, Refusal> {
     let header = opened.header();
     let expiry = match (header.not_after, opened.verified().is_expiry_checked()) {
@@ -280,7 +280,7 @@ impl SegmentStage {
         Ok(())
     }
 
-    fn finish(mut self, platform: &impl Platform) -> Result<Loading, Refusal> {
+    fn finish(mut self, platform: &mut impl Platform) -> Result<Loading, Refusal> {
         match self.part {
             SegmentPart::SecretLeaves(leaves) => {
                 let (section, reader) = leaves.finish(&self.opened)?;
@@ -334,7 +334,7 @@ fn decode(plain: &[u8], index: u32, keep_labels: bool, platform: &impl Platform)
 }
 
 impl WeightStage {
-    /// Asks each segment's engine what it wants resident. A segment that streams wants nothing yet.
+    /// Asks each segment's engine for the chunks it wants next.
     fn need(&mut self, limit: usize, platform: &impl Platform) -> Result<Option<Need>, Refusal> {
         while let Some(segment) = self.model.segments.get_mut(self.at) {
             if self.wanted.is_none() {
@@ -348,31 +348,42 @@ impl WeightStage {
                 let part = cordon_protocol::Part::Chunks;
                 return Ok(Some(Need::Section { section: stream.section, part, first, count }));
             }
-            segment.prepared.reset();
-            self.at += 1;
+            self.finish_segment();
         }
         Ok(None)
     }
 
     fn take(&mut self, first: u32, count: u32, payload: &mut [u8], platform: &impl Platform) -> Result<(), Refusal> {
         let internal = Refusal::new(Code::Internal);
-        let segment = self.model.segments.get_mut(self.at).ok_or(internal)?;
-        let Stream { reader, .. } = segment.stream.as_mut().ok_or(internal)?;
+        let Segment { index: of, prepared, stream, streamed, .. } =
+            self.model.segments.get_mut(self.at).ok_or(internal)?;
+        let Stream { reader, .. } = stream.as_ref().ok_or(internal)?;
+        let workers = platform.compute().workers;
         let wanted = &mut self.wanted;
-        let mut over = false;
-        open_chunks(reader, first, count, None, payload, platform.compute().workers, |index, plain| {
-            let step = segment.prepared.step(Reply::Chunk { index, plain });
-            *wanted = match step.map_err(|e| refuse::engine(e, segment.index, platform.memory().available()))? {
+        open_chunks(reader, first, count, payload, workers, |index, plain| {
+            let step = prepared.step(Reply::Chunk { index, plain });
+            *wanted = match step.map_err(|e| refuse::engine(e, *of, platform.memory().available()))? {
                 Step::NeedChunks { first, count } => Some((first, count)),
                 _ => None,
             };
-            over |= wanted.is_none();
             Ok(())
         })?;
-        if over {
-            segment.prepared.reset();
-            self.at += 1;
+        if let Some(streamed) = streamed {
+            let store = platform.store().ok_or(internal)?;
+            streamed.write(reader, first, count, payload, store, workers).map_err(|refusal| refusal.in_segment(*of))?;
+        }
+        if self.wanted.is_none() {
+            self.finish_segment();
         }
         Ok(())
+    }
+
+    /// Leaf hashes and the key of the package's chunks have served.
+    fn finish_segment(&mut self) {
+        if let Some(segment) = self.model.segments.get_mut(self.at) {
+            segment.prepared.reset();
+            segment.stream = None;
+        }
+        self.at += 1;
     }
 }

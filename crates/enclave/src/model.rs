@@ -6,13 +6,14 @@ use alloc::vec::Vec;
 use cordon_engine::program::{DType, Port, Stored, Via};
 use cordon_engine::{Limits, Prepared, Program, Residency, WeightTable};
 use cordon_package::{Elem, Header, Manifest, SealedSection};
-use cordon_protocol::{Code, LoadReport, Refusal, SPILL_CHUNK};
+use cordon_protocol::{Code, LoadReport, Refusal, SPILL_CHUNK, stored_weights};
 use sha2::{Digest, Sha256};
 
 use crate::crossing::Crossing;
 use crate::platform::{CounterId, Platform};
 use crate::policy::Policy;
 use crate::refuse;
+use crate::streamed::Streamed;
 
 /// Requests that may be open at once.
 pub const MAX_OPEN_REQUESTS: usize = 8;
@@ -41,7 +42,10 @@ pub(crate) struct Stream {
 pub(crate) struct Segment {
     pub(crate) index: u32,
     pub(crate) prepared: Prepared,
+    /// Until its weights are loaded.
     pub(crate) stream: Option<Stream>,
+    /// Where some weights have no room inside.
+    pub(crate) streamed: Option<Streamed>,
     pub(crate) crossings: Vec<Crossing>,
 }
 
@@ -73,7 +77,7 @@ impl Model {
         manifest: &Manifest,
         mut drafts: Vec<Draft>,
         report: LoadReport,
-        platform: &impl Platform,
+        platform: &mut impl Platform,
     ) -> Result<Self, Refusal> {
         for draft in &drafts {
             check_ports(draft, manifest)?;
@@ -85,17 +89,22 @@ impl Model {
         let residencies = share_out(&drafts, manifest, platform)?;
         let mut report = LoadReport { segments: drafts.len() as u32, ..report };
         let mut segments = refuse::reserve(drafts.len(), platform)?;
+        let mut place = 0;
         for (draft, residency) in drafts.into_iter().zip(residencies) {
             let crossings = Crossing::of_segment(manifest, draft.index as usize, header.output_policy)?;
             // The decoded Program is in use already, and part of what the limit bounds.
             let limits = Limits::new(platform.memory().available().saturating_add(draft.program.heap_bytes()));
+            let weight_bytes = draft.table.stream_bytes();
             let prepared = Prepared::new(draft.program, draft.table, platform.compute(), residency, limits)
                 .map_err(|e| refuse::engine(e, draft.index, platform.memory().available()))?;
-            report.resident += u32::from(prepared.chunks_per_request() == 0);
+            let streams = prepared.pieces_per_request() > 0;
+            report.resident += u32::from(!streams);
+            let streamed = if streams { Some(Streamed::new(place, platform)?) } else { None };
+            place = place.saturating_add(stored_weights(weight_bytes));
             // Validation bounds it. Segments run one at a time, so all use one area.
             report.spill = report.spill.max(u32::try_from(prepared.spill_chunks()).unwrap_or(u32::MAX));
             report.compute = report.compute.saturating_add(prepared.peak_bytes());
-            segments.push(Segment { index: draft.index, prepared, stream: draft.stream, crossings });
+            segments.push(Segment { index: draft.index, prepared, stream: draft.stream, streamed, crossings });
         }
         let room = platform.reply_limit().min(platform.payload_limit());
         if report.spill > 0 && room < SPILL_CHUNK {
@@ -155,9 +164,14 @@ fn check_forms(draft: &Draft, manifest: &Manifest) -> Result<(), Refusal> {
     if rounded == info.f16_weights { Ok(()) } else { Err(Refusal::new(Code::ProgramInvalid).in_segment(draft.index)) }
 }
 
-/// Every segment streams its weights, as far as the budget has no room for them. All that is shared out lies in one
-/// stretch, so that none of it fails for want of a piece that is long enough.
+/// Every segment streams its weights, as far as the budget has no room for them and the platform has a store. All that is
+/// shared out lies in one stretch, so that none of it fails for want of a piece that is long enough.
 fn share_out(drafts: &[Draft], manifest: &Manifest, platform: &impl Platform) -> Result<Vec<Residency>, Refusal> {
+    if platform.store().is_none() {
+        let mut all = refuse::reserve(drafts.len(), platform)?;
+        all.resize(drafts.len(), Residency::All);
+        return Ok(all);
+    }
     let available = platform.memory().available().saturating_sub(SLACK).min(platform.stretch());
     let retained: u64 =
         manifest.segments.iter().flat_map(|s| &s.retained_out).map(|value| manifest.value_bytes(*value)).sum();

@@ -25,10 +25,14 @@ pub enum PlatformError {
     Full,
 }
 
-/// A file in memory that the normal world may change at any time.
+/// Memory of the normal world, which may look at it and change it at any time. Offsets are multiples of 8. Several threads
+/// may read, or write at different places, at once.
 pub trait Store: Sync {
     /// Copies the bytes from `offset` on; false when there are not as many.
     fn read(&self, offset: u64, into: &mut [u8]) -> bool;
+
+    /// Puts bytes at `offset`, and zeros behind them up to a multiple of 8; false when there is no room.
+    fn write(&self, offset: u64, bytes: &[u8]) -> bool;
 }
 
 /// The porting surface: one implementation for each kind of TEE.
@@ -62,8 +66,8 @@ pub trait Platform {
         self.payload_limit()
     }
 
-    /// The package where the enclave can read it by itself. Without it chunks are asked for, of the normal world.
-    fn package(&self) -> Option<&dyn Store> {
+    /// Where weights that have no room inside lie, encrypted. Without it every weight has to be resident.
+    fn store(&self) -> Option<&dyn Store> {
         None
     }
 

@@ -45,6 +45,7 @@ pub(crate) fn engine(error: EngineError, segment: u32, available: u64) -> Refusa
             at(Refusal::new(Code::OutOfMemory).amounts(needed, available), place)
         }
         EngineError::Allocation { needed, .. } => Refusal::new(Code::OutOfMemory).amounts(needed, available),
+        EngineError::Piece { index } => Refusal::new(Code::CorruptStore).about(index),
         EngineError::Reply(_) => Refusal::new(Code::WrongSupply),
         EngineError::Data { at: place, .. } => at(Refusal::new(Code::BadValue), place),
         _ => Refusal::new(Code::Internal),

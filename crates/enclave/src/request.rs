@@ -6,15 +6,14 @@ use alloc::vec::Vec;
 
 use cordon_engine::program::{DType, Via};
 use cordon_engine::{Moved, Prepared, Reply as Answer, Step, ValueRef};
-use cordon_protocol::{Code, Payload, Refusal, Reply, SPILL_CHUNK, Supply};
+use cordon_protocol::{Code, Payload, Refusal, Reply, SPILL_CHUNK, STORED_PIECE, Supply};
 use zeroize::Zeroizing;
 
 use crate::crossing::Outbound;
 use crate::model::{MAX_OPEN_REQUESTS, Model, Segment};
-use crate::platform::{Platform, Store};
+use crate::platform::Platform;
 use crate::policy::{Policy, Released};
 use crate::refuse;
-use crate::sections::{batch, open_chunks, stored_len};
 use crate::spill::{self, Spiller};
 
 /// A loaded model and its open requests.
@@ -51,7 +50,7 @@ struct Active {
     at: usize,
     /// Where the Program spills.
     spiller: Option<Spiller>,
-    /// Bytes of weights read from the package.
+    /// Stored bytes of weights read back.
     read: u64,
     wait: Wait,
 }
@@ -59,10 +58,6 @@ struct Active {
 /// What the next `Step` must bring.
 enum Wait {
     Nothing,
-    Chunks {
-        first: u32,
-        count: u32,
-    },
     Value {
         value: u32,
         dtype: DType,
@@ -93,7 +88,7 @@ enum Wait {
 /// A step of the engine without its borrow.
 #[derive(Clone, Copy)]
 enum Event {
-    Chunks { first: u32, count: u32 },
+    Pieces { count: u32 },
     Input(PortFacts),
     Spill(Moved),
     Restore(Moved),
@@ -144,7 +139,6 @@ impl Ready {
         &mut self,
         id: u64,
         segment: u32,
-        frame: &mut Vec<u8>,
         platform: &mut impl Platform,
         out: &mut Vec<u8>,
     ) -> Result<(), Refusal> {
@@ -168,7 +162,7 @@ impl Ready {
         let spiller = spills.then(|| Spiller::new(id, segment, platform)).transpose()?;
         request.next += 1;
         self.active = Some(Active { request: id, at, spiller, read: 0, wait: Wait::Nothing });
-        self.step(id, Supply::Nothing, Received { frame, payload: 0 }, platform, out)
+        self.step(id, Supply::Nothing, &mut [], platform, out)
     }
 
     /// Takes what the running segment asked for and goes on until it needs the normal world again.
@@ -176,11 +170,10 @@ impl Ready {
         &mut self,
         id: u64,
         supply: Supply,
-        received: Received<'_>,
+        payload: &mut [u8],
         platform: &impl Platform,
         out: &mut Vec<u8>,
     ) -> Result<(), Refusal> {
-        let Received { frame, payload } = received;
         let request = self.requests.iter_mut().find(|request| request.id == id);
         let request = request.ok_or(Refusal::new(Code::UnknownRequest))?;
         let active = self.active.as_mut().filter(|active| active.request == id);
@@ -191,9 +184,8 @@ impl Ready {
         let mut run =
             Run { segment, policy: policy.as_ref(), retained: &mut request.retained, spiller, read, platform };
         let wait = core::mem::replace(&mut active.wait, Wait::Nothing);
-        let head = frame.len().saturating_sub(payload);
-        let next = match run.answer(wait, supply, frame.get_mut(head..).unwrap_or_default())? {
-            Answered::Event(event) => run.proceed(event, frame, out)?,
+        let next = match run.answer(wait, supply, payload)? {
+            Answered::Event(event) => run.proceed(event, out)?,
             Answered::Waiting(wait) => run.announce(wait, out)?,
         };
         match next {
@@ -231,12 +223,6 @@ impl Ready {
     }
 }
 
-/// The command's frame: `payload` bytes at its end, and when they are taken, room for chunks.
-pub(crate) struct Received<'a> {
-    pub(crate) frame: &'a mut Vec<u8>,
-    pub(crate) payload: usize,
-}
-
 /// What an answer led to.
 enum Answered {
     /// The engine went on.
@@ -251,7 +237,7 @@ struct Run<'a, P> {
     policy: Option<&'a Policy>,
     retained: &'a mut Vec<Retained>,
     spiller: Option<&'a Spiller>,
-    /// Bytes of weights read from the package while this segment runs.
+    /// Stored bytes of weights read back while this segment runs.
     read: &'a mut u64,
     platform: &'a P,
 }
@@ -275,9 +261,6 @@ impl<P: Platform> Run<'_, P> {
                 self.restore(moved, chunk, count, payload)
             }
             (Wait::Restore { moved, .. }, _) => Err(self.spiller()?.refusal(Code::CorruptSpill, moved)),
-            (Wait::Chunks { first, count }, Supply::Chunks { first: f, count: c }) if (f, c) == (first, count) => {
-                self.chunks(first, count, payload).map(Answered::Event)
-            }
             (_, Supply::Value { payload: Payload::Sealed, .. }) => Err(Refusal::new(Code::SealedPayload)),
             (
                 Wait::Value { value, dtype, start, len, total },
@@ -298,7 +281,7 @@ impl<P: Platform> Run<'_, P> {
     }
 
     /// Runs on from `event` until the normal world is needed; `None` when the segment is complete.
-    fn proceed(&mut self, mut event: Event, room: &mut Vec<u8>, out: &mut Vec<u8>) -> Result<Option<Wait>, Refusal> {
+    fn proceed(&mut self, mut event: Event, out: &mut Vec<u8>) -> Result<Option<Wait>, Refusal> {
         let mut left = self.platform.burst();
         loop {
             event = match event {
@@ -306,14 +289,7 @@ impl<P: Platform> Run<'_, P> {
                     Reply::SegmentDone { read: *self.read }.encode(out);
                     return Ok(None);
                 }
-                Event::Chunks { first, count } => {
-                    let stream = self.segment.stream.as_ref().ok_or(Refusal::new(Code::Internal))?;
-                    let count = batch(stream.reader.section(), first, count, self.platform.payload_limit());
-                    if self.platform.package().is_none() {
-                        return self.announce(Wait::Chunks { first, count }, out);
-                    }
-                    self.fetch(first, count, room)?
-                }
+                Event::Pieces { count } => self.stream(count)?,
                 Event::Input(PortFacts { value, via: Via::Retain, .. }) => {
                     let kept = self.retained.iter().find(|kept| kept.value == value);
                     let view = kept.ok_or(Refusal::new(Code::Internal))?.held.view();
@@ -349,11 +325,6 @@ impl<P: Platform> Run<'_, P> {
         let internal = Refusal::new(Code::Internal);
         Ok(Some(match wait {
             Wait::Nothing => return Err(internal),
-            Wait::Chunks { first, count } => {
-                let section = self.segment.stream.as_ref().ok_or(internal)?.section;
-                Reply::NeedChunks { section, first, count }.encode(out);
-                wait
-            }
             Wait::Value { value, start, len, .. } => {
                 Reply::NeedValue { value, start, len }.encode(out);
                 wait
@@ -429,32 +400,13 @@ impl<P: Platform> Run<'_, P> {
         self.engine(Answer::Filled).map(Answered::Event)
     }
 
-    /// Decrypts chunks and hands them to the engine one by one.
-    fn chunks(&mut self, first: u32, count: u32, payload: &mut [u8]) -> Result<Event, Refusal> {
-        self.open(first, count, None, payload)
-    }
-
-    /// Reads chunks from the package into `room`, decrypts them there and hands them to the engine.
-    fn fetch(&mut self, first: u32, count: u32, room: &mut Vec<u8>) -> Result<Event, Refusal> {
-        let stream = self.segment.stream.as_ref().ok_or(Refusal::new(Code::Internal))?;
-        let len = stored_len(stream.reader.section(), first, count);
-        *self.read = self.read.saturating_add(len as u64);
-        if room.len() < len {
-            // As long as a frame may be, so the service has reserved it.
-            room.resize(self.platform.payload_limit().max(len), 0);
-        }
-        self.open(first, count, self.platform.package(), room.get_mut(..len).unwrap_or_default())
-    }
-
-    fn open(&mut self, first: u32, count: u32, from: Option<&dyn Store>, payload: &mut [u8]) -> Result<Event, Refusal> {
-        let Segment { index: of, prepared, stream, .. } = &mut *self.segment;
-        let reader = &mut stream.as_mut().ok_or(Refusal::new(Code::Internal))?.reader;
-        let mut event = None;
-        open_chunks(reader, first, count, from, payload, self.platform.compute().workers, |index, plain| {
-            event = Some(engine(prepared, Answer::Chunk { index, plain }, *of, self.platform)?);
-            Ok(())
-        })?;
-        event.ok_or(Refusal::new(Code::WrongSupply).in_segment(*of))
+    /// Lets the engine take pieces of weights from the store.
+    fn stream(&mut self, count: u32) -> Result<Event, Refusal> {
+        let internal = Refusal::new(Code::Internal).in_segment(self.segment.index);
+        let Segment { index: of, prepared, streamed, .. } = &mut *self.segment;
+        let (streamed, store) = (streamed.as_ref().ok_or(internal)?, self.platform.store().ok_or(internal)?);
+        *self.read = self.read.saturating_add(u64::from(count) * STORED_PIECE as u64);
+        engine(prepared, Answer::Pieces(&streamed.source(store)), *of, self.platform)
     }
 
     fn engine(&mut self, answer: Answer<'_>) -> Result<Event, Refusal> {
@@ -479,7 +431,9 @@ fn engine(
         bytes: u64::from(port.region.len) * u64::from(port.region.dtype.bytes()),
     };
     match prepared.step(answer) {
-        Ok(Step::NeedChunks { first, count }) => Ok(Event::Chunks { first, count }),
+        // All were loaded before the first request.
+        Ok(Step::NeedChunks { .. }) => Err(Refusal::new(Code::Internal).in_segment(segment)),
+        Ok(Step::NeedPieces { count, .. }) => Ok(Event::Pieces { count }),
         Ok(Step::Input(port)) => Ok(Event::Input(facts(port))),
         Ok(Step::Spill(moved)) => Ok(Event::Spill(moved)),
         Ok(Step::Restore(moved)) => Ok(Event::Restore(moved)),

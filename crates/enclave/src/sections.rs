@@ -4,11 +4,11 @@ use alloc::vec::Vec;
 
 use cordon_engine::{Parallel, Task};
 use cordon_package::limits::{CHUNK_BYTES, HASH_BYTES};
-use cordon_package::{LeafTableBuilder, Mark, Opened, PackageError, SealedSection, Section, SectionKind, Verified};
+use cordon_package::{LeafTableBuilder, Opened, PackageError, SealedSection, Section, SectionKind, Verified};
 use cordon_protocol::{Code, PAYLOAD_LIMIT, Part, Refusal};
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::platform::{Platform, Store};
+use crate::platform::Platform;
 use crate::refuse;
 
 /// What the normal world was asked for.
@@ -58,55 +58,38 @@ const MAX_CHUNKS: usize = PAYLOAD_LIMIT / CHUNK_BYTES + 1;
 struct Job<'a> {
     index: u32,
     stored: &'a mut [u8],
-    opened: Result<(usize, Option<Mark>), PackageError>,
+    opened: Result<usize, PackageError>,
 }
 
-/// Bytes of stored chunks.
-pub(crate) fn stored_len(section: &Section, first: u32, count: u32) -> usize {
-    let len = |index| section.chunk(index).map_or(0, |(_, len)| len);
-    (first..first.saturating_add(count)).map(len).fold(0, usize::saturating_add)
-}
-
-/// Decrypts chunks where they lie, on all threads side by side, and then hands them to `each` in their order: those that
-/// were asked for and received, or, from a store, copied into the payload first. Nothing is handed over past the first
-/// bad chunk, and no byte may be left over.
+/// Decrypts the chunks that were asked for where they lie, on all threads side by side, and then hands them to `each` in their
+/// order. Nothing is handed over past the first bad chunk, and no byte may be left over.
 pub(crate) fn open_chunks(
-    reader: &mut SealedSection,
+    reader: &SealedSection,
     first: u32,
     count: u32,
-    from: Option<&dyn Store>,
     payload: &mut [u8],
     workers: &dyn Parallel,
     mut each: impl FnMut(u32, &[u8]) -> Result<(), Refusal>,
 ) -> Result<(), Refusal> {
-    let mut jobs: [_; MAX_CHUNKS] = core::array::from_fn(|_| None);
+    let mut jobs: [_; MAX_CHUNKS] = [const { None }; MAX_CHUNKS];
     let mut free = jobs.iter_mut();
     for_each_chunk(reader.section(), first, count, payload, |index, stored| {
         let job = free.next().ok_or(Refusal::new(Code::WrongSupply).about(index))?;
-        *job = Some(Job { index, stored, opened: Ok((0, None)) });
+        *job = Some(Job { index, stored, opened: Ok(0) });
         Ok(())
     })?;
     let used = MAX_CHUNKS - free.len();
-    let opener = &*reader;
     let mut work = jobs.each_mut().map(|job| {
         move || {
             if let Some(job) = job {
-                let fetched = from.is_none_or(|store| {
-                    opener.section().chunk(job.index).is_some_and(|(offset, _)| store.read(offset, job.stored))
-                });
-                let opened = match fetched {
-                    true => opener.open_chunk(job.index, job.stored),
-                    false => Err(opener.section().damaged()),
-                };
-                job.opened = opened.map(|(plain, mark)| (plain.len(), mark));
+                job.opened = reader.decrypt_chunk(job.index, job.stored).map(|plain| plain.len());
             }
         }
     });
     let mut tasks = work.each_mut().map(|work| work as Task<'_>);
     workers.run(tasks.get_mut(..used).unwrap_or_default());
     for job in jobs.into_iter().flatten() {
-        let (len, mark) = job.opened.map_err(refuse::package)?;
-        mark.into_iter().for_each(|mark| reader.keep(mark));
+        let len = job.opened.map_err(refuse::package)?;
         each(job.index, job.stored.get(..len).unwrap_or_default())?;
     }
     Ok(())

@@ -7,12 +7,11 @@ use alloc::vec::Vec;
 use cordon_package::limits::MAX_PINNED_OWNERS;
 use cordon_package::{CHUNK_CIPHER, OwnerPublic};
 use cordon_protocol::{Code, Command, Greeting, LoadReport, OLDEST_VERSION, Refusal, Reply, VERSION, negotiate};
-use zeroize::Zeroizing;
 
 use crate::load::{Loading, Progress};
 use crate::platform::Platform;
 use crate::refuse;
-use crate::request::{Ready, Received};
+use crate::request::Ready;
 use crate::sections::Need;
 
 /// The trusted service of one platform.
@@ -39,15 +38,14 @@ impl<P: Platform> Enclave<P> {
         &self.platform
     }
 
-    /// Handles one command frame; `out` becomes the reply frame. `frame` is worked on in place and grows to the platform's payload
-    /// limit where chunks are read from the package: whoever reserves room for the largest frame saves an allocation.
-    pub fn handle(&mut self, frame: &mut Vec<u8>, out: &mut Vec<u8>) {
+    /// Handles one command frame, which is worked on in place; `out` becomes the reply frame.
+    pub fn handle(&mut self, frame: &mut [u8], out: &mut Vec<u8>) {
         if let Err(refusal) = self.dispatch(frame, out) {
             Reply::Refused(refusal).encode(out);
         }
     }
 
-    fn dispatch(&mut self, frame: &mut Vec<u8>, out: &mut Vec<u8>) -> Result<(), Refusal> {
+    fn dispatch(&mut self, frame: &mut [u8], out: &mut Vec<u8>) -> Result<(), Refusal> {
         let (command, payload) = Command::decode(frame).map_err(|_| Refusal::new(Code::Malformed))?;
         if !self.greeted && !matches!(command, Command::Hello { .. }) {
             return Err(Refusal::new(Code::OutOfOrder));
@@ -75,11 +73,10 @@ impl<P: Platform> Enclave<P> {
             }
             Command::Begin => self.begin(out),
             Command::Run { request, segment } => {
-                self.in_request(request, |ready, platform| ready.run(request, segment, frame, platform, out))
+                self.in_request(request, |ready, platform| ready.run(request, segment, platform, out))
             }
             Command::Step { request, supply } => {
-                let received = Received { payload: payload.len(), frame };
-                self.in_request(request, |ready, platform| ready.step(request, supply, received, platform, out))
+                self.in_request(request, |ready, platform| ready.step(request, supply, payload, platform, out))
             }
             Command::End { request } => self.in_request(request, |ready, _| {
                 ready.end(request)?;
@@ -139,7 +136,7 @@ impl<P: Platform> Enclave<P> {
             return Err(Refusal::new(Code::NoDeviceKey));
         }
         self.platform.restore(state).map_err(refuse::platform)?;
-        let progress = Loading::begin(header_len, grant_len, &self.platform)?;
+        let progress = Loading::begin(header_len, grant_len, &mut self.platform)?;
         self.progress(progress, out)
     }
 
@@ -152,7 +149,7 @@ impl<P: Platform> Enclave<P> {
     ) -> Result<(), Refusal> {
         match core::mem::replace(&mut self.state, State::Idle) {
             State::Loading(loading, need) if fits(&need) => {
-                let progress = loading.take(need, payload, &self.platform)?;
+                let progress = loading.take(need, payload, &mut self.platform)?;
                 self.progress(progress, out)
             }
             State::Loading(..) => Err(Refusal::new(Code::WrongSupply)),
@@ -174,13 +171,7 @@ impl<P: Platform> Enclave<P> {
                     }
                 }
             }
-            Progress::Ready(mut model) => {
-                // Weights that stream come again with every request.
-                for stream in model.segments.iter_mut().filter_map(|segment| segment.stream.as_mut()) {
-                    let mut key = Zeroizing::new([0; 16]);
-                    self.platform.random(key.as_mut_slice()).map_err(refuse::platform)?;
-                    stream.reader.use_marks(&key);
-                }
+            Progress::Ready(model) => {
                 // Only now, when all of the package proved good, does it shut out older ones.
                 self.platform.raise(&model.version_counter, model.report.version).map_err(refuse::platform)?;
                 let used = self.platform.counter(&model.request_counter);

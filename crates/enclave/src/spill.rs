@@ -12,11 +12,12 @@
 use alloc::vec::Vec;
 
 use cordon_engine::{CHUNK, Moved, ValueRef};
-use cordon_package::{Aead, ChunkAead, NONCE_BYTES, TAG_BYTES};
+use cordon_package::{Aead, NONCE_BYTES, TAG_BYTES};
 use cordon_protocol::{Code, Refusal, Reply, SPILL_CHUNK};
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroize;
 
 use crate::crossing::append;
+use crate::fleeting::FleetingCipher;
 use crate::platform::Platform;
 use crate::refuse;
 
@@ -28,7 +29,7 @@ const ASSOCIATED_BYTES: usize = LABEL.len() + 8 + 4 + 4 + 4 + 4 + 8;
 
 /// Encrypts and decrypts the values of one run of one segment.
 pub(crate) struct Spiller {
-    cipher: ChunkAead,
+    cipher: FleetingCipher,
     request: u64,
     segment: u32,
 }
@@ -36,9 +37,7 @@ pub(crate) struct Spiller {
 impl Spiller {
     /// Draws a key.
     pub(crate) fn new(request: u64, segment: u32, platform: &mut impl Platform) -> Result<Self, Refusal> {
-        let mut key = Zeroizing::new([0; 32]);
-        platform.random(key.as_mut_slice()).map_err(refuse::platform)?;
-        Ok(Self { cipher: ChunkAead::new(&key), request, segment })
+        Ok(Self { cipher: FleetingCipher::new(platform).map_err(refuse::platform)?, request, segment })
     }
 
     /// Makes `out` the reply that carries chunk `chunk` of a value out.
@@ -82,14 +81,6 @@ impl Spiller {
         let mut data = [0; ASSOCIATED_BYTES];
         data.iter_mut().zip(fields.into_iter().flatten()).for_each(|(to, from)| *to = *from);
         data
-    }
-}
-
-impl Drop for Spiller {
-    /// Not every cipher wipes its key: another key is put in its place.
-    fn drop(&mut self) {
-        self.cipher = ChunkAead::new(&[0; 32]);
-        core::hint::black_box(&mut self.cipher);
     }
 }
 

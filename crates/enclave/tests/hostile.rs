@@ -6,7 +6,7 @@ mod support;
 use std::collections::HashMap;
 
 use cordon_protocol::{Command, Form, Part, Payload, Reply, Supply};
-use support::{Host, Recipe, bytes};
+use support::{Host, Recipe, assert_no_secret, bytes};
 
 struct Random(u64);
 
@@ -15,12 +15,6 @@ impl Random {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % n
     }
-}
-
-/// A secret weight's bytes, which no reply may contain unless the plan lets the value out.
-fn assert_no_secret(reply: &[u8]) {
-    let weights = bytes(&[2.0, 3.0, 4.0, 5.0]);
-    assert!(!reply.windows(weights.len()).any(|w| w == weights), "a secret weight left");
 }
 
 /// A command with its numbers drawn from a small range, so that many are valid somewhere.
@@ -41,7 +35,7 @@ fn random_command(random: &mut Random, requests: &[u64]) -> Command {
         5 | 6 => Command::Begin,
         7 | 8 => Command::Run { request, segment: a },
         9 => Command::Step { request, supply: Supply::Nothing },
-        10 => Command::Step { request, supply: Supply::Chunks { first: a, count: b } },
+        10 => Command::Step { request, supply: Supply::Spilled { chunk: a } },
         11 => Command::Step { request, supply: Supply::Value { value: a, start: u64::from(b / 3), payload } },
         12 => Command::End { request },
         _ => Command::Abort { request },

@@ -5,8 +5,8 @@ mod support;
 use std::collections::HashMap;
 
 use cordon_enclave::MAX_OPEN_REQUESTS;
-use cordon_protocol::{Code, Command, Payload, Refusal, Reply, Supply};
-use support::{AMPLE, DEVICE, Host, Recipe, bytes, expected, floats};
+use cordon_protocol::{Code, Command, Payload, Refusal, Reply, STORED_PIECE, Supply};
+use support::{AMPLE, DEVICE, Host, Recipe, assert_no_secret, bytes, expected, floats};
 
 const X: [f32; 4] = [1.0, 2.0, 3.0, 4.0];
 
@@ -46,13 +46,108 @@ fn streamed_weights_give_the_same_result_and_the_same_sequence_every_time() {
     assert_eq!((report.segments, report.resident), (2, 1), "the small segment is resident, the large one streams");
     let mut sequences = Vec::new();
     for x in [X, [0.0; 4], [1e30, -1e30, 0.0, 7.0]] {
-        host.asked.clear();
+        host.store.reads.lock().expect("free").clear();
         assert_eq!(floats(&host.run(x).expect("runs")), expected(x));
-        sequences.push(host.asked.clone());
+        sequences.push(host.store.reads.lock().expect("free").clone());
     }
-    let chunks: u32 = sequences[0].iter().map(|(_, _, count)| count).sum();
-    assert_eq!(chunks, 5, "the chunk that both halves share comes once");
-    assert!(sequences.iter().all(|s| *s == sequences[0]), "data must not steer what is asked for");
+    assert!(!sequences[0].is_empty());
+    assert!(sequences.iter().all(|s| *s == sequences[0]), "data must not steer what is read");
+}
+
+/// Loaded with a budget in which the large segment streams.
+fn streaming() -> Host {
+    let mut host = Host::with_device(&Recipe::default(), DEVICE, 64 * 1024 + 240_000);
+    host.hello();
+    host.load().expect("loads");
+    host
+}
+
+/// Every stored piece that a request reads: where it begins, and the bytes of its text.
+fn pieces(host: &mut Host) -> Vec<(usize, usize)> {
+    host.store.reads.lock().expect("free").clear();
+    host.assert_serves();
+    let reads = host.store.reads.lock().expect("free").clone();
+    reads.chunks(2).map(|read| (read[0].0 as usize, read[1].1)).collect()
+}
+
+#[test]
+fn the_store_holds_nothing_to_read_and_differs_with_every_loading() {
+    let stored = |host: &Host| host.store.bytes.lock().expect("free").clone();
+    let mut host = streaming();
+    let first = stored(&host);
+    assert_no_secret(&first);
+    host.call(Command::Unload, &[]);
+    host.load().expect("loads");
+    let second = stored(&host);
+    // What was never written is zero.
+    let written = first.iter().filter(|byte| **byte != 0).count();
+    let same = first.iter().zip(&second).filter(|(a, b)| **a != 0 && a == b).count();
+    assert!(same < written / 64, "{same} of {written} bytes are the same under two keys");
+}
+
+#[test]
+fn weights_that_do_not_come_back_as_they_left_stop_the_request_and_are_named() {
+    let mut host = streaming();
+    let places = pieces(&mut host);
+    let older = host.store.bytes.lock().expect("free").clone();
+    host.call(Command::Unload, &[]);
+    host.load().expect("loads");
+    let good = host.store.bytes.lock().expect("free").clone();
+    host.assert_serves();
+    // The first segment's weights, which are resident, would take the first piece.
+    let number = |at: usize| (at / STORED_PIECE - 1) as u32;
+    let (a, b) = (places[0].0, places[1].0);
+    type Fault<'a> = Box<dyn Fn(&mut Vec<u8>) + 'a>;
+    let mut faults: Vec<(&str, u32, Fault<'_>)> = vec![
+        ("zeros", number(a), Box::new(|bytes| bytes.fill(0))),
+        ("of an earlier loading", number(a), Box::new(|bytes| bytes.copy_from_slice(&older))),
+        ("another piece", number(a), Box::new(|bytes| bytes.copy_within(b..b + STORED_PIECE, a))),
+        ("cut short", number(a), Box::new(|bytes| bytes.truncate(a + 100))),
+        ("gone", number(a), Box::new(Vec::clear)),
+    ];
+    for &(at, len) in &places {
+        faults.push(("a flipped bit of a tag", number(at), Box::new(move |bytes| bytes[at + 7] ^= 1)));
+        faults.push(("a flipped first bit", number(at), Box::new(move |bytes| bytes[at + 16] ^= 0x80)));
+        faults.push(("a flipped last bit", number(at), Box::new(move |bytes| bytes[at + 15 + len] ^= 1)));
+    }
+    for (name, piece, fault) in faults {
+        fault(&mut host.store.bytes.lock().expect("free"));
+        host.left.clear();
+        let refusal = host.run(X).expect_err(name);
+        assert_eq!(
+            (refusal.code, refusal.segment, refusal.index),
+            (Code::CorruptStore, Some(2), Some(piece)),
+            "{name}"
+        );
+        *host.store.bytes.lock().expect("free") = good.clone();
+        host.assert_serves();
+    }
+}
+
+#[test]
+fn a_store_too_small_is_found_when_loading() {
+    let mut host = Host::with_device(&Recipe::default(), DEVICE, 64 * 1024 + 240_000);
+    host.hello();
+    let len = host.store.bytes.lock().expect("free").len();
+    host.store.bytes.lock().expect("free").truncate(len - STORED_PIECE);
+    let refusal = host.load().expect_err("too small");
+    assert_eq!(refusal.code, Code::CorruptStore);
+    host.store.bytes.lock().expect("free").resize(len, 0);
+    host.load().expect("loading can begin again");
+    host.assert_serves();
+}
+
+#[test]
+fn without_a_store_everything_has_to_be_resident() {
+    let mut host = Host::with_device(&Recipe::default(), DEVICE, 64 * 1024 + 240_000);
+    host.settings.has_store.set(false);
+    host.hello();
+    let refusal = host.load().expect_err("no room");
+    assert_eq!(refusal.code, Code::OutOfMemory);
+    assert!(refusal.needed > refusal.available);
+    host.settings.limit.set(AMPLE);
+    assert_eq!(host.load().expect("fits").resident, 2);
+    host.assert_serves();
 }
 
 #[test]
@@ -194,7 +289,7 @@ fn hostile_values_are_refused() {
         ("another place", value(0, 4), good.clone(), Code::WrongSupply),
         ("NaN", value(0, 0), nan, Code::BadValue),
         ("sealed", sealed, good.clone(), Code::SealedPayload),
-        ("chunks", Supply::Chunks { first: 0, count: 1 }, good, Code::WrongSupply),
+        ("what was never spilled", Supply::Spilled { chunk: 0 }, good, Code::WrongSupply),
     ];
     let mut host = Host::ready(&Recipe::default());
     for (name, supply, payload, code) in cases {
@@ -204,26 +299,6 @@ fn hostile_values_are_refused() {
         assert_eq!(host.refusal(Command::Step { request, supply }, &payload).code, code, "{name}");
         assert!(host.left.is_empty());
         assert_eq!(host.refusal(Command::Abort { request }, &[]).code, Code::UnknownRequest, "{name}");
-        host.assert_serves();
-    }
-}
-
-#[test]
-fn a_corrupt_chunk_while_running_stops_the_request_only() {
-    let mut host = Host::with_device(&Recipe::default(), DEVICE, 64 * 1024 + 240_000);
-    host.hello();
-    host.load().expect("loads");
-    type Fault = fn(&mut Vec<u8>);
-    let faults: [(&str, Fault, Code); 3] = [
-        ("flipped bit", |bytes| bytes[100] ^= 1, Code::CorruptChunk),
-        ("short read", |bytes| bytes.truncate(1000), Code::WrongSupply),
-        ("long read", |bytes| bytes.push(0), Code::WrongSupply),
-    ];
-    for (name, fault, code) in faults {
-        host.tamper = Some(Box::new(move |_, _, _, bytes| fault(bytes)));
-        let refusal = host.run(X).expect_err("the chunk is bad");
-        assert_eq!(refusal.code, code, "{name}");
-        host.tamper = None;
         host.assert_serves();
     }
 }

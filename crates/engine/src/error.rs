@@ -85,6 +85,11 @@ pub enum EngineError {
     },
     /// A reply that does not answer the step before it.
     Reply(&'static str),
+    /// A piece of streamed weights that its source refused.
+    Piece {
+        /// Its index.
+        index: u32,
+    },
     /// Data met while running that an instruction cannot accept.
     Data {
         /// Where.
@@ -130,6 +135,7 @@ impl fmt::Display for EngineError {
                 "the platform refused {needed} bytes for {what}; give the enclave more memory or lower the budget so \
                  that planning accounts for it"
             ),
+            Self::Piece { index } => write!(f, "piece {index} of the streamed weights is not what was stored"),
             Self::Reply(why) => write!(f, "reply does not fit the step: {why}; reset and start the request again"),
             Self::Data { at, rule } => write!(f, "{at}: {rule}; the request was stopped"),
             Self::NeedsReset => f.write_str("the run is over or has failed; reset before the next step"),

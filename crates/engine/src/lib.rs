@@ -29,9 +29,17 @@ pub use error::{EngineError, Place};
 pub use prepared::{Limits, MemoryReport, Moved, Prediction, Prepared, Reply, Residency, Step, ValueRef};
 pub use program::{Program, WeightTable};
 pub use share::share;
+pub use weights::Source;
 
 /// Plaintext bytes of one weight chunk; only the last of a stream is shorter.
 pub const CHUNK: usize = 65_536;
 
 /// Most chunks one [`Step::NeedChunks`] asks for, so that a step moves at most 1 MiB.
 pub const CHUNKS_PER_STEP: u32 = 16;
+
+/// Plaintext bytes of one piece of streamed weights; only the last of a stream is shorter. Smaller ones waste less at the
+/// ends of tiles and stay in a core's nearest cache from decryption to window; of larger ones more of the time is decryption.
+pub const PIECE: usize = 16_384;
+
+/// Most pieces one [`Step::NeedPieces`] asks for, so that a step moves at most 1 MiB.
+pub const PIECES_PER_STEP: u32 = 64;

@@ -169,32 +169,10 @@ impl Buffers {
         Ok((out, rest, scratch))
     }
 
-    /// Stores little-endian elements from element `start` on. `bytes` holds whole elements; `at` names their source.
-    pub(crate) fn store_bytes(&mut self, dtype: DType, start: u64, bytes: &[u8], at: Place) -> Result<(), EngineError> {
-        match dtype {
-            DType::F32 => {
-                let (elements, _) = bytes.as_chunks();
-                let out = part_mut(&mut self.f32, start, elements.len())?;
-                out.iter_mut().zip(elements).for_each(|(to, from)| *to = f32::from_le_bytes(*from));
-            }
-            DType::I64 => {
-                let (elements, _) = bytes.as_chunks();
-                let out = part_mut(&mut self.i64, start, elements.len())?;
-                out.iter_mut().zip(elements).for_each(|(to, from)| *to = i64::from_le_bytes(*from));
-            }
-            DType::Bool => {
-                check_masks(bytes, at)?;
-                part_mut(&mut self.bool, start, bytes.len())?.copy_from_slice(bytes);
-            }
-            DType::U8 => part_mut(&mut self.u8, start, bytes.len())?.copy_from_slice(bytes),
-        }
-        Ok(())
-    }
-
-    /// Stores half-precision numbers, two bytes each, as `f32` from element `start` on.
-    pub(crate) fn store_f16(&mut self, compute: Compute, start: u64, halves: &[u8]) -> Result<(), EngineError> {
-        half::widen(compute, halves, part_mut(&mut self.f32, start, halves.len() / 2)?);
-        Ok(())
+    /// All elements but the scratch memory, to be written.
+    pub(crate) fn span(&mut self) -> Span<'_> {
+        let Self { f32, i64, bool, u8, .. } = self;
+        Span { start: Extent::default(), f32, i64, bool, u8 }
     }
 
     /// Stores a value of exactly the type and length of `region`. `at` names its source.
@@ -215,6 +193,64 @@ impl Buffers {
             }
             ValueRef::U8(v) => part_mut(&mut self.u8, start, v.len())?.copy_from_slice(v),
         }
+        Ok(())
+    }
+}
+
+/// A stretch of each type's elements, for one writer.
+pub(crate) struct Span<'a> {
+    /// Where each begins.
+    start: Extent,
+    f32: &'a mut [f32],
+    i64: &'a mut [i64],
+    bool: &'a mut [u8],
+    u8: &'a mut [u8],
+}
+
+impl<'a> Span<'a> {
+    /// What lies before `end`, and the rest.
+    pub(crate) fn split(self, end: Extent) -> Result<(Self, Self), EngineError> {
+        fn cut<T>(all: &mut [T], start: u64, end: u64) -> Result<(&mut [T], &mut [T]), EngineError> {
+            let len = end.checked_sub(start).and_then(|len| usize::try_from(len).ok());
+            len.and_then(|len| all.split_at_mut_checked(len)).ok_or(OUTSIDE)
+        }
+        let Self { start, f32, i64, bool, u8 } = self;
+        let (f32, later_f32) = cut(f32, start.f32, end.f32)?;
+        let (i64, later_i64) = cut(i64, start.i64, end.i64)?;
+        let (bool, later_bool) = cut(bool, start.bool, end.bool)?;
+        let (u8, later_u8) = cut(u8, start.u8, end.u8)?;
+        let later = Self { start: end, f32: later_f32, i64: later_i64, bool: later_bool, u8: later_u8 };
+        Ok((Self { start, f32, i64, bool, u8 }, later))
+    }
+
+    /// Stores little-endian elements from element `start` on. `bytes` holds whole elements; `at` names their source.
+    pub(crate) fn store_bytes(&mut self, dtype: DType, start: u64, bytes: &[u8], at: Place) -> Result<(), EngineError> {
+        match dtype {
+            DType::F32 => {
+                let (elements, _) = bytes.as_chunks();
+                let out = part_mut(self.f32, start.wrapping_sub(self.start.f32), elements.len())?;
+                out.iter_mut().zip(elements).for_each(|(to, from)| *to = f32::from_le_bytes(*from));
+            }
+            DType::I64 => {
+                let (elements, _) = bytes.as_chunks();
+                let out = part_mut(self.i64, start.wrapping_sub(self.start.i64), elements.len())?;
+                out.iter_mut().zip(elements).for_each(|(to, from)| *to = i64::from_le_bytes(*from));
+            }
+            DType::Bool => {
+                check_masks(bytes, at)?;
+                part_mut(self.bool, start.wrapping_sub(self.start.bool), bytes.len())?.copy_from_slice(bytes);
+            }
+            DType::U8 => {
+                part_mut(self.u8, start.wrapping_sub(self.start.u8), bytes.len())?.copy_from_slice(bytes);
+            }
+        }
+        Ok(())
+    }
+
+    /// Stores half-precision numbers, two bytes each, as `f32` from element `start` on.
+    pub(crate) fn store_f16(&mut self, compute: Compute, start: u64, halves: &[u8]) -> Result<(), EngineError> {
+        let out = part_mut(self.f32, start.wrapping_sub(self.start.f32), halves.len() / 2)?;
+        half::widen(compute, halves, out);
         Ok(())
     }
 }

@@ -1,14 +1,14 @@
 //! A validated Program with all its memory, and the steps that run it.
 //!
-//! A request is: resident weights once, then inputs, then instructions (each after the chunks of its window), then
-//! outputs. Every reply leads to exactly one next step. What a step does is bounded by one instruction and one chunk.
+//! A request is: all weights once, before the first, then inputs, then instructions (each after the pieces of its window), then
+//! outputs. Every reply leads to exactly one next step. What a step does is bounded by one instruction and 1 MiB of weights.
 
 use cordon_kernels::parallel::Compute;
 
 use crate::memory::{Buffers, SLACK_BYTES};
 use crate::program::{DType, Instruction, Port, Program, Region, WeightTable};
 use crate::validate::validate;
-use crate::weights::{self, Needs, Weights};
+use crate::weights::{self, Needs, Source, Weights};
 use crate::{EngineError, Place, dispatch};
 
 /// How many constants stay inside, loaded once and kept over requests. The others stay in the normal world, encrypted;
@@ -71,9 +71,9 @@ pub struct Prediction {
     pub memory: MemoryReport,
     /// Of these, what [`Residency::Budget`] bounds: resident constants, the window, and their tables.
     pub constants: u64,
-    /// Chunks every request asks for: [`Prepared::chunks_per_request`].
-    pub chunks: u64,
-    /// Instructions of every request that wait for chunks.
+    /// Pieces every request asks for: [`Prepared::pieces_per_request`].
+    pub pieces: u64,
+    /// Instructions of every request that wait for pieces.
     pub loads: u64,
 }
 
@@ -130,11 +130,19 @@ pub struct Moved {
 /// What a [`Prepared`] asks for or tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step<'a> {
-    /// Answer with [`Reply::Chunk`] `first`; the step after it asks for the rest.
+    /// The weights are being loaded, all of them, in order. Answer with [`Reply::Chunk`] `first`; the step after it asks for
+    /// the rest. Where [`Prepared::pieces_per_request`] is not 0 the caller keeps them, encrypted, for what follows.
     NeedChunks {
         /// Index of the first chunk.
         first: u32,
         /// Chunks, at most [`crate::CHUNKS_PER_STEP`].
+        count: u32,
+    },
+    /// The next instruction waits for pieces of the weights. Answer with [`Reply::Pieces`].
+    NeedPieces {
+        /// Index of the first piece.
+        first: u32,
+        /// Pieces, at most [`crate::PIECES_PER_STEP`].
         count: u32,
     },
     /// Answer with [`Reply::Value`] for this port, or bring it with [`Prepared::fill`] and answer with [`Reply::Filled`].
@@ -166,6 +174,8 @@ pub enum Reply<'a> {
         /// [`crate::CHUNK`] bytes, fewer only at the end of the stream.
         plain: &'a [u8],
     },
+    /// Where the pieces asked for are to be taken from.
+    Pieces(&'a dyn Source),
     /// The value of the input port asked for.
     Value(ValueRef<'a>),
     /// The value asked for is complete: [`Prepared::fill`] brought it.
@@ -177,11 +187,13 @@ pub enum Reply<'a> {
 enum State {
     /// `Go` starts the request.
     Idle,
-    /// A chunk of the load before instruction `before`, or of the resident weights.
-    Chunk { before: Option<usize> },
+    /// A chunk of the weights, which are being loaded.
+    Chunk,
+    /// Pieces for an instruction.
+    Pieces(usize),
     /// The value of an input.
     Input(usize),
-    /// `Go` executes the instruction, or asks for its chunks.
+    /// `Go` executes the instruction, or asks for its pieces.
     Instruction(usize),
     /// `Go` takes the spilled value's view away.
     Spill(usize),
@@ -239,11 +251,11 @@ impl Prepared {
     pub fn predict(program: &Program, weights: &WeightTable, residency: Residency) -> Result<Prediction, EngineError> {
         validate(program, weights, u64::MAX)?;
         let Needs { resident, window, tables, traffic } = weights::predict(program, weights, residency)?;
-        let [chunks, loads] = traffic;
+        let [pieces, loads] = traffic;
         let constants = resident.saturating_add(window).saturating_add(tables);
         let tables = tables + program.heap_bytes() + FIXED;
         let memory = MemoryReport { arena: program.arena.bytes(), weights: resident, window, tables };
-        Ok(Prediction { memory, constants, chunks, loads })
+        Ok(Prediction { memory, constants, pieces, loads })
     }
 
     /// Takes the answer to the step before and goes on to the next. After an error, and after [`Step::Done`], every call
@@ -309,19 +321,23 @@ impl Prepared {
         self.memory
     }
 
-    /// Chunks every request asks for; those of resident weights come once, before the first.
-    pub fn chunks_per_request(&self) -> u64 {
-        self.weights.chunks_per_request()
+    /// Pieces of weights every request asks for; 0 where all are resident.
+    pub fn pieces_per_request(&self) -> u64 {
+        self.weights.pieces_per_request()
     }
 
     /// Consumes the reply `state` waits for; returns what to do next.
     fn take_reply(&mut self, state: State, reply: Reply<'_>) -> Result<Next, EngineError> {
         match (state, reply) {
             (State::Over, _) => Err(EngineError::NeedsReset),
-            (State::Idle, Reply::Go) => Ok(Next::Load(None)),
-            (State::Chunk { before }, Reply::Chunk { index, plain }) => {
+            (State::Idle, Reply::Go) => Ok(Next::Load),
+            (State::Chunk, Reply::Chunk { index, plain }) => {
                 self.weights.accept(index, plain, self.compute)?;
-                Ok(Next::Load(before))
+                Ok(Next::Load)
+            }
+            (State::Pieces(index), Reply::Pieces(source)) => {
+                self.weights.fill(source, self.compute)?;
+                Ok(Next::Stream(index))
             }
             (State::Input(index), Reply::Value(value)) => {
                 let port = self.program.inputs.get(index).ok_or(EngineError::Bug("input port"))?;
@@ -343,7 +359,8 @@ impl Prepared {
             (State::Spill(index), Reply::Go) => Ok(Next::Moved(index)),
             (State::Instruction(index), Reply::Go) => Ok(Next::Begin(index)),
             (State::Output(index), Reply::Go) => Ok(Next::Output(index + 1)),
-            (State::Chunk { .. }, _) => Err(EngineError::Reply("a chunk was asked for")),
+            (State::Chunk, _) => Err(EngineError::Reply("a chunk was asked for")),
+            (State::Pieces(_), _) => Err(EngineError::Reply("pieces were asked for")),
             (State::Input(_) | State::Restore(_), _) => Err(EngineError::Reply("a value was asked for")),
             (State::Idle | State::Instruction(_) | State::Spill(_) | State::Output(_), _) => {
                 Err(EngineError::Reply("nothing was asked for"))
@@ -359,7 +376,7 @@ impl Prepared {
             return Err(EngineError::Reply("the piece does not fit the port"));
         }
         let start = u64::from(region.start) + self.filled / size;
-        self.arena.store_bytes(region.dtype, start, bytes, at)?;
+        self.arena.span().store_bytes(region.dtype, start, bytes, at)?;
         self.filled = end;
         Ok(())
     }
@@ -380,20 +397,21 @@ impl Prepared {
     fn advance(&mut self, mut next: Next) -> Result<(State, Made), EngineError> {
         loop {
             next = match next {
-                Next::Load(before) => match (self.weights.wanted(), before) {
-                    (Some((first, count)), _) => {
-                        return Ok((State::Chunk { before }, Made::NeedChunks { first, count }));
-                    }
-                    (None, None) => Next::Input(0),
-                    (None, Some(index)) => return self.execute(index),
+                Next::Load => match self.weights.wanted_chunks() {
+                    Some((first, count)) => return Ok((State::Chunk, Made::NeedChunks { first, count })),
+                    None => Next::Input(0),
+                },
+                Next::Stream(index) => match self.weights.wanted_pieces() {
+                    Some((first, count)) => return Ok((State::Pieces(index), Made::NeedPieces { first, count })),
+                    None => return self.execute(index),
                 },
                 Next::Input(index) if index < self.program.inputs.len() => {
                     return Ok((State::Input(index), Made::Input(index)));
                 }
                 Next::Input(_) => Next::Begin(0),
                 Next::Begin(index) if index < self.program.instructions.len() => {
-                    self.weights.begin(index, self.compute)?;
-                    Next::Load(Some(index))
+                    self.weights.begin(index);
+                    Next::Stream(index)
                 }
                 Next::Begin(_) => Next::Output(0),
                 Next::Moved(index) => {
@@ -429,6 +447,7 @@ impl Prepared {
     fn announce(&self, made: Made) -> Result<Step<'_>, EngineError> {
         Ok(match made {
             Made::NeedChunks { first, count } => Step::NeedChunks { first, count },
+            Made::NeedPieces { first, count } => Step::NeedPieces { first, count },
             Made::Input(index) => Step::Input(self.program.inputs.get(index).ok_or(EngineError::Bug("input port"))?),
             Made::Spill(moved) => Step::Spill(moved),
             Made::Restore(moved) => Step::Restore(moved),
@@ -443,8 +462,10 @@ impl Prepared {
 
 /// What comes after a reply, in the order of a request.
 enum Next {
-    /// Chunks of the load under way; then the instruction it is for, or the inputs.
-    Load(Option<usize>),
+    /// Chunks of the weights, then the inputs.
+    Load,
+    /// Pieces for an instruction, then the instruction.
+    Stream(usize),
     Input(usize),
     /// An instruction whose load has not begun.
     Begin(usize),
@@ -456,6 +477,7 @@ enum Next {
 /// A [`Step`] before its borrow.
 enum Made {
     NeedChunks { first: u32, count: u32 },
+    NeedPieces { first: u32, count: u32 },
     Input(usize),
     Spill(Moved),
     Restore(Moved),
@@ -495,12 +517,22 @@ mod tests {
         (program, WeightTable(vec![WeightInfo { stored: Stored::F32, len: 3, offset: 0 }]))
     }
 
+    struct Plain<'a>(&'a [u8]);
+
+    impl Source for Plain<'_> {
+        fn open(&self, _: u32, into: &mut [u8]) -> bool {
+            into.copy_from_slice(self.0);
+            true
+        }
+    }
+
     fn run(prepared: &mut Prepared) {
         let stream: vec::Vec<u8> = [1f32, 2.0, 3.0].iter().flat_map(|v| v.to_le_bytes()).collect();
         let mut step = prepared.step(Reply::Go);
         loop {
             step = match step.expect("valid replies") {
                 Step::NeedChunks { first, .. } => prepared.step(Reply::Chunk { index: first, plain: &stream }),
+                Step::NeedPieces { .. } => prepared.step(Reply::Pieces(&Plain(&stream))),
                 Step::Input(_) => prepared.step(Reply::Value(ValueRef::F32(&[4.0, 5.0]))),
                 Step::Ran { .. } | Step::Output(_) => prepared.step(Reply::Go),
                 Step::Spill(_) | Step::Restore(_) => unreachable!("nothing is spilled"),

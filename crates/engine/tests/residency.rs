@@ -39,8 +39,9 @@ fn input(seed: u32) -> [Value; 1] {
     [Value::F32(ramp(PER_CHUNK as usize / 2, seed))]
 }
 
-fn chunks(seen: &[Seen]) -> Vec<u32> {
-    seen.iter().filter_map(|seen| if let Seen::Chunks(first, _) = seen { Some(*first) } else { None }).collect()
+/// Pieces asked for.
+fn pieces(seen: &[Seen]) -> u64 {
+    seen.iter().map(|seen| if let Seen::Pieces(_, count) = seen { u64::from(*count) } else { 0 }).sum()
 }
 
 /// A warm engine: its resident tiles are loaded.
@@ -76,12 +77,12 @@ fn every_budget_is_kept_and_gives_the_same_bits() {
         assert!(memory.weights + memory.window <= bytes, "{memory:?} in {bytes}");
         let (outputs, seen) = drive(&mut prepared, &build.stream, &input(9)).expect("runs");
         assert_eq!(outputs, expected);
-        assert_eq!(chunks(&seen).len() as u64, prepared.chunks_per_request());
-        assert!(prepared.chunks_per_request() <= last, "more memory must not cost more chunks");
-        last = prepared.chunks_per_request();
+        assert_eq!(pieces(&seen), prepared.pieces_per_request());
+        assert!(prepared.pieces_per_request() <= last, "more memory must not cost more pieces");
+        last = prepared.pieces_per_request();
         let predicted = Prepared::predict(&build.program, &build.weights, Residency::Budget { bytes }).expect("valid");
         assert_eq!(
-            (predicted.memory.weights, predicted.memory.window, predicted.chunks),
+            (predicted.memory.weights, predicted.memory.window, predicted.pieces),
             (memory.weights, memory.window, last)
         );
     }
@@ -116,12 +117,12 @@ fn f16_gives_the_bits_of_its_values_as_f32_in_half_the_room() {
         }
         let (outputs, seen) = drive(&mut prepared, &packed.stream, &input(9)).expect("runs");
         assert_eq!(outputs, expected, "{bytes:?}");
-        assert_eq!(chunks(&seen).len() as u64, prepared.chunks_per_request());
+        assert_eq!(pieces(&seen), prepared.pieces_per_request());
         let predicted = Prepared::predict(&packed.program, &packed.weights, bytes).expect("valid");
         assert_eq!((predicted.memory.weights, predicted.memory.window), (memory.weights, memory.window));
         // All eight tiles as stored, and one tile of window.
-        some_packed |= (memory.weights, memory.window, predicted.chunks) == (8 * tile / 2, tile, 0);
-        some_streamed |= predicted.chunks > 0 && memory.weights > 0;
+        some_packed |= (memory.weights, memory.window, predicted.pieces) == (8 * tile / 2, tile, 0);
+        some_streamed |= predicted.pieces > 0 && memory.weights > 0;
     }
     assert!(some_packed && some_streamed, "the test must see both");
     let all = Prepared::predict(&packed.program, &packed.weights, Residency::All).expect("valid").memory;
@@ -161,27 +162,18 @@ fn one_f16_tile_read_twice_by_an_instruction_is_widened_once() {
 #[test]
 fn a_tile_read_three_times_stays_before_those_read_once() {
     let build = adder(&[0, 1, 2, 3, 4, 5, 6, 7, 4, 4]);
-    // Room for the window, the chunk carried over, one tile and the tables.
+    // Room for the window, the pieces being opened, one tile and the tables.
     let bytes = u64::from(PER_CHUNK * 4) * 2 + 2_000;
     let mut prepared = warm(&build, Residency::Budget { bytes }).expect("fits");
     assert_eq!(prepared.memory().weights, u64::from(PER_CHUNK) * 2);
     let (_, seen) = drive(&mut prepared, &build.stream, &input(1)).expect("runs");
-    // Tile 4 is the first half of chunk 2, which still comes for tile 5, but not again for the last two instructions.
-    assert_eq!(chunks(&seen), [0, 1, 2, 3]);
+    // Every other tile comes once, two pieces each.
+    let asked: Vec<_> = seen.iter().filter(|seen| matches!(seen, Seen::Pieces(..))).copied().collect();
+    assert_eq!(asked, [0, 1, 2, 3, 5, 6, 7].map(|tile| Seen::Pieces(2 * tile, 2)));
 }
 
 #[test]
-fn neighbours_in_one_chunk_cost_one_chunk() {
-    let build = adder(&[0, 1, 2, 1]);
-    let mut prepared = warm(&build, Residency::Least).expect("valid");
-    let (_, seen) = drive(&mut prepared, &build.stream, &input(1)).expect("runs");
-    let asked: Vec<_> = seen.iter().filter(|seen| !matches!(seen, Seen::Input(_) | Seen::Done)).copied().collect();
-    let [a, b, c] = [Seen::Chunks(0, 1), Seen::Chunks(1, 1), Seen::Chunks(0, 1)];
-    assert_eq!(asked, [a, Seen::Ran(0), Seen::Ran(1), b, Seen::Ran(2), c, Seen::Ran(3), Seen::Output(100)]);
-}
-
-#[test]
-fn fifty_inputs_make_one_sequence_of_chunks_and_steps() {
+fn fifty_inputs_make_one_sequence_of_pieces_and_steps() {
     let build = adder(&[0, 3, 1, 3, 2, 0]);
     let mut random = Random(11);
     for residency in [Residency::All, Residency::Budget { bytes: 170_000 }, Residency::Least] {
@@ -209,7 +201,7 @@ fn programs_share_a_budget_and_the_first_that_does_not_fit_is_named() {
         programs.iter().zip(residencies).map(one).collect()
     };
     let (most, least) = (taken(&[Residency::All; 2]), taken(&[Residency::Least; 2]));
-    // The second needs less with everything inside than with a window and the chunk carried over.
+    // The second needs less with everything inside than with a window and the rooms pieces are opened in.
     let least = [least[0], least[1].min(most[1])];
     for available in (0..most.iter().sum::<u64>() + 1000).step_by(10_007) {
         match share(available, &programs) {

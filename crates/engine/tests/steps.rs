@@ -3,11 +3,16 @@
 mod support;
 
 use cordon_engine::program::{DType, Instruction, Operand, Strided2, Tile, UnaryOp};
-use cordon_engine::{CHUNK, EngineError, KernelSet, Limits, Place, Prepared, Reply, Residency, Step, ValueRef};
-use support::{Build, Random, Seen, Value, arena, cases, chunk, drive, ramp};
+use cordon_engine::{
+    CHUNK, Compute, EngineError, KernelSet, Limits, PIECE, Parallel, Place, Prepared, Reply, Residency, Source, Step,
+    Task, ValueRef,
+};
+use support::{Build, Plain, Random, Seen, Value, arena, cases, chunk, drive, ramp};
 
 const WINDOW: Residency = Residency::Least;
 const PER_CHUNK: usize = CHUNK / 4;
+/// Bytes of the rooms that pieces are opened in.
+const ROOMS: u64 = 4 * PIECE as u64;
 
 /// `out[i] = input[0] + w[i]` summed over several tensors that lie across chunk borders, with holes between them.
 fn adder(lens: &[usize]) -> (Build, Vec<Vec<f32>>) {
@@ -48,35 +53,119 @@ fn tensors_across_chunks_arrive_whole() {
 }
 
 #[test]
-fn chunks_are_asked_for_once_in_order_and_holes_are_skipped() {
+fn all_is_loaded_once_in_order_and_pieces_come_with_every_request_without_holes() {
     let (build, _) = adder(&[10, 18 * PER_CHUNK]);
-    let run = |residency| {
-        let mut prepared = build.prepare(residency).expect("valid");
-        let (_, seen) = drive(&mut prepared, &build.stream, &[Value::F32(vec![0.0])]).expect("runs");
-        seen
-    };
-    let second = build.weights.0[1].offset as usize / CHUNK;
-    assert_eq!(second, 3);
-    // Tensor 1 begins inside chunk 3 and so ends inside chunk 21: nineteen chunks, in requests of sixteen and three.
-    let mut load = vec![Seen::Chunks(0, 1)];
-    load.extend((0..16).map(|i| Seen::Chunks(3 + i, 16 - i)));
-    load.extend((0..3).map(|i| Seen::Chunks(19 + i, 3 - i)));
+    let chunks = build.stream.len().div_ceil(CHUNK) as u32;
+    assert_eq!(chunks, 22);
+    let load = (0..16).map(|i| Seen::Chunks(i, 16 - i)).chain((0..6).map(|i| Seen::Chunks(16 + i, 6 - i)));
+    let load: Vec<Seen> = load.collect();
     let rest = [Seen::Output(100), Seen::Output(101), Seen::Done];
+    let check = |residency, request: &[Seen]| {
+        let mut prepared = build.prepare(residency).expect("valid");
+        for load in [&load[..], &[]] {
+            let (_, seen) = drive(&mut prepared, &build.stream, &[Value::F32(vec![0.0])]).expect("runs");
+            assert_eq!(seen, [load, request, &rest].concat());
+            prepared.reset();
+        }
+    };
+    check(Residency::All, &[Seen::Input(0), Seen::Ran(0), Seen::Ran(1)]);
+    // Tensor 1 begins inside piece 12 and so ends inside piece 84: 73 pieces, in steps of 64 and nine.
+    assert_eq!(build.weights.0[1].offset as usize / PIECE, 12);
+    let pieces = [Seen::Pieces(12, 64), Seen::Pieces(76, 9)];
+    let [one, two] = pieces;
+    check(WINDOW, &[Seen::Input(0), Seen::Pieces(0, 1), Seen::Ran(0), one, two, Seen::Ran(1)]);
+}
 
-    let mut expected = load.clone();
-    expected.extend([Seen::Input(0), Seen::Ran(0), Seen::Ran(1)]);
-    expected.extend(rest);
-    assert_eq!(run(Residency::All), expected);
+/// Runs tasks in the order given, one after the other, and says that it has so many threads.
+struct Threads(usize);
 
-    let mut expected = vec![Seen::Input(0), load[0], Seen::Ran(0)];
-    expected.extend(&load[1..]);
-    expected.push(Seen::Ran(1));
-    expected.extend(rest);
-    assert_eq!(run(WINDOW), expected);
+impl Parallel for Threads {
+    fn threads(&self) -> usize {
+        self.0
+    }
+
+    fn run(&self, tasks: &mut [Task<'_>]) {
+        tasks.iter_mut().rev().for_each(|task| task());
+    }
 }
 
 #[test]
-fn two_tiles_in_one_chunk_cost_one_chunk() {
+fn any_number_of_threads_fills_the_same_window() {
+    let lens = [10, PER_CHUNK, 2 * PER_CHUNK + 7, 20 * PER_CHUNK, 1];
+    let (build, tensors) = adder(&lens);
+    for threads in [&Threads(1), &Threads(2), &Threads(3), &Threads(16)] {
+        let compute = Compute { set: KernelSet::PORTABLE, workers: threads };
+        let (program, weights) = (build.program.clone(), build.weights.clone());
+        let mut prepared = Prepared::new(program, weights, compute, WINDOW, Limits::new(u64::MAX)).expect("valid");
+        let (outputs, _) = drive(&mut prepared, &build.stream, &[Value::F32(vec![0.5])]).expect("runs");
+        for (output, tensor) in outputs.iter().zip(&tensors) {
+            let expected: Vec<f32> = tensor.iter().map(|v| v + 0.5).collect();
+            assert!(output.f32() == expected, "{} threads", threads.0);
+        }
+    }
+}
+
+/// Tiles of several types, some of which overlap: a thread's part of the stream is then no stretch of the window.
+#[test]
+fn overlapping_tiles_arrive_whole_whatever_the_threads() {
+    let mut b = Build::new();
+    let values = ramp(4 * PER_CHUNK, 9);
+    let whole = b.weight_f32(&values);
+    let len = 3 * PER_CHUNK as u32;
+    let [x, y] = [0, PER_CHUNK as u32].map(|start| Tile { start, len, ..whole });
+    let out = b.f32(len);
+    b.push(Instruction::Binary {
+        op: cordon_engine::program::BinaryOp::Add,
+        shape: Strided2 { dims: vec![len], a: vec![1], b: vec![1] },
+        a: Operand::Weight(x),
+        b: Operand::Weight(y),
+        activation: None,
+        out,
+    });
+    b.output(out);
+    let expected: Vec<f32> = values.iter().zip(&values[PER_CHUNK..]).map(|(a, b)| a + b).collect();
+    for threads in [&Threads(1), &Threads(2), &Threads(4)] {
+        let compute = Compute { set: KernelSet::PORTABLE, workers: threads };
+        let limits = Limits::new(u64::MAX);
+        let mut prepared = Prepared::new(b.program.clone(), b.weights.clone(), compute, WINDOW, limits).expect("valid");
+        let (outputs, _) = drive(&mut prepared, &b.stream, &[]).expect("runs");
+        assert!(outputs[0].f32() == expected, "{} threads", threads.0);
+    }
+}
+
+/// Refuses one piece, whose plaintext it shows nevertheless.
+struct Refusing<'a>(Plain<'a>, u32);
+
+impl Source for Refusing<'_> {
+    fn open(&self, index: u32, into: &mut [u8]) -> bool {
+        self.0.open(index, into) && index != self.1
+    }
+}
+
+#[test]
+fn a_refused_piece_ends_the_request_and_is_named() {
+    let (build, _) = adder(&[20 * PER_CHUNK]);
+    for (bad, threads) in [(0, &Threads(1)), (39, &Threads(2)), (79, &Threads(2)), (5, &Threads(4))] {
+        let compute = Compute { set: KernelSet::PORTABLE, workers: threads };
+        let (program, weights) = (build.program.clone(), build.weights.clone());
+        let mut prepared = Prepared::new(program, weights, compute, WINDOW, Limits::new(u64::MAX)).expect("valid");
+        drive(&mut prepared, &build.stream, &[Value::F32(vec![0.0])]).expect("runs");
+        prepared.reset();
+        let source = Refusing(Plain(&build.stream), bad);
+        assert!(matches!(prepared.step(Reply::Go), Ok(Step::Input(_))));
+        let mut refused = prepared.step(Reply::Value(ValueRef::F32(&[0.0]))).map(|_| ());
+        while refused.is_ok() {
+            refused = prepared.step(Reply::Pieces(&source)).map(|_| ());
+        }
+        assert_eq!(refused, Err(EngineError::Piece { index: bad }), "{} threads", threads.0);
+        assert!(matches!(prepared.step(Reply::Pieces(&source)), Err(EngineError::NeedsReset)));
+        prepared.reset();
+        drive(&mut prepared, &build.stream, &[Value::F32(vec![0.0])]).expect("the next request is served");
+    }
+}
+
+#[test]
+fn two_tiles_in_one_piece_cost_one_piece() {
     let mut b = Build::new();
     let (x, y) = (b.weight_f32(&ramp(8, 1)), b.weight_f32(&ramp(8, 2)));
     let out = b.f32(8);
@@ -91,7 +180,7 @@ fn two_tiles_in_one_chunk_cost_one_chunk() {
     b.output(out);
     let mut prepared = b.prepare(WINDOW).expect("valid");
     let (outputs, seen) = drive(&mut prepared, &b.stream, &[]).expect("runs");
-    assert_eq!(seen, [Seen::Chunks(0, 1), Seen::Ran(0), Seen::Output(100), Seen::Done]);
+    assert_eq!(seen, [Seen::Chunks(0, 1), Seen::Pieces(0, 1), Seen::Ran(0), Seen::Output(100), Seen::Done]);
     let expected: Vec<f32> = ramp(8, 1).iter().zip(ramp(8, 2)).map(|(a, b)| a * b).collect();
     assert_eq!(outputs[0].f32(), expected);
 }
@@ -111,7 +200,7 @@ fn a_window_holds_tiles_not_tensors() {
         let (outputs, _) = drive(&mut prepared, &b.stream, &[]).expect("runs");
         assert_eq!(outputs[0].f32(), expected);
     }
-    assert_eq!(b.prepare(Residency::Least).expect("valid").memory().window, 16 + CHUNK as u64);
+    assert_eq!(b.prepare(Residency::Least).expect("valid").memory().window, 16 + ROOMS);
 }
 
 #[test]
@@ -204,6 +293,7 @@ fn replies_that_do_not_fit_are_refused() {
         Reply::Chunk { index: u32::MAX, plain: whole },
         Reply::Chunk { index: 0, plain: &whole[1..] },
         Reply::Chunk { index: 0, plain: &[] },
+        Reply::Pieces(&Plain(&build.stream)),
     ] {
         let mut prepared = fresh();
         until(&mut prepared, &build, chunks);
@@ -254,8 +344,8 @@ fn memory_is_counted_before_it_is_allocated() {
     let streamed = prepare(WINDOW, u64::MAX).expect("no limit");
     let (a, b) = (resident.memory(), streamed.memory());
     assert_eq!((a.arena, a.weights, a.window), (4 * 4001, 4 * 4000, 0));
-    // The window holds the larger tensor and the chunk carried over.
-    assert_eq!((b.arena, b.weights, b.window), (4 * 4001, 0, 4 * 3000 + CHUNK as u64));
+    // The window holds the larger tensor; beside it pieces are opened.
+    assert_eq!((b.arena, b.weights, b.window), (4 * 4001, 0, 4 * 3000 + ROOMS));
     assert!(a.tables > 0 && a.total() == resident.peak_bytes());
     for (residency, measured) in [(Residency::All, a), (WINDOW, b)] {
         let decoded = cordon_engine::Program::decode(&build.program.encode()).expect("just encoded");

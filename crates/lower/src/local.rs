@@ -109,7 +109,9 @@ impl Local {
                 Step::Spill(moved) => Next::Spill(moved.slot),
                 Step::Restore(moved) => Next::Restore(moved.slot),
                 Step::Done => return Ok(outputs),
-                Step::NeedChunks { .. } => return Err(LowerError::Engine("resident weights are gone".into())),
+                Step::NeedChunks { .. } | Step::NeedPieces { .. } => {
+                    return Err(LowerError::Engine("resident weights are gone".into()));
+                }
             };
         }
     }

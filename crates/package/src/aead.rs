@@ -4,12 +4,8 @@
 //! `fast-aead` takes [`ring`](https://docs.rs/ring), at two to three times the speed and with C and assembly in the
 //! trusted base. Keys of HPKE stanzas stay with pure Rust either way.
 
-use aes::Aes256;
 use aes_gcm::aead::{AeadInOut, KeyInit};
 use aes_gcm::{Aes256Gcm, Nonce, Tag};
-use ctr::CtrCore;
-use ctr::cipher::{InnerIvInit, StreamCipherCore};
-use ctr::flavors::Ctr32BE;
 
 use crate::limits::TAG_BYTES;
 
@@ -39,7 +35,7 @@ pub type ChunkAead = Portable;
 pub type ChunkAead = Fast;
 
 /// Crate `aes-gcm`: pure Rust, every target.
-#[cfg_attr(feature = "fast-aead", allow(dead_code, reason = "the other one's reference in tests"))]
+#[cfg_attr(feature = "fast-aead", allow(dead_code, unreachable_pub, reason = "the other one's reference in tests"))]
 pub struct Portable(Aes256Gcm);
 
 impl Aead for Portable {
@@ -81,24 +77,6 @@ impl Aead for Fast {
         let nonce = ring::aead::Nonce::assume_unique_for_key(nonce);
         let (associated, tag) = (ring::aead::Aad::from(associated), ring::aead::Tag::from(tag));
         self.0.open_in_place_separate_tag(nonce, associated, tag, data, 0..).is_ok()
-    }
-}
-
-/// The decrypting half of AES-256-GCM alone, for data whose authenticity is known already: less than half the work.
-pub(crate) struct Keystream(Aes256);
-
-impl Keystream {
-    pub(crate) fn new(key: &[u8; 32]) -> Self {
-        Self(Aes256::new(key.into()))
-    }
-
-    /// Decrypts in place what [`Aead::encrypt`] made under this key. SP 800-38D, 7.1: block `i` of the text, from 0, takes
-    /// counter `i + 2` behind the nonce; counter 1 is the tag's.
-    pub(crate) fn decrypt(&self, nonce: [u8; NONCE_BYTES], data: &mut [u8]) {
-        let mut counter = [0; 16];
-        counter.iter_mut().zip(nonce).for_each(|(to, from)| *to = from);
-        counter[15] = 2;
-        CtrCore::<_, Ctr32BE>::inner_iv_init(&self.0, &counter.into()).apply_keystream_partial(data.into());
     }
 }
 
@@ -154,17 +132,6 @@ mod tests {
         assert!(!opens(&aead, [2; 12], b"Associated", &cipher, tag));
         assert!(!opens(&aead, [2; 12], b"associated", &cipher[1..], tag));
         assert!(!opens(&A::new(&[2; 32]), [2; 12], b"associated", &cipher, tag));
-    }
-
-    #[test]
-    fn the_keystream_alone_decrypts() {
-        for len in [0, 1, 16, 17, 65_536] {
-            let data: Vec<u8> = (0..len).map(|i| i as u8).collect();
-            let mut cipher = data.clone();
-            Portable::new(&[7; 32]).encrypt([9; 12], b"", &mut cipher).expect("short");
-            Keystream::new(&[7; 32]).decrypt([9; 12], &mut cipher);
-            assert!(cipher == data, "{len} bytes");
-        }
     }
 
     #[test]

@@ -11,14 +11,13 @@ use hkdf::Hkdf;
 use sha2::Sha256;
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::aead::{Aead, ChunkAead, Keystream, NONCE_BYTES};
+use crate::aead::{Aead, ChunkAead, NONCE_BYTES};
 use crate::error::PackageError;
 use crate::keys::label;
 use crate::limits::{
     CHUNK_BYTES, HASH_BYTES, MAX_MANIFEST_BYTES, MAX_SECRET_BYTES, MAX_SECTION_BYTES, MAX_SEGMENTS, PAGE_BYTES,
     TAG_BYTES,
 };
-use crate::mark::{MARK_BYTES, Mark, Marks};
 use crate::merkle::{self, Hash};
 
 /// Encoded size of one entry of the section table.
@@ -312,35 +311,18 @@ impl LeafTable {
         }
         Ok(stored)
     }
-
-    /// Checks the mark of a stored chunk of `len` bytes against the one kept in its leaf's place.
-    fn check_mark(&self, mark: Mark, len: usize) -> Result<(), PackageError> {
-        let kept = usize::try_from(mark.index).ok().and_then(|index| self.leaves.get(index));
-        let length = self.section.chunk(mark.index).map(|(_, len)| len);
-        if length != Some(len) || !kept.is_some_and(|kept| mark.is(kept)) {
-            return Err(self.section.damaged());
-        }
-        Ok(())
-    }
 }
 
 /// Decrypts the chunks of one section, each checked against its leaf first. Made by [`crate::Opened::section`] only.
 pub struct SealedSection {
     leaves: LeafTable,
     cipher: ChunkCipher,
-    marks: Option<Marks>,
 }
 
 impl SealedSection {
     pub(crate) fn new(package_id: &[u8; 32], segment_key: &[u8; 32], leaves: LeafTable) -> Self {
         let cipher = ChunkCipher::new(package_id, segment_key, &leaves.section);
-        Self { leaves, cipher, marks: None }
-    }
-
-    /// Recognises chunks that come again by marks under this key instead of their leaves and tags, which takes a third of
-    /// the time. The key must be random and used nowhere else.
-    pub fn use_marks(&mut self, key: &[u8; MARK_BYTES]) {
-        self.marks = Some(Marks::new(key, self.leaves.leaves.len()));
+        Self { leaves, cipher }
     }
 
     /// The section it reads.
@@ -353,50 +335,17 @@ impl SealedSection {
         self.leaves.memory_bytes()
     }
 
-    /// Decrypts chunk `index` in place. A chunk that is the owner's and does not decrypt is wiped.
+    /// Decrypts chunk `index` in place. A chunk that is the owner's and does not decrypt is wiped. Takes no `&mut self`, so that
+    /// threads can open chunks side by side.
     pub fn decrypt_chunk<'a>(&self, index: u32, stored: &'a mut [u8]) -> Result<&'a mut [u8], PackageError> {
-        self.open_chunk(index, stored).map(|(plain, _)| plain)
-    }
-
-    /// [`Self::decrypt_chunk`], and a mark for [`Self::keep`] where marks are in use and the chunk had none. Takes no
-    /// `&mut self`, so that threads can open chunks side by side.
-    pub fn open_chunk<'a>(
-        &self,
-        index: u32,
-        stored: &'a mut [u8],
-    ) -> Result<(&'a mut [u8], Option<Mark>), PackageError> {
         let section = &self.leaves.section;
-        let mark = match &self.marks {
-            None => {
-                self.leaves.check(index, stored)?;
-                None
-            }
-            Some(marks) if marks.knows(index) => {
-                self.leaves.check_mark(marks.of(index, stored), stored.len())?;
-                // The bytes whose tag was checked when the mark was made.
-                let (plain, _) = stored.split_last_chunk_mut::<TAG_BYTES>().ok_or(section.chunk_error(index))?;
-                self.cipher.decrypt_known(index, plain);
-                return Ok((plain, None));
-            }
-            Some(marks) => {
-                self.leaves.check(index, stored)?;
-                Some(marks.of(index, stored))
-            }
-        };
+        self.leaves.check(index, stored)?;
         let (plain, tag) = stored.split_last_chunk_mut::<TAG_BYTES>().ok_or(section.chunk_error(index))?;
         if self.cipher.decrypt(index, plain, *tag) {
-            Ok((plain, mark))
+            Ok(plain)
         } else {
             plain.zeroize();
             Err(section.chunk_error(index))
-        }
-    }
-
-    /// Remembers a chunk that was opened, in the place of its leaf.
-    pub fn keep(&mut self, mark: Mark) {
-        let slot = usize::try_from(mark.index).ok().and_then(|index| self.leaves.leaves.get_mut(index));
-        if let (Some(marks), Some(slot)) = (&mut self.marks, slot) {
-            marks.keep(mark, slot);
         }
     }
 }
@@ -405,7 +354,6 @@ impl SealedSection {
 /// so the index serves as nonce.
 pub(crate) struct ChunkCipher {
     cipher: ChunkAead,
-    keystream: Keystream,
     package_id: [u8; 32],
     kind: SectionKind,
     segment: u16,
@@ -422,7 +370,6 @@ impl ChunkCipher {
             .expect("32 bytes are within HKDF-SHA256's 8160");
         Self {
             cipher: ChunkAead::new(&key),
-            keystream: Keystream::new(&key),
             package_id: *package_id,
             kind: section.kind,
             segment: section.segment,
@@ -439,11 +386,6 @@ impl ChunkCipher {
 
     fn decrypt(&self, index: u32, chunk: &mut [u8], tag: [u8; TAG_BYTES]) -> bool {
         self.cipher.decrypt(nonce(index), &self.associated_data(index), chunk, tag)
-    }
-
-    /// Without looking at the tag.
-    fn decrypt_known(&self, index: u32, chunk: &mut [u8]) {
-        self.keystream.decrypt(nonce(index), chunk);
     }
 
     /// `package id ‖ kind ‖ segment ‖ index ‖ count`, every field of fixed length. On the stack: a running segment reads
@@ -525,48 +467,16 @@ mod tests {
         assert!(stored[..CHUNK_BYTES].iter().all(|b| *b == 0), "wiped");
     }
 
+    /// Someone with the segment key makes another chunk with a valid tag: the leaf refuses it.
     #[test]
-    fn a_marked_chunk_is_the_same_chunk_or_refused() {
-        let plain: Vec<u8> = (0..2 * CHUNK_BYTES + 5).map(|i| i as u8).collect();
-        let (section, chunks) = sealed(&plain);
-        let digest = Some(section.damaged());
-        let mut reader = SealedSection::new(&[1; 32], &[2; 32], table(&section, &chunks, 96).expect("own leaves"));
-        reader.use_marks(&[9; 16]);
-        for round in 0..3 {
-            for (index, (stored, plain)) in (0..).zip(chunks.iter().zip(plain.chunks(CHUNK_BYTES))) {
-                let mut copy = stored.clone();
-                let (opened, mark) = reader.open_chunk(index, &mut copy).expect("own chunk");
-                assert!(opened == plain);
-                assert_eq!(mark.is_some(), round == 0, "only the first time");
-                for at in [0, stored.len() / 2, stored.len() - 1] {
-                    let mut altered = stored.clone();
-                    altered[at] ^= 1;
-                    assert_eq!(reader.open_chunk(index, &mut altered).err(), digest, "round {round}, byte {at}");
-                }
-                assert_eq!(reader.open_chunk(index, &mut stored[1..].to_vec()).err(), digest);
-                assert_eq!(reader.open_chunk(index, &mut [&stored[..], &[0]].concat()).err(), digest);
-                mark.into_iter().for_each(|mark| reader.keep(mark));
-            }
-            assert_eq!(reader.open_chunk(0, &mut chunks[1].clone()).err(), digest, "moved");
-            assert_eq!(reader.open_chunk(3, &mut chunks[1].clone()).err(), digest, "past the end");
-        }
-    }
-
-    /// Someone with the segment key makes another chunk with a valid tag: the leaf refuses it, and so does the mark.
-    #[test]
-    fn a_co_recipient_cannot_replace_a_marked_chunk() {
+    fn a_co_recipient_cannot_replace_a_chunk() {
         let (section, chunks) = sealed(&vec![7; CHUNK_BYTES * 2]);
-        let mut reader = SealedSection::new(&[1; 32], &[2; 32], table(&section, &chunks, 96).expect("own leaves"));
-        reader.use_marks(&[9; 16]);
+        let reader = SealedSection::new(&[1; 32], &[2; 32], table(&section, &chunks, 96).expect("own leaves"));
         let forger = ChunkCipher::new(&[1; 32], &[2; 32], &section);
         let mut forged = vec![8; CHUNK_BYTES];
         let tag = forger.encrypt(0, &mut forged).expect("short");
         forged.extend_from_slice(&tag);
-        let digest = Some(section.damaged());
-        assert_eq!(reader.open_chunk(0, &mut forged.clone()).err(), digest);
-        let mark = reader.open_chunk(0, &mut chunks[0].clone()).expect("own chunk").1.expect("the first time");
-        reader.keep(mark);
-        assert_eq!(reader.open_chunk(0, &mut forged).err(), digest);
+        assert_eq!(reader.decrypt_chunk(0, &mut forged).err(), Some(section.damaged()));
     }
 
     #[test]

@@ -32,7 +32,7 @@ pub fn make(model: &Model, constraints: &Constraints) -> Result<Plan, PlanError>
             limit: constraints.secure_memory,
             predicted: predicted.peak,
             minimum: predicted.minimum,
-            streamed: predicted.chunks * cordon_engine::CHUNK as u64,
+            streamed: predicted.pieces * cordon_engine::PIECE as u64,
             spilled: lowered
                 .segments
                 .iter()

@@ -12,6 +12,9 @@ const LEAF_BYTES: u64 = 32;
 /// How much less than [`FIXED_BYTES`] it may be: what that allows for, and a helper's stack.
 const FIXED_RANGE: u64 = 320 * 1024;
 
+/// In how many steps that range is looked through: with a little more room one more tile may stay inside.
+const FIXED_STEPS: u64 = 5;
+
 /// What the enclave keeps free besides: see `SLACK` there.
 const SLACK: u64 = 64 * 1024;
 
@@ -27,7 +30,7 @@ pub struct SegmentCost {
     pub arena_bound: u64,
     /// All weights, when resident.
     pub weights: u64,
-    /// Weights of the most demanding instruction and the chunk carried over, when streamed.
+    /// Weights of the most demanding instruction and the rooms pieces are opened in, when streamed.
     pub window: u64,
     /// The decoded Program, the tables that say which constant lies where, and leaf hashes.
     pub tables: u64,
@@ -86,10 +89,12 @@ pub struct Predicted {
     pub peak: u64,
     /// Least with which the same Programs run, in bytes.
     pub minimum: u64,
-    /// Weight chunks every request decrypts.
-    pub chunks: u64,
+    /// Pieces of weights every request decrypts.
+    pub pieces: u64,
     /// Times a request waits for some.
     pub loads: u64,
+    /// Bytes by which the peak may stay below, since nobody knows which tile just fits.
+    pub spread: u64,
 }
 
 /// What a budget leaves for activations, weights and tables.
@@ -110,28 +115,31 @@ pub fn predict(segments: &[&Lowered], limit: Option<u64>) -> Result<Predicted, P
     let decoding = FIXED_BYTES + there + costs.iter().map(|cost| 2 * cost.encoded + cost.tables).max().unwrap_or(0);
     let programs: Vec<_> = segments.iter().map(|lowered| (&lowered.program, &lowered.weights)).collect();
     let mut predicted = Predicted { peak: decoding, minimum, ..Predicted::default() };
+    let mut least = u64::MAX;
     // An enclave whose fixed part is smaller than the bound keeps more weights: the larger sum counts.
-    for fixed in [FIXED_BYTES, FIXED_BYTES - FIXED_RANGE] {
+    for step in 0..=FIXED_STEPS {
+        let fixed = FIXED_BYTES - FIXED_RANGE * step / FIXED_STEPS;
         let available = limit.map_or(u64::MAX, |limit| limit.saturating_sub(fixed + SLACK + retained + there));
         let Ok(residencies) = cordon_engine::share(available, &programs) else {
             return Ok(Predicted { peak: minimum, minimum, ..Predicted::default() });
         };
-        let (mut peak, mut chunks, mut loads) = (fixed + retained, 0, 0);
+        let (mut peak, mut pieces, mut loads) = (fixed + retained, 0, 0);
         for (lowered, residency) in segments.iter().zip(residencies) {
             let prediction = predict_one(lowered, residency)?;
             peak += prediction.memory.total() + leaves(lowered);
-            chunks += prediction.chunks;
+            pieces += prediction.pieces;
             loads += prediction.loads;
         }
         predicted.peak = predicted.peak.max(peak);
-        predicted.chunks = predicted.chunks.max(chunks);
+        least = least.min(peak.max(decoding));
+        predicted.pieces = predicted.pieces.max(pieces);
         predicted.loads = predicted.loads.max(loads);
+        if pieces == 0 {
+            break;
+        }
     }
+    predicted.spread = predicted.peak.saturating_sub(least);
     predicted.peak = with_margin(predicted.peak);
-    if predicted.chunks > 0 {
-        // Where weights stream, a little more room may hold one more tile: never more than the window does.
-        predicted.peak += costs.iter().map(|cost| cost.window).max().unwrap_or(0);
-    }
     if let Some(limit) = limit {
         predicted.peak = predicted.peak.min(limit.max(minimum));
     }

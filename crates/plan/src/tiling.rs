@@ -13,6 +13,10 @@ const WEIGHTS: [Option<u64>; 5] = [None, Some(2 << 20), Some(1 << 20), Some(512 
 const ARENAS: [u64; 7] = [850, 700, 550, 400, 250, 150, 0];
 /// What a budget leaves besides activations, in bytes, that is worth trying.
 const BESIDE: [u64; 5] = [7 << 18, 3 << 19, 5 << 18, 1 << 20, 5 << 17];
+/// Share of the budget within which the peak has to be known: measurement may stay 5 % below it.
+const KNOWN: u64 = 40;
+/// The better [`Search::rank`].
+const BEST: (bool, bool) = (true, true);
 /// Amounts of scratch memory tried for each way to cut.
 const SCRATCHES: usize = 4;
 
@@ -35,7 +39,7 @@ pub(crate) fn fit(segments: &[Untiled], limit: Option<u64>) -> Result<Fitted, Pl
     let slowdown = (fastest + time::streaming(&predicted)) / fastest;
     let whole: u64 = plain.lowered.iter().map(|lowered| lowered.arena.bytes).sum();
     let plain = Fitted { slowdown, predicted, ..plain };
-    let Some(limit) = limit.filter(|&limit| plain.predicted.chunks > 0 || plain.predicted.minimum > limit) else {
+    let Some(limit) = limit.filter(|&limit| plain.predicted.pieces > 0 || plain.predicted.minimum > limit) else {
         return Ok(plain);
     };
     let mut search = Search { limit, fastest, best: plain };
@@ -85,12 +89,11 @@ impl Search {
             banded.push(arena.map_or_else(|| segment.clone(), |arena| segment.in_bands(arena)));
             arenas.push(arena);
         }
-        let fits = self.best.predicted.minimum <= self.limit;
         for weights in WEIGHTS {
             let tilings: Vec<Tiling> = arenas.iter().map(|_| Tiling { weights, ..Tiling::default() }).collect();
             let mut tried = cut(&banded, &tilings)?;
             tried.tilings.iter_mut().zip(&arenas).for_each(|(tiling, arena)| tiling.arena = *arena);
-            if fits && time::arithmetic(&tried.lowered) / self.fastest >= self.best.slowdown {
+            if self.rank(&self.best) == BEST && time::arithmetic(&tried.lowered) / self.fastest >= self.best.slowdown {
                 // With all the scratch memory it can use. Smaller tiles are no faster.
                 return Ok(());
             }
@@ -117,16 +120,16 @@ impl Search {
 
     fn consider(&mut self, tried: &mut Fitted) -> Result<(), PlanError> {
         let arithmetic = time::arithmetic(&tried.lowered);
-        let enough = self.best.predicted.minimum <= self.limit;
-        if enough && arithmetic / self.fastest >= self.best.slowdown {
+        let best = self.rank(&self.best);
+        if best == BEST && arithmetic / self.fastest >= self.best.slowdown {
             return Ok(());
         }
         tried.predicted = predict(&tried.lowered.iter().collect::<Vec<_>>(), Some(self.limit))?;
         tried.slowdown = (arithmetic + time::streaming(&tried.predicted)) / self.fastest;
-        let better = match (tried.predicted.minimum <= self.limit, enough) {
-            (true, true) => tried.slowdown < self.best.slowdown,
-            (false, false) => tried.predicted.minimum < self.best.predicted.minimum,
-            (fits, _) => fits,
+        let better = match self.rank(tried) {
+            rank if rank != best => rank > best,
+            (false, _) => tried.predicted.minimum < self.best.predicted.minimum,
+            _ => tried.slowdown < self.best.slowdown,
         };
         if better {
             let Fitted { tilings, lowered, predicted, slowdown } = &*tried;
@@ -138,5 +141,10 @@ impl Search {
             };
         }
         Ok(())
+    }
+
+    /// Whether it fits, and whether its peak is known well enough to be promised.
+    fn rank(&self, fitted: &Fitted) -> (bool, bool) {
+        (fitted.predicted.minimum <= self.limit, fitted.predicted.spread <= self.limit / KNOWN)
     }
 }

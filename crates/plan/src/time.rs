@@ -1,7 +1,7 @@
 //! Time, predicted roughly: only its order decides between ways to cut a segment.
 
 use crate::memory::Predicted;
-use cordon_engine::CHUNK;
+use cordon_engine::PIECE;
 use cordon_engine::program::{Conv2d, Instruction};
 use cordon_lower::{Lowered, Work};
 
@@ -15,12 +15,10 @@ const COPIED: f64 = 8.0e9;
 const STEP: f64 = 1.0e-6;
 /// Bytes per second that Winograd's transforms make of input and products, and of weights.
 const TRANSFORMED: [f64; 2] = [1.5e10, 4.0e10];
-/// Bytes of weights per second that one thread takes in, decrypts in portable Rust and stores: what streaming added to
-/// resnet50 in docs/decisions/0007-chunks.md.
-const DECRYPTED: f64 = 2.1e9;
-/// Seconds that a load takes besides its chunks. A guess for an enclave that reads the package itself (decision 15); where
-/// chunks are asked for it is more.
-const LOAD: f64 = 1.0e-5;
+/// Bytes of weights per second that one thread reads, decrypts in portable Rust and stores (decision 18).
+const DECRYPTED: f64 = 2.8e9;
+/// Seconds that a load takes besides its pieces.
+const LOAD: f64 = 2.0e-6;
 
 /// Seconds of one request's arithmetic on one thread.
 pub(crate) fn arithmetic(lowered: &[Lowered]) -> f64 {
@@ -33,7 +31,7 @@ pub(crate) fn arithmetic(lowered: &[Lowered]) -> f64 {
 
 /// Seconds of waiting for weights.
 pub(crate) fn streaming(predicted: &Predicted) -> f64 {
-    predicted.chunks as f64 * CHUNK as f64 / DECRYPTED + predicted.loads as f64 * LOAD
+    predicted.pieces as f64 * PIECE as f64 / DECRYPTED + predicted.loads as f64 * LOAD
 }
 
 fn seconds(instruction: &Instruction, work: Work, scratch: u32) -> f64 {

@@ -62,13 +62,6 @@ impl Part {
 pub enum Supply {
     /// Nothing was asked for.
     Nothing,
-    /// Stored weight chunks, in the payload.
-    Chunks {
-        /// First chunk.
-        first: u32,
-        /// Number of chunks.
-        count: u32,
-    },
     /// A piece of a value that enters, in the payload, little-endian.
     Value {
         /// Index into the package's value table.
@@ -191,12 +184,9 @@ impl Command {
                     Supply::Nothing => {
                         w.u8(0);
                     }
-                    Supply::Chunks { first, count } => {
-                        w.u8(1).u32(first).u32(count);
-                    }
-                    Supply::Value { value, start, payload } => payload.encode(w.u8(2).u32(value).u64(start)),
+                    Supply::Value { value, start, payload } => payload.encode(w.u8(1).u32(value).u64(start)),
                     Supply::Spilled { chunk } => {
-                        w.u8(3).u32(chunk);
+                        w.u8(2).u32(chunk);
                     }
                 }
             }
@@ -233,13 +223,12 @@ impl Command {
                 request: r.u64("request")?,
                 supply: match r.u8("supply")? {
                     0 => Supply::Nothing,
-                    1 => Supply::Chunks { first: r.u32("first")?, count: r.u32("count")? },
-                    2 => Supply::Value {
+                    1 => Supply::Value {
                         value: r.u32("value")?,
                         start: r.u64("start")?,
                         payload: Payload::decode(&mut r)?,
                     },
-                    3 => Supply::Spilled { chunk: r.u32("chunk")? },
+                    2 => Supply::Spilled { chunk: r.u32("chunk")? },
                     _ => return Err(DecodeError::Invalid("supply")),
                 },
             },
@@ -280,7 +269,6 @@ mod tests {
             Command::Begin,
             Command::Run { request: 5, segment: 1 },
             Command::Step { request: 5, supply: Supply::Nothing },
-            Command::Step { request: 5, supply: Supply::Chunks { first: 1, count: 2 } },
             Command::Step { request: 5, supply: Supply::Value { value: 4, start: 8, payload: Payload::Clear } },
             Command::Step { request: 5, supply: Supply::Value { value: 4, start: 8, payload: Payload::Sealed } },
             Command::Step { request: 5, supply: Supply::Spilled { chunk: 3 } },

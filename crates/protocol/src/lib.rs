@@ -38,6 +38,17 @@ pub const SPILL_CHUNK: usize = 65_552;
 /// The most chunks of the spill area.
 pub const MAX_SPILL_CHUNKS: u32 = 16_384;
 
+/// Plaintext bytes of a piece of streamed weights; only the last of a segment's is shorter.
+pub const PIECE: usize = 16_384;
+
+/// Bytes a piece takes in the store: a tag, then the ciphertext.
+pub const STORED_PIECE: usize = PIECE + 16;
+
+/// Bytes of the store that hold a segment's weights.
+pub fn stored_weights(plain_len: u64) -> u64 {
+    plain_len.div_ceil(PIECE as u64).saturating_mul(STORED_PIECE as u64)
+}
+
 /// The most threads an enclave computes with.
 pub const MAX_THREADS: usize = 16;
 
@@ -70,6 +81,8 @@ mod tests {
             ("PAYLOAD_LIMIT", PAYLOAD_LIMIT as u64),
             ("SPILL_CHUNK", SPILL_CHUNK as u64),
             ("MAX_SPILL_CHUNKS", u64::from(MAX_SPILL_CHUNKS)),
+            ("PIECE", PIECE as u64),
+            ("STORED_PIECE", STORED_PIECE as u64),
             ("MAX_THREADS", MAX_THREADS as u64),
             ("HEAD_LIMIT", frame::HEAD_LIMIT as u64),
             ("RING_HEADER", ring::HEADER_BYTES as u64),

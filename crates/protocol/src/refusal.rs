@@ -67,6 +67,8 @@ codes! {
         OutOfMemory = 10 "out-of-secure-memory",
         /// A spilled value did not come back as it left.
         CorruptSpill = 11 "corrupt-spill",
+        /// Streamed weights did not come back from the normal world's memory as they left, or it is too small for them.
+        CorruptStore = 12 "corrupt-store",
         /// The package's bytes are damaged or forged.
         PackageHostile = 20 "package-hostile",
         /// The package needs a newer enclave.
@@ -248,6 +250,10 @@ fn explain(code: Code) -> (&'static str, &'static str) {
         Code::CorruptSpill => (
             "a value that was spilled to this host's memory did not come back as it left",
             "run it again, on a host you trust more",
+        ),
+        Code::CorruptStore => (
+            "weights that were put into this host's memory did not come back as they left",
+            "load the package again, on a host you trust more",
         ),
         Code::PackageHostile => ("the package is damaged or forged", "copy it again, or ask its owner"),
         Code::PackageUnsupported => ("the package needs something this enclave does not know", "update Cordon"),

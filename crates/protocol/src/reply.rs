@@ -122,15 +122,6 @@ pub enum Reply {
         /// Names it from now on.
         request: u64,
     },
-    /// The running segment asks for weight chunks.
-    NeedChunks {
-        /// Index into the header's section table.
-        section: u32,
-        /// First chunk.
-        first: u32,
-        /// Chunks.
-        count: u32,
-    },
     /// The running segment asks for a piece of a value.
     NeedValue {
         /// Index into the package's value table.
@@ -170,7 +161,7 @@ pub enum Reply {
     Working,
     /// The segment is complete.
     SegmentDone {
-        /// Bytes of weights that the enclave read from the package by itself.
+        /// Stored bytes of weights that came back from the normal world's memory.
         read: u64,
     },
     /// Answers `End` and `Abort`: the request is wiped.
@@ -202,14 +193,11 @@ impl Reply {
             Self::Begun { request } => {
                 w.u8(0x20).u64(*request);
             }
-            Self::NeedChunks { section, first, count } => {
-                w.u8(0x21).u32(*section).u32(*first).u32(*count);
-            }
             Self::NeedValue { value, start, len } => {
-                w.u8(0x22).u32(*value).u64(*start).u32(*len);
+                w.u8(0x21).u32(*value).u64(*start).u32(*len);
             }
             Self::Output { value, form, start, total, payload } => {
-                w.u8(0x23).u32(*value);
+                w.u8(0x22).u32(*value);
                 w.u8(match form {
                     Form::Tensor => 0,
                     Form::Ranked => 1,
@@ -217,19 +205,19 @@ impl Reply {
                 payload.encode(w.u64(*start).u64(*total));
             }
             Self::Working => {
-                w.u8(0x24);
+                w.u8(0x23);
             }
             Self::SegmentDone { read } => {
-                w.u8(0x25).u64(*read);
+                w.u8(0x24).u64(*read);
             }
             Self::Closed => {
-                w.u8(0x26);
+                w.u8(0x25);
             }
             Self::Spill { chunk } => {
-                w.u8(0x27).u32(*chunk);
+                w.u8(0x26).u32(*chunk);
             }
             Self::NeedSpilled { chunk, len } => {
-                w.u8(0x28).u32(*chunk).u32(*len);
+                w.u8(0x27).u32(*chunk).u32(*len);
             }
         }
         frame::begin(out, &w.finish());
@@ -254,9 +242,8 @@ impl Reply {
             0x12 => Self::Loaded(decode_load(&mut r)?),
             0x13 => Self::Unloaded,
             0x20 => Self::Begun { request: r.u64("request")? },
-            0x21 => Self::NeedChunks { section: r.u32("section")?, first: r.u32("first")?, count: r.u32("count")? },
-            0x22 => Self::NeedValue { value: r.u32("value")?, start: r.u64("start")?, len: r.u32("length")? },
-            0x23 => Self::Output {
+            0x21 => Self::NeedValue { value: r.u32("value")?, start: r.u64("start")?, len: r.u32("length")? },
+            0x22 => Self::Output {
                 value: r.u32("value")?,
                 form: match r.u8("form")? {
                     0 => Form::Tensor,
@@ -267,11 +254,11 @@ impl Reply {
                 total: r.u64("total")?,
                 payload: Payload::decode(&mut r)?,
             },
-            0x24 => Self::Working,
-            0x25 => Self::SegmentDone { read: r.u64("bytes read")? },
-            0x26 => Self::Closed,
-            0x27 => Self::Spill { chunk: r.u32("chunk")? },
-            0x28 => Self::NeedSpilled { chunk: r.u32("chunk")?, len: r.u32("length")? },
+            0x23 => Self::Working,
+            0x24 => Self::SegmentDone { read: r.u64("bytes read")? },
+            0x25 => Self::Closed,
+            0x26 => Self::Spill { chunk: r.u32("chunk")? },
+            0x27 => Self::NeedSpilled { chunk: r.u32("chunk")?, len: r.u32("length")? },
             _ => return Err(DecodeError::Invalid("reply")),
         };
         r.finish()?;
@@ -443,7 +430,6 @@ mod tests {
             }),
             Reply::Unloaded,
             Reply::Begun { request: 77 },
-            Reply::NeedChunks { section: 1, first: 2, count: 3 },
             Reply::NeedValue { value: 1, start: 2, len: 3 },
             Reply::Output { value: 1, form: Form::Ranked, start: 2, total: 3, payload: Payload::Clear },
             Reply::Working,

@@ -41,7 +41,7 @@ pub(crate) struct Traffic {
     pub(crate) crossings: u64,
     /// Their bytes.
     pub(crate) crossing_bytes: u64,
-    /// Encrypted weight bytes that went in, or that the enclave read.
+    /// Encrypted weight bytes that the enclave read back.
     pub(crate) weight_bytes: u64,
     /// Encrypted activation bytes that left, and came back.
     pub(crate) spilled_bytes: u64,
@@ -179,16 +179,10 @@ impl Enclave {
         let mut traffic = Traffic::default();
         let mut collecting: Option<(u32, Form, u64, Vec<u8>)> = None;
         let (mut command, mut payload) = (Command::Run { request, segment }, &[][..]);
-        let mut chunks: Option<(u32, u32, u32)> = None;
         let mut spilled = 0..0;
         loop {
             self.begin_frame(command, core::mem::take(&mut payload));
             self.frame.extend_from_slice(area.get(core::mem::take(&mut spilled)).unwrap_or_default());
-            if let Some((section, first, count)) = chunks.take() {
-                let head = self.frame.len();
-                file.supply(section, Part::Chunks, first, count, &mut self.frame)?;
-                traffic.weight_bytes += (self.frame.len() - head) as u64;
-            }
             let (reply, answer) = self.exchange(DOING)?;
             traffic.steps += 1;
             let mut supply = Supply::Nothing;
@@ -198,10 +192,6 @@ impl Enclave {
                     return Ok(traffic);
                 }
                 Reply::Working => {}
-                Reply::NeedChunks { section, first, count } => {
-                    chunks = Some((section, first, count));
-                    supply = Supply::Chunks { first, count };
-                }
                 Reply::NeedValue { value, start, len } => {
                     let tensor = values.get(&value).ok_or(RuntimeError::Protocol("a value before it is computed"))?;
                     let range =

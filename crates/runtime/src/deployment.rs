@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use cordon_executor::{Executor, Tensor, elem};
-use cordon_package::{Manifest, Placement};
-use cordon_protocol::{Greeting, LoadReport, MAX_THREADS, MemoryUse, Ranked};
+use cordon_package::{Manifest, Placement, SectionKind};
+use cordon_protocol::{Greeting, LoadReport, MAX_THREADS, MemoryUse, Ranked, stored_weights};
 
 use crate::client::{Crossed, Enclave, Traffic};
 use crate::device::Device;
@@ -85,7 +85,7 @@ impl Options {
         if !(1..=MAX_THREADS).contains(&threads) {
             return Err(RuntimeError::Input(format!("{threads} threads: an enclave computes with 1 to {MAX_THREADS}")));
         }
-        let backend = ProcessBackend::new(device.key_file()?, Some(budget)).threads(threads).package(file.handle()?);
+        let backend = ProcessBackend::new(device.key_file()?, Some(budget)).threads(threads);
         Deployment::with_backend(file, grant, device, Box::new(backend), executor.as_ref())
     }
 }
@@ -102,6 +102,12 @@ fn generous_budget(file: &PackageFile) -> u64 {
     const FIXED: u64 = 16 << 20;
     // Twice for the weights themselves, as f16 is widened where there is room, and once to spare.
     (peaks + 3 * weights + FIXED).next_multiple_of(1 << 20)
+}
+
+/// Host memory that holds the weights of all secure segments, if they have no room inside.
+fn store_bytes(file: &PackageFile) -> u64 {
+    let weights = file.header().sections.iter().filter(|section| section.kind() == SectionKind::Weights);
+    weights.map(|section| stored_weights(section.plain_len())).sum()
 }
 
 /// A package, loaded: normal segments on an executor, secure ones in an enclave.
@@ -134,7 +140,7 @@ pub struct SegmentCost {
     pub crossings: u64,
     /// Their bytes.
     pub crossing_bytes: u64,
-    /// Encrypted weight bytes brought in, or read by the enclave.
+    /// Encrypted weight bytes that the enclave read back.
     pub weight_bytes: u64,
     /// Encrypted activation bytes that left for this host's memory, and came back.
     pub spilled_bytes: u64,
@@ -248,7 +254,7 @@ impl Deployment {
         if self.normal.iter().all(Option::is_some) {
             return Ok(());
         }
-        let mut enclave = Enclave::greet(self.backend.start()?)?;
+        let mut enclave = Enclave::greet(self.backend.start(store_bytes(&self.file))?)?;
         let (report, state) = enclave.load(&self.file, &self.grant, &self.device.state(self.file.header())?)?;
         self.device.keep_state(self.file.header(), state.as_deref())?;
         self.enclave = Some((enclave, report));

@@ -59,7 +59,7 @@ impl Device {
             _ => RuntimeError::io(&path, source),
         })?;
         let made = ProcessBackend::new(file, None)
-            .start()
+            .start(0)
             .and_then(Enclave::greet)
             .and_then(|mut enclave| enclave.provision(owners))
             .and_then(|recipient| {

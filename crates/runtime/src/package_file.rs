@@ -17,7 +17,6 @@ use crate::error::RuntimeError;
 /// The host takes the owner's name from the package itself, so this check finds damage, not forgery: whom to trust is
 /// decided inside the enclave, against the owners the device pins.
 pub struct PackageFile {
-    file: File,
     bytes: Bytes,
     header_len: usize,
     manifest: Manifest,
@@ -35,17 +34,12 @@ impl PackageFile {
         let trust = Trust { now: now(), dangerous_accept_development: true, ..Trust::pinned(&owners) };
         let Checked { manifest, verified } = check_public(&bytes, &trust)?;
         let header_len = cordon_package::header_length(&bytes)?;
-        Ok(Self { file, bytes, header_len, manifest, verified, path })
+        Ok(Self { bytes, header_len, manifest, verified, path })
     }
 
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
-    }
-
-    /// The open file, for an enclave that reads it itself.
-    pub(crate) fn handle(&self) -> Result<File, RuntimeError> {
-        self.file.try_clone().map_err(|source| RuntimeError::io(&self.path, source))
     }
 
     /// The public manifest.

@@ -39,14 +39,13 @@ pub struct ProcessBackend {
     key: File,
     budget: u64,
     threads: usize,
-    package: Option<File>,
 }
 
 impl ProcessBackend {
     /// A backend for the device whose key file this is; the file is handed to the enclave, never read here. `budget` is
     /// its secure memory in bytes.
     pub fn new(key: File, budget: Option<u64>) -> Self {
-        Self { key, budget: budget.unwrap_or(KEY_BUDGET), threads: default_threads(), package: None }
+        Self { key, budget: budget.unwrap_or(KEY_BUDGET), threads: default_threads() }
     }
 
     /// Threads the enclave computes with instead of [`default_threads`]; its start refuses 0 and more than
@@ -58,22 +57,12 @@ impl ProcessBackend {
     }
 }
 
-impl ProcessBackend {
-    /// Lets the enclave read the package's file itself, which saves two copies and the round trips. It maps the file read-only
-    /// before its sandbox closes and believes nothing of it.
-    #[must_use]
-    pub fn package(mut self, file: File) -> Self {
-        self.package = Some(file);
-        self
-    }
-}
-
 impl Backend for ProcessBackend {
     fn name(&self) -> &'static str {
         "process"
     }
 
-    fn start(&self) -> Result<Box<dyn Transport>, RuntimeError> {
+    fn start(&self, store: u64) -> Result<Box<dyn Transport>, RuntimeError> {
         let failed = |stage| move |source| RuntimeError::Start { stage, source };
         let memory = SharedMemory::new(total_bytes(PAYLOAD)).map_err(failed("shared memory"))?;
         let image = SealedImage::new(PROGRAM).map_err(failed("sealing the program"))?;
@@ -83,10 +72,13 @@ impl Backend for ProcessBackend {
         ring.set_word(word::PAYLOAD, payload);
         ring.set_wide(word::BUDGET_LOW, self.budget);
         ring.set_word(word::THREADS, u32::try_from(self.threads).unwrap_or(u32::MAX));
+        // Pages are taken from the kernel as they are touched.
+        let store = usize::try_from(store).map_err(|_| RuntimeError::Protocol("a package larger than memory"))?;
+        let store = (store > 0).then(|| SharedMemory::new(store)).transpose().map_err(failed("memory for weights"))?;
         let mut descriptors = vec![memory.as_fd(), self.key.as_fd()];
-        descriptors.extend(self.package.as_ref().map(File::as_fd));
+        descriptors.extend(store.as_ref().map(AsFd::as_fd));
         let child = image.start("cordon-enclave", &descriptors).map_err(failed("exec"))?;
-        let mut process = ProcessTransport { memory, child, patience: patience(self.threads) };
+        let mut process = ProcessTransport { memory, store, child, patience: patience(self.threads) };
         process.wait_until_ready()?;
         Ok(Box::new(process))
     }
@@ -129,6 +121,7 @@ fn look(patience: Duration, reached: impl Fn() -> bool) -> bool {
 /// A running enclave process.
 struct ProcessTransport {
     memory: SharedMemory,
+    store: Option<SharedMemory>,
     child: Child,
     patience: Duration,
 }
@@ -179,7 +172,7 @@ fn start_error(stage: u32, errno: u32, death: Death) -> RuntimeError {
         13 => "starting its service",
         14 => "loading the system-call filter",
         15 => "reading the device key: the file is damaged",
-        17 => "mapping the package",
+        17 => "mapping the memory for weights",
         _ => "before its first step",
     };
     let source = match i32::try_from(errno) {
@@ -221,6 +214,10 @@ impl Transport for ProcessTransport {
                 return Err(self.death());
             }
         }
+    }
+
+    fn store(&self) -> Option<&SharedMemory> {
+        self.store.as_ref()
     }
 
     fn cpu_time(&self) -> Option<Duration> {

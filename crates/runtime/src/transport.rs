@@ -3,6 +3,8 @@
 use core::fmt;
 use core::time::Duration;
 
+use cordon_mapped::SharedMemory;
+
 use crate::error::RuntimeError;
 
 /// Starts enclaves of one platform.
@@ -10,14 +12,20 @@ pub trait Backend: Send {
     /// The platform's word: `process`.
     fn name(&self) -> &'static str;
 
-    /// Starts a fresh enclave for the device this backend was made for.
-    fn start(&self) -> Result<Box<dyn Transport>, RuntimeError>;
+    /// Starts a fresh enclave for the device this backend was made for. `store` bytes of this host's memory are set aside for
+    /// encrypted weights that have no room inside.
+    fn start(&self, store: u64) -> Result<Box<dyn Transport>, RuntimeError>;
 }
 
 /// A running enclave.
 pub trait Transport: Send {
     /// Sends the command frame in `frame` and replaces it by the reply frame. After an error the enclave is gone.
     fn call(&mut self, frame: &mut Vec<u8>) -> Result<(), Death>;
+
+    /// The memory set aside for encrypted weights.
+    fn store(&self) -> Option<&SharedMemory> {
+        None
+    }
 
     /// CPU time used since the start, where the platform can tell.
     fn cpu_time(&self) -> Option<Duration> {

@@ -3,7 +3,7 @@
 
 mod support;
 
-use cordon_protocol::{Code, Command, Supply};
+use cordon_protocol::{Code, Command};
 use cordon_runtime::{Deployment, PackageFile, ProcessBackend, RuntimeError, Tensor};
 use support::{AMPLE, STREAMING, World, X, assert_serves, deployment, run};
 
@@ -41,35 +41,6 @@ fn wrong_inputs_are_refused_by_name_before_anything_runs() {
     let nan = Tensor::from_f32(vec![1, 4], &[0.0, f32::NAN, 0.0, 0.0]).expect("fits");
     refused(&[("x", &nan)], "NaN");
     assert_serves(&mut model);
-}
-
-#[test]
-fn corrupt_and_short_chunks_stop_one_request_only() {
-    let world = World::new();
-    let (mut model, fault) = deployment(&world, STREAMING);
-    assert_serves(&mut model);
-    type Change = fn(&mut Vec<u8>);
-    let changes: [(Change, Code); 3] = [
-        (|frame| *frame.last_mut().expect("a chunk") ^= 1, Code::CorruptChunk),
-        (|frame| frame.truncate(frame.len() - 100), Code::WrongSupply),
-        (|frame| frame.extend([0; 16]), Code::WrongSupply),
-    ];
-    for (change, code) in changes {
-        *fault.lock().expect("free") = Some(Box::new(move |frame, inner| {
-            let chunks = matches!(
-                Command::decode(&mut frame.clone()),
-                Ok((Command::Step { supply: Supply::Chunks { .. }, .. }, _))
-            );
-            if chunks {
-                change(frame);
-            }
-            inner.call(frame)
-        }));
-        let error = run(&mut model).expect_err("the chunk is bad");
-        assert!(matches!(error, RuntimeError::Refused { refusal, .. } if refusal.code == code), "{error}");
-        *fault.lock().expect("free") = None;
-        assert_serves(&mut model);
-    }
 }
 
 #[test]

@@ -39,7 +39,7 @@ fn a_device_is_made_once_and_its_key_file_is_private() {
 fn every_protection_is_reported_and_the_ones_this_kernel_has_are_in_force() {
     let dir = tempfile::tempdir().expect("temporary folder");
     let (device, _) = Device::init(dir.path(), &[owner().public()]).expect("initialises");
-    let transport = ProcessBackend::new(open_key(&device), Some(32 << 20)).start().expect("starts");
+    let transport = ProcessBackend::new(open_key(&device), Some(32 << 20)).start(0).expect("starts");
     let enclave = Enclave::greet(transport).expect("greets");
     let greeting = enclave.greeting();
     assert!(greeting.development && greeting.has_key);
@@ -75,14 +75,14 @@ fn it_computes_with_as_many_threads_as_it_was_told() {
     let (device, _) = Device::init(dir.path(), &[owner().public()]).expect("initialises");
     let mut fixed = Vec::new();
     for threads in [1, 2, 16] {
-        let transport = ProcessBackend::new(open_key(&device), None).threads(threads).start().expect("starts");
+        let transport = ProcessBackend::new(open_key(&device), None).threads(threads).start(0).expect("starts");
         let enclave = Enclave::greet(transport).expect("greets");
         assert_eq!(enclave.greeting().threads as usize, threads);
         fixed.push(enclave.greeting().memory.fixed);
     }
     assert!(fixed.is_sorted_by(|fewer, more| fewer < more), "stacks are counted: {fixed:?}");
     for threads in [0, 17] {
-        let error = ProcessBackend::new(open_key(&device), None).threads(threads).start().err().expect("refused");
+        let error = ProcessBackend::new(open_key(&device), None).threads(threads).start(0).err().expect("refused");
         assert!(error.to_string().contains("threads"), "{error}");
     }
 }
@@ -91,7 +91,7 @@ fn it_computes_with_as_many_threads_as_it_was_told() {
 fn a_budget_too_small_to_start_says_so() {
     let dir = tempfile::tempdir().expect("temporary folder");
     let (device, _) = Device::init(dir.path(), &[owner().public()]).expect("initialises");
-    let error = ProcessBackend::new(open_key(&device), Some(4096)).start().err().expect("too small").to_string();
+    let error = ProcessBackend::new(open_key(&device), Some(4096)).start(0).err().expect("too small").to_string();
     assert!(error.contains("budget"), "{error}");
 }
 
@@ -100,6 +100,6 @@ fn a_damaged_key_file_says_so() {
     let dir = tempfile::tempdir().expect("temporary folder");
     let (device, _) = Device::init(dir.path(), &[owner().public()]).expect("initialises");
     std::fs::write(device.dir().join("device.key"), "not a device").expect("writable");
-    let error = ProcessBackend::new(open_key(&device), None).start().err().expect("damaged").to_string();
+    let error = ProcessBackend::new(open_key(&device), None).start(0).err().expect("damaged").to_string();
     assert!(error.contains("device key"), "{error}");
 }

@@ -228,14 +228,13 @@ fn short_long_and_missing_chunks_are_refused() {
     }
 }
 
-/// Something else than was asked for: nothing, weights, a value, other chunks, and the same chunks a second time.
+/// Something else than was asked for: nothing, a value, other chunks, and the same chunks a second time.
 #[test]
 fn answers_of_another_kind_are_refused() {
     let world = World::spilling();
     let (mut model, hook) = deployment(&world, AMPLE);
     let supplies = [
         Supply::Nothing,
-        Supply::Chunks { first: 0, count: 3 },
         Supply::Value { value: 0, start: 0, payload: cordon_protocol::Payload::Clear },
         Supply::Spilled { chunk: 1 },
         Supply::Spilled { chunk: u32::MAX },

@@ -1,10 +1,10 @@
 //! Cordon's enclave as a Linux process: development isolation.
 //!
 //! The host starts these very bytes from a sealed memory file with an empty environment and two or three descriptors, whose
-//! numbers are the arguments: the shared ring, the device's key file and, if weights are to be read without the host's help,
-//! the package. The order of what follows is the point:
+//! numbers are the arguments: the shared ring, the device's key file and, if weights may have to lie outside, memory
+//! for them. The order of what follows is the point:
 //!
-//! 1. the ring is mapped and the budget read (`ring.rs`), the package is mapped and its descriptor closed (`package.rs`);
+//! 1. the ring is mapped and the budget read (`ring.rs`), the store is mapped and its descriptor closed (`store.rs`);
 //! 2. one region of secret memory is taken, for stacks and heap; nothing is mapped later (`region.rs`);
 //! 3. the sandbox closes: no new privileges, no core file, not dumpable, no files, no network (`sandbox.rs`);
 //! 4. the service and its helpers start on stacks inside the region (`thread.rs`), and the system-call filter
@@ -18,11 +18,11 @@
 
 mod futex;
 mod heap;
-mod package;
 mod platform;
 mod region;
 mod ring;
 mod sandbox;
+mod store;
 mod thread;
 
 use cordon_enclave::Enclave;
@@ -32,10 +32,10 @@ use cordon_protocol::ring::{REPLY_PAYLOAD, frame_bytes};
 
 use crate::futex::Futexes;
 use crate::heap::Heap;
-use crate::package::Package;
 use crate::platform::ProcessPlatform;
 use crate::region::Region;
 use crate::ring::SharedRing;
+use crate::store::SharedStore;
 
 #[cfg_attr(not(test), global_allocator)]
 static HEAP: Heap = Heap::new();
@@ -60,8 +60,8 @@ pub(crate) enum Stage {
     Key = 15,
     /// The host's process is gone.
     HostGone = 16,
-    /// The package could not be mapped.
-    Package = 17,
+    /// The store could not be mapped.
+    Store = 17,
 }
 
 /// Ends the process; the ring, where there is one, says why.
@@ -82,7 +82,7 @@ struct Start {
     ring: SharedRing,
     region: Region,
     key: i32,
-    package: Option<Package>,
+    store: Option<SharedStore>,
     protections: Vec<Protection>,
 }
 
@@ -90,15 +90,15 @@ fn main() {
     // A panic's text could name anything; it is never printed. `panic = "abort"` ends the process.
     std::panic::set_hook(Box::new(|_| {}));
     let mut arguments = std::env::args().skip(1).map(|text| text.parse::<i32>().ok());
-    let (Some(Some(ring_fd)), Some(Some(key)), package, None) =
+    let (Some(Some(ring_fd)), Some(Some(key)), store, None) =
         (arguments.next(), arguments.next(), arguments.next(), arguments.next())
     else {
         stop(Stage::Arguments, None)
     };
     let Some(ring) = SharedRing::map(ring_fd) else { stop(Stage::Ring, None) };
-    let package = package.map(|fd| match fd.and_then(Package::map) {
-        Some(package) => package,
-        None => stop(Stage::Package, Some(&ring)),
+    let store = store.map(|fd| match fd.and_then(SharedStore::map) {
+        Some(store) => store,
+        None => stop(Stage::Store, Some(&ring)),
     });
     let mut protections = sandbox::before_memory(ring_fd, key);
     let region = match Region::take(ring.budget(), ring.threads() - 1, &mut protections) {
@@ -111,7 +111,7 @@ fn main() {
         stop(Stage::Thread, Some(&ring))
     }
     let stack = region.stack();
-    let start = Start { ring, region, key, package, protections };
+    let start = Start { ring, region, key, store, protections };
     if !thread::start(stack, serve, start) {
         std::process::exit(Stage::Thread as i32)
     }
@@ -120,13 +120,13 @@ fn main() {
 
 /// The service thread: closes the filter, reads the key, serves.
 fn serve(start: Start) -> ! {
-    let Start { ring, region, key, package, mut protections } = start;
+    let Start { ring, region, key, store, mut protections } = start;
     thread::wait_for_main_thread();
     POOL.wait_for_helpers(ring.threads() - 1);
     if !sandbox::filter(key, &mut protections) {
         stop(Stage::Filter, Some(&ring))
     }
-    let platform = match ProcessPlatform::new(key, package, region, ring.payload_limit(), protections) {
+    let platform = match ProcessPlatform::new(key, store, region, ring.payload_limit(), protections) {
         Some(platform) => platform,
         None => stop(Stage::Key, Some(&ring)),
     };

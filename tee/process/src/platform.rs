@@ -12,8 +12,8 @@ use hkdf::Hkdf;
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
-use crate::package::Package;
 use crate::region::Region;
+use crate::store::SharedStore;
 use crate::{HEAP, POOL};
 
 /// Most counters: one for each owner and package name, one for each package with a request limit. Their state fits a reply.
@@ -27,7 +27,7 @@ const TAG_BYTES: usize = 32;
 /// A locked-down process.
 pub(crate) struct ProcessPlatform {
     key_file: i32,
-    package: Option<Package>,
+    store: Option<SharedStore>,
     region: Region,
     payload_limit: usize,
     protections: Vec<Protection>,
@@ -40,7 +40,7 @@ impl ProcessPlatform {
     /// Reads the device file, now that every protection is in place; `None` if it is neither empty nor a device file.
     pub(crate) fn new(
         key_file: i32,
-        package: Option<Package>,
+        store: Option<SharedStore>,
         region: Region,
         payload_limit: usize,
         mut protections: Vec<Protection>,
@@ -56,7 +56,7 @@ impl ProcessPlatform {
             false => Protection::missing(Guard::KeyReadLast, Reason::NotFound, 0),
         });
         let counters = BTreeMap::new();
-        Some(Self { key_file, package, region, payload_limit, protections, device, counters, changed: false })
+        Some(Self { key_file, store, region, payload_limit, protections, device, counters, changed: false })
     }
 
     /// Tag of a state: HKDF-SHA256 with the device's secret as key material and the state's bytes as info, which for a
@@ -106,8 +106,8 @@ impl Platform for ProcessPlatform {
         REPLY_PAYLOAD
     }
 
-    fn package(&self) -> Option<&dyn Store> {
-        self.package.as_ref().map(|package| package as &dyn Store)
+    fn store(&self) -> Option<&dyn Store> {
+        self.store.as_ref().map(|store| store as &dyn Store)
     }
 
     fn burst(&self) -> u32 {

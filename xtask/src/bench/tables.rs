@@ -155,11 +155,10 @@ fn memory(results: &Results) -> String {
             let others = entry.summary(&["others_share"]).map(|share| share * 100.0);
             text += &format!(" {} % |\n", number(others, 0));
         }
-        let rates = ["first_gbytes_per_s", "again_gbytes_per_s"]
-            .map(|key| entries.iter().filter_map(|(_, entry)| entry.summary(&["opening", key])).fold(0.0, f64::max));
-        if rates[1] > 0.0 {
-            text +=
-                &format!("\nWeights are opened at {:.2} GB/s the first time, {:.2} GB/s again.\n", rates[0], rates[1]);
+        let rates = entries.iter().filter_map(|(_, entry)| entry.summary(&["opening", "gbytes_per_s"]));
+        let rate = rates.fold(0.0, f64::max);
+        if rate > 0.0 {
+            text += &format!("\nStreamed weights are opened at {rate:.2} GB/s.\n");
         }
         if let Some((_, entry)) = entries.first() {
             text += &format!("\n`{}`\n", entry.text("command"));

@@ -137,7 +137,7 @@ fn greeting() -> Outcome<Greeting> {
     let key = scratch.device().join("device.key");
     let file = std::fs::File::open(&key)
         .map_err(|error| Failure::new(format!("cannot read {}: {error}", key.display()), "check TMPDIR"))?;
-    let enclave = Enclave::greet(ProcessBackend::new(file, Some(64 << 20)).start()?)?;
+    let enclave = Enclave::greet(ProcessBackend::new(file, Some(64 << 20)).start(0)?)?;
     Ok(enclave.greeting().clone())
 }
 

@@ -5,8 +5,9 @@
 use core::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
+use std::sync::{Arc, Mutex};
 
-use cordon_enclave::{CounterId, Enclave, Platform, PlatformError};
+use cordon_enclave::{CounterId, Enclave, Platform, PlatformError, Store};
 use cordon_engine::program::{
     ArenaSize, BinaryOp, DType, Instruction, Kind, Operand, Port, Program, Region, Stored, Strided2, StridedCopy, Tile,
     Via, WeightInfo, WeightTable,
@@ -18,7 +19,7 @@ use cordon_package::{
     SegmentSecret, Trust, ValueInfo, Verified, chunk, leaves, seal_to_vec,
 };
 use cordon_protocol::{
-    Command, Guard, LoadReport, MemoryUse, Part, Payload, Protection, Reason, Refusal, Reply, Supply,
+    Command, Guard, LoadReport, MemoryUse, Part, Payload, Protection, Reason, Refusal, Reply, Supply, stored_weights,
 };
 
 /// Budget with room for everything.
@@ -54,10 +55,39 @@ pub struct Settings {
     pub development: Cell<bool>,
     pub payload_limit: Cell<usize>,
     pub burst: Cell<u32>,
+    pub has_store: Cell<bool>,
+}
+
+/// Memory that the host keeps for streamed weights, and what was read of it.
+pub struct FakeStore {
+    pub bytes: Mutex<Vec<u8>>,
+    pub reads: Mutex<Vec<(u64, usize)>>,
+}
+
+impl Store for FakeStore {
+    fn read(&self, offset: u64, into: &mut [u8]) -> bool {
+        self.reads.lock().unwrap().push((offset, into.len()));
+        let bytes = self.bytes.lock().unwrap();
+        let stored = bytes.get(offset as usize..offset as usize + into.len());
+        stored.is_some_and(|stored| {
+            into.copy_from_slice(stored);
+            true
+        })
+    }
+
+    fn write(&self, offset: u64, bytes: &[u8]) -> bool {
+        let mut all = self.bytes.lock().unwrap();
+        let place = all.get_mut(offset as usize..offset as usize + bytes.len());
+        place.is_some_and(|place| {
+            place.copy_from_slice(bytes);
+            true
+        })
+    }
 }
 
 pub struct Fake {
     settings: Rc<Settings>,
+    store: Arc<FakeStore>,
     device: Option<DeviceFile>,
     counters: HashMap<CounterId, u64>,
     changed: bool,
@@ -89,6 +119,10 @@ impl Platform for Fake {
 
     fn payload_limit(&self) -> usize {
         self.settings.payload_limit.get()
+    }
+
+    fn store(&self) -> Option<&dyn Store> {
+        self.settings.has_store.get().then_some(&*self.store)
     }
 
     fn burst(&self) -> u32 {
@@ -339,7 +373,7 @@ pub fn expected(x: [f32; 4]) -> Vec<f32> {
     (0..4).map(|i| 2.0 * (x[i] + w0[i]) + x[i] * w1[i] + large(USED + i as u32)).collect()
 }
 
-/// Changes what is supplied while loading or running: section, part, first, and the bytes.
+/// Changes what is supplied while loading: section, part, first, and the bytes.
 pub type Tamper = Box<dyn FnMut(u32, Part, u32, &mut Vec<u8>)>;
 
 /// An enclave and the host that drives it.
@@ -351,8 +385,7 @@ pub struct Host {
     pub tamper: Option<Tamper>,
     /// Every output that left: value and bytes.
     pub left: Vec<(u32, Vec<u8>)>,
-    /// Every section range asked for while running.
-    pub asked: Vec<(u32, u32, u32)>,
+    pub store: Arc<FakeStore>,
     /// Stored chunks of the spill area.
     pub spilled: BTreeMap<u32, Vec<u8>>,
     pub state: Vec<u8>,
@@ -381,17 +414,22 @@ impl Host {
             development: Cell::new(true),
             payload_limit: Cell::new(2 * 65_552),
             burst: Cell::new(100),
+            has_store: Cell::new(true),
         });
+        let weights = verified.header().sections.iter().filter(|section| section.kind() == SectionKind::Weights);
+        let len = weights.map(|section| stored_weights(section.plain_len())).sum::<u64>();
+        let store = Arc::new(FakeStore { bytes: Mutex::new(vec![0; len as usize]), reads: Mutex::default() });
         let platform = Fake {
             settings: settings.clone(),
+            store: store.clone(),
             device: Some(device),
             counters: HashMap::new(),
             changed: false,
             random: Box::new(seeded(9)),
         };
         let enclave = Enclave::new(platform);
-        let (tamper, left, asked, state) = (None, vec![], vec![], vec![]);
-        Self { enclave, settings, file, verified, tamper, left, asked, spilled: BTreeMap::new(), state }
+        let (tamper, left, state) = (None, vec![], vec![]);
+        Self { enclave, settings, file, verified, tamper, left, store, spilled: BTreeMap::new(), state }
     }
 
     /// Greeted and loaded.
@@ -494,11 +532,6 @@ impl Host {
         match *reply {
             Reply::SegmentDone { .. } => None,
             Reply::Working => step(Supply::Nothing, vec![]),
-            Reply::NeedChunks { section, first, count } => {
-                self.asked.push((section, first, count));
-                let bytes = self.supply(section, Part::Chunks, first, count);
-                step(Supply::Chunks { first, count }, bytes)
-            }
             Reply::NeedValue { value, start, len } => {
                 let bytes = values[&value][start as usize..start as usize + len as usize].to_vec();
                 step(Supply::Value { value, start, payload: Payload::Clear }, bytes)
@@ -563,4 +596,10 @@ impl Host {
         let x = [1.0, -2.0, 0.5, 3.0];
         assert_eq!(floats(&self.run(x).expect("the service goes on")), expected(x));
     }
+}
+
+/// A secret weight's bytes, which no reply may contain unless the plan lets the value out.
+pub fn assert_no_secret(reply: &[u8]) {
+    let weights = bytes(&[2.0, 3.0, 4.0, 5.0]);
+    assert!(!reply.windows(weights.len()).any(|w| w == weights), "a secret weight left");
 }

@@ -1,26 +1,27 @@
 //! Where constants lie inside: some resident, the others one instruction's at a time in a window ([`residency`]).
 //!
-//! The stream is cut into chunks of [`CHUNK`] plaintext bytes and tensors straddle chunk borders. Tensors start on
-//! multiples of 64 bytes and a chunk is a multiple of 64, so an element never does. Tiles are read mostly in the order of
-//! the stream; the last chunk of a load is kept until the next load, so that a chunk two instructions share comes once.
+//! Loading takes the whole stream once, in chunks of [`CHUNK`] plaintext bytes, and keeps what is resident. What streams comes
+//! again with every request, in pieces of [`PIECE`] bytes, from wherever the caller has put it ([`streaming`]). Tensors straddle
+//! the borders of both; they start on multiples of 64 bytes, as do chunks and pieces, so an element never does.
 //! Constants stored as f16 are computed with as `f32`: streamed ones are widened on their way into the window; resident
 //! ones stay inside as `f32` where there is room, else as they are stored, and are then widened into the window just
 //! before use.
-//! Which chunks are asked for, and in which order, follows from the tiles the Program names, the budget, and nothing else.
+//! Which pieces are asked for, and in which order, follows from the tiles the Program names, the budget, and nothing else.
 
 mod residency;
+mod streaming;
 
-use alloc::vec::Vec;
 use core::ops::Range;
 
 use cordon_kernels::parallel::Compute;
-use zeroize::Zeroize;
 
 use self::residency::Layout;
-use crate::memory::Buffers;
+pub use self::streaming::Source;
+use self::streaming::{Load, Rooms};
+use crate::memory::{Buffers, Span};
 use crate::prepared::{Residency, ValueRef};
 use crate::program::{DType, Instruction, Program, Stored, Tile, WeightInfo, WeightTable};
-use crate::{CHUNK, CHUNKS_PER_STEP, EngineError, KernelSet, Place};
+use crate::{CHUNK, CHUNKS_PER_STEP, EngineError, KernelSet, PIECE, Place};
 
 impl WeightInfo {
     /// Bytes the tensor takes in the stream.
@@ -54,8 +55,8 @@ struct Slot {
 }
 
 impl Slot {
-    fn first_chunk(&self) -> u64 {
-        self.bytes.start / CHUNK as u64
+    fn first_piece(&self) -> u64 {
+        self.bytes.start / PIECE as u64
     }
 
     /// Whether it lies there as stored, and instructions cannot read it so.
@@ -63,40 +64,42 @@ impl Slot {
         self.held != self.stored.dtype()
     }
 
-    fn last_chunk(&self) -> u64 {
-        (self.bytes.end - 1) / CHUNK as u64
+    fn last_piece(&self) -> u64 {
+        (self.bytes.end - 1) / PIECE as u64
+    }
+
+    /// Copies what it holds of the stream from byte `start` on.
+    fn take(&self, start: u64, plain: &[u8], compute: Compute, span: &mut Span<'_>) -> Result<(), EngineError> {
+        let end = start + plain.len() as u64;
+        let (from, to) = (self.bytes.start.max(start), self.bytes.end.min(end));
+        if from >= to {
+            return Ok(());
+        }
+        let part = plain.get((from - start) as usize..(to - start) as usize);
+        let part = part.ok_or(EngineError::Bug("a part of the stream lies outside it"))?;
+        let at = self.element(from);
+        match (self.stored, self.held) {
+            (Stored::F16, DType::F32) => span.store_f16(compute, at, part),
+            _ => span.store_bytes(self.held, at, part, Place::Weight(self.tile.tensor)),
+        }
+    }
+
+    /// Where the element lies whose bytes of the stream begin at `byte`.
+    fn element(&self, byte: u64) -> u64 {
+        let size = if self.is_packed() { 1 } else { u64::from(self.stored.bytes()) };
+        self.at + byte.saturating_sub(self.bytes.start) / size
     }
 }
 
-/// Where a load goes.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Target {
-    Kept,
-    Window,
-}
-
-/// A load under way.
-struct Load {
-    target: Target,
-    /// Slots of the target's list to fill, in the order of the stream.
-    slots: Range<usize>,
+/// The one load of what is resident.
+#[derive(Default)]
+struct Loading {
     /// First chunk not taken yet.
     next: u64,
+    /// Resident tiles that end before it.
+    passed: usize,
     /// Chunks asked for and not taken yet.
     pending: u32,
-}
-
-impl Load {
-    fn of(target: Target, slots: Range<usize>) -> Self {
-        Self { target, slots, next: 0, pending: 0 }
-    }
-}
-
-/// The last chunk of the load before.
-struct Carry {
-    chunk: Option<u64>,
-    /// As long as the layout says; what a shorter last chunk leaves over is never read.
-    plain: Vec<u8>,
 }
 
 /// The constants of one Program.
@@ -104,13 +107,12 @@ pub(crate) struct Weights {
     layout: Layout,
     kept: Buffers,
     window: Buffers,
-    carry: Carry,
+    rooms: Rooms,
     stream_bytes: u64,
+    loading: Loading,
     load: Load,
     /// Packed tiles of the instruction at hand, and where the window holds them widened.
     widened: [Option<(Tile, u64)>; MAX_TILES],
-    /// Whether the resident tiles are there.
-    resident: bool,
 }
 
 /// Most tiles of an instruction.
@@ -121,7 +123,7 @@ pub(crate) struct Needs {
     pub(crate) resident: u64,
     pub(crate) window: u64,
     pub(crate) tables: u64,
-    /// Chunks, and instructions that ask for some.
+    /// Pieces, and instructions that ask for some.
     pub(crate) traffic: [u64; 2],
 }
 
@@ -150,27 +152,21 @@ impl Weights {
         if needed > available {
             return Err(EngineError::Memory { at: Place::Program, what: "weights", needed, available });
         }
-        let refused = EngineError::Allocation { what: "weights", needed: layout.carry };
-        let mut plain: Vec<u8> = Vec::new();
-        plain.try_reserve_exact(layout.carry as usize).map_err(|_| refused)?;
-        plain.resize(layout.carry as usize, 0);
-        let mut weights = Self {
+        Ok(Self {
             kept: Buffers::allocate(layout.kept_extent, "weights")?,
             window: Buffers::allocate(layout.window, "the weight window")?,
-            carry: Carry { chunk: None, plain },
+            rooms: Rooms::allocate(layout.rooms)?,
             layout,
             stream_bytes: table.stream_bytes(),
-            load: Load::of(Target::Kept, 0..0),
+            loading: Loading::default(),
+            load: Load::default(),
             widened: [None; MAX_TILES],
-            resident: false,
-        };
-        weights.restart();
-        Ok(weights)
+        })
     }
 
-    /// Bytes of residence, and of the window with the chunk carried over.
+    /// Bytes of residence, and of the window with the rooms that pieces are opened in.
     pub(crate) fn bytes(&self) -> (u64, u64) {
-        (self.kept.bytes(), self.window.bytes() + self.carry.plain.capacity() as u64)
+        (self.kept.bytes(), self.window.bytes() + self.rooms.bytes())
     }
 
     /// Bytes of the tables that say what lies where.
@@ -178,72 +174,71 @@ impl Weights {
         self.layout.table_bytes()
     }
 
-    /// Chunks every request asks for.
-    pub(crate) fn chunks_per_request(&self) -> u64 {
+    /// Pieces every request asks for.
+    pub(crate) fn pieces_per_request(&self) -> u64 {
         self.layout.traffic()[0]
     }
 
-    /// Before a request: wipes the window, and starts the one load of resident weights over if it never finished.
+    /// Before a request: wipes the window, and starts loading over if it never finished.
     pub(crate) fn restart(&mut self) {
         self.window.wipe(KernelSet::PORTABLE);
-        self.carry.plain.fill(0);
-        self.carry.chunk = None;
-        let missing = if self.resident { 0..0 } else { 0..self.layout.kept.len() };
-        self.load = Load::of(Target::Kept, missing);
+        self.rooms.wipe();
+        self.load = Load::default();
+        if self.chunks_left() > 0 {
+            self.loading = Loading::default();
+        }
     }
 
-    /// Before an instruction: starts loading its tiles into the window, with what the chunk carried over holds of them.
-    pub(crate) fn begin(&mut self, instruction: usize, compute: Compute) -> Result<(), EngineError> {
-        self.load = Load::of(Target::Window, self.layout.group(instruction));
-        let first = self.next_chunk(0);
-        if let Some(chunk) = first.filter(|_| first == self.carry.chunk) {
-            let plain = core::mem::take(&mut self.carry.plain);
-            let stored = self.store(chunk, plain.get(..self.chunk_len(chunk)).unwrap_or(&plain), compute);
-            self.carry.plain = plain;
-            stored?;
-            self.load.next = chunk + 1;
+    /// The chunks to bring next, or `None` when all were loaded.
+    pub(crate) fn wanted_chunks(&mut self) -> Option<(u32, u32)> {
+        if self.loading.pending == 0 {
+            // The minimum is a u32.
+            self.loading.pending = self.chunks_left().min(CHUNKS_PER_STEP.into()) as u32;
         }
-        Ok(())
-    }
-
-    /// The chunks to send next, or `None` when the load under way is complete. What was asked for once is asked for
-    /// until it has come.
-    pub(crate) fn wanted(&mut self) -> Option<(u32, u32)> {
-        if self.load.pending == 0 {
-            let next = self.load.next;
-            let passed = self.loading().iter().take_while(|slot| slot.last_chunk() < next).count();
-            self.load.slots.start += passed;
-            let Some(first) = self.next_chunk(next) else {
-                self.resident |= self.load.target == Target::Kept;
-                return None;
-            };
-            self.load.next = first;
-            self.load.pending = (1..CHUNKS_PER_STEP)
-                .find(|&count| self.next_chunk(first + u64::from(count)) != Some(first + u64::from(count)))
-                .unwrap_or(CHUNKS_PER_STEP);
-        }
+        let Loading { next, pending, .. } = self.loading;
         // Validation bounds the number of chunks by u32, so the conversion succeeds.
-        u32::try_from(self.load.next).ok().map(|first| (first, self.load.pending))
+        u32::try_from(next).ok().map(|first| (first, pending)).filter(|(_, count)| *count > 0)
     }
 
     /// Takes one chunk of those wanted.
     pub(crate) fn accept(&mut self, index: u32, plain: &[u8], compute: Compute) -> Result<(), EngineError> {
-        let chunk = u64::from(index);
-        if self.load.pending == 0 || chunk != self.load.next {
+        let Loading { next, passed, pending } = &mut self.loading;
+        if *pending == 0 || u64::from(index) != *next {
             return Err(EngineError::Reply("not the chunk that comes next"));
         }
-        if plain.len() != self.chunk_len(chunk) {
+        let start = *next * CHUNK as u64;
+        if plain.len() as u64 != (self.stream_bytes - start).min(CHUNK as u64) {
             return Err(EngineError::Reply("the chunk has another length than the weight stream gives it"));
         }
-        self.store(chunk, plain, compute)?;
-        self.load.next += 1;
-        self.load.pending -= 1;
-        if self.load.target == Target::Window && self.next_chunk(self.load.next).is_none() {
-            let carry = self.carry.plain.get_mut(..plain.len());
-            carry.ok_or(EngineError::Bug("a chunk is longer than the room for it"))?.copy_from_slice(plain);
-            self.carry.chunk = Some(chunk);
+        let end = start + plain.len() as u64;
+        let kept = &self.layout.kept;
+        *passed += kept.iter().skip(*passed).take_while(|slot| slot.bytes.end <= start).count();
+        for slot in kept.iter().skip(*passed).take_while(|slot| slot.bytes.start < end) {
+            slot.take(start, plain, compute, &mut self.kept.span())?;
         }
+        *next += 1;
+        *pending -= 1;
         Ok(())
+    }
+
+    fn chunks_left(&self) -> u64 {
+        self.stream_bytes.div_ceil(CHUNK as u64) - self.loading.next
+    }
+
+    /// Before an instruction: what its tiles need of the stream is now wanted.
+    pub(crate) fn begin(&mut self, instruction: usize) {
+        self.load = Load::of(self.layout.group(instruction));
+    }
+
+    /// The pieces to bring next, or `None` when the window is complete.
+    pub(crate) fn wanted_pieces(&mut self) -> Option<(u32, u32)> {
+        self.load.wanted(&self.layout.streamed)
+    }
+
+    /// Fills the window with the pieces wanted.
+    pub(crate) fn fill(&mut self, source: &dyn Source, compute: Compute) -> Result<(), EngineError> {
+        let Self { layout, window, rooms, stream_bytes, load, .. } = self;
+        load.fill(&layout.streamed, window, rooms, *stream_bytes, source, compute)
     }
 
     /// Just before an instruction runs: widens the packed tiles it reads, behind what was loaded into the window.
@@ -268,7 +263,7 @@ impl Weights {
             let free = self.widened.iter_mut().find(|it| it.is_none());
             *free.ok_or(EngineError::Bug("an instruction with too many tiles"))? = Some((tile, at));
             let halves = self.kept.bytes_at(slot.at..slot.at + 2 * u64::from(tile.len))?;
-            self.window.store_f16(compute, at, halves)?;
+            self.window.span().store_f16(compute, at, halves)?;
             at += u64::from(tile.len);
         }
         Ok(())
@@ -289,60 +284,6 @@ impl Weights {
 
     #[cfg(test)]
     pub(crate) fn is_wiped(&self) -> [bool; 2] {
-        [self.kept.is_wiped(), self.window.is_wiped() && self.carry.plain.iter().all(|&byte| byte == 0)]
-    }
-
-    /// Copies what the load under way wants of a chunk.
-    fn store(&mut self, chunk: u64, plain: &[u8], compute: Compute) -> Result<(), EngineError> {
-        let start = chunk * CHUNK as u64;
-        let end = start + plain.len() as u64;
-        let (slots, buffers) = match self.load.target {
-            Target::Kept => (&self.layout.kept, &mut self.kept),
-            Target::Window => (&self.layout.streamed, &mut self.window),
-        };
-        for slot in slots.get(self.load.slots.clone()).unwrap_or(&[]) {
-            if slot.bytes.start >= end {
-                break;
-            }
-            let (from, to) = (slot.bytes.start.max(start), slot.bytes.end.min(end));
-            if from >= to {
-                continue;
-            }
-            let piece = plain.get((from - start) as usize..(to - start) as usize);
-            let piece = piece.ok_or(EngineError::Bug("a piece of a chunk lies outside it"))?;
-            let skipped = from - slot.bytes.start;
-            let size = if slot.is_packed() { 1 } else { slot.stored.bytes() };
-            let at = slot.at + skipped / u64::from(size);
-            match (slot.stored, slot.held) {
-                (Stored::F16, DType::F32) => buffers.store_f16(compute, at, piece)?,
-                _ => buffers.store_bytes(slot.held, at, piece, Place::Weight(slot.tile.tensor))?,
-            }
-        }
-        Ok(())
-    }
-
-    fn chunk_len(&self, chunk: u64) -> usize {
-        self.stream_bytes.saturating_sub(chunk * CHUNK as u64).min(CHUNK as u64) as usize
-    }
-
-    /// The slots of the load under way that are not complete.
-    fn loading(&self) -> &[Slot] {
-        let slots = match self.load.target {
-            Target::Kept => &self.layout.kept,
-            Target::Window => &self.layout.streamed,
-        };
-        slots.get(self.load.slots.clone()).unwrap_or(&[])
-    }
-
-    /// The first chunk at or after `from` that holds bytes of a slot. Slots are in the order of their first byte, so the
-    /// first one that does not end before `from` decides.
-    fn next_chunk(&self, from: u64) -> Option<u64> {
-        self.loading().iter().find(|slot| slot.last_chunk() >= from).map(|slot| slot.first_chunk().max(from))
-    }
-}
-
-impl Drop for Weights {
-    fn drop(&mut self) {
-        self.carry.plain.zeroize();
+        [self.kept.is_wiped(), self.window.is_wiped() && self.rooms.is_wiped()]
     }
 }

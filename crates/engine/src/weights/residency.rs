@@ -2,9 +2,9 @@
 //! Program, its weight table and the budget alone. Nothing here ever sees data.
 //!
 //! The unit is the *tile*, exactly as instructions name it. Those come first that save most per byte kept: tiles that many
-//! instructions read, and small ones, which cost a whole chunk each time. Among about equals those of the most demanding
+//! instructions read, and small ones, which cost a whole piece each time. Among about equals those of the most demanding
 //! instructions come first, since without them the window may be smaller; among those, the order of the stream, since
-//! neighbours share chunks. As many as fit are kept; before one is given up, those stored as f16 are kept as they are stored,
+//! neighbours share pieces. As many as fit are kept; before one is given up, those stored as f16 are kept as they are stored,
 //! which takes half the room and costs widening them each time.
 
 use alloc::vec::Vec;
@@ -12,10 +12,11 @@ use core::cmp::Reverse;
 use core::ops::Range;
 
 use super::Slot;
+use super::streaming::ROOMS;
 use crate::memory::Extent;
 use crate::prepared::Residency;
 use crate::program::{DType, Program, Stored, Tile, WeightTable};
-use crate::{CHUNK, EngineError, Place};
+use crate::{EngineError, PIECE, Place};
 
 /// What lies where.
 pub(crate) struct Layout {
@@ -31,8 +32,8 @@ pub(crate) struct Layout {
     pub(crate) window: Extent,
     /// Whether some tile is kept as it is stored, f16, and the window holds it widened when it is read.
     pub(crate) packs: bool,
-    /// Bytes of the last chunk, kept because the next instruction's tiles begin in it.
-    pub(crate) carry: u64,
+    /// Bytes of the rooms that pieces are opened in.
+    pub(crate) rooms: u64,
 }
 
 /// One instruction reads one tile.
@@ -49,7 +50,7 @@ struct Unit {
     reads: Range<u32>,
     /// Largest load, in bytes of the window, of an instruction that reads it.
     load: u64,
-    /// Bytes of chunks saved per request and byte kept, as a power of two.
+    /// Bytes of pieces saved per request and byte kept, as a power of two.
     benefit: u32,
 }
 
@@ -77,7 +78,7 @@ impl Layout {
 
     /// Bytes of residence and of the window.
     pub(crate) fn bytes(&self) -> (u64, u64) {
-        (self.kept_extent.bytes(), self.window.bytes().saturating_add(self.carry))
+        (self.kept_extent.bytes(), self.window.bytes().saturating_add(self.rooms))
     }
 
     /// Bytes of the tables themselves.
@@ -99,24 +100,20 @@ impl Layout {
         instruction.checked_sub(1).map_or(0, end)..end(instruction)
     }
 
-    /// Chunks one request asks for, and instructions that ask.
+    /// Pieces one request asks for, and instructions that ask.
     pub(crate) fn traffic(&self) -> [u64; 2] {
-        let (mut chunks, mut loads, mut carried) = (0, 0, None);
+        let (mut pieces, mut loads) = (0, 0);
         for instruction in 0..self.ends.len() {
             let group = self.streamed.get(self.group(instruction)).unwrap_or(&[]);
-            let (before, mut next) = (chunks, 0);
+            let mut next = 0;
             for slot in group {
-                let first = slot.first_chunk().max(next);
-                chunks += (slot.last_chunk() + 1).saturating_sub(first);
-                next = next.max(slot.last_chunk() + 1);
+                let first = slot.first_piece().max(next);
+                next = next.max(slot.last_piece() + 1);
+                pieces += next - first.min(next);
             }
-            if let Some(first) = group.first() {
-                chunks -= u64::from(carried == Some(first.first_chunk()));
-                carried = Some(next - 1);
-            }
-            loads += u64::from(chunks > before);
+            loads += u64::from(!group.is_empty());
         }
-        [chunks, loads]
+        [pieces, loads]
     }
 }
 
@@ -144,7 +141,7 @@ fn units(program: &Program, table: &WeightTable, reads: &[Read]) -> Result<Vec<U
     for group in reads.chunk_by(same_tile) {
         let load = group.iter().filter_map(|read| loads.get(read.instruction as usize)).max().copied().unwrap_or(0);
         let bytes = group.first().map_or(Ok(1), |read| extent(table, read, true).map(Extent::bytes))?.max(1);
-        let saved = (group.len() as u64).saturating_mul(bytes.max(CHUNK as u64));
+        let saved = (group.len() as u64).saturating_mul(bytes.max(PIECE as u64));
         units.push(Unit { reads: at..at + group.len() as u32, load, benefit: (saved / bytes).max(1).ilog2() });
         at += group.len() as u32;
     }
@@ -262,8 +259,8 @@ impl Choice<'_> {
     fn cost(&self, resident: Extent, window: Extent, kept: usize, streamed: usize) -> u64 {
         let ends = if streamed > 0 { self.program.instructions.len() * size_of::<u32>() } else { 0 };
         let tables = (kept + streamed) * size_of::<Slot>() + ends;
-        let carry = if streamed > 0 { carry(self.table) } else { 0 };
-        resident.bytes().saturating_add(window.bytes()).saturating_add(carry).saturating_add(tables as u64)
+        let rooms = if streamed > 0 { rooms(self.table) } else { 0 };
+        resident.bytes().saturating_add(window.bytes()).saturating_add(rooms).saturating_add(tables as u64)
     }
 }
 
@@ -311,7 +308,7 @@ fn build(
         ends: reserve(if streams { program.instructions.len() } else { 0 })?,
         window: chosen.window,
         packs: chosen.ways.contains(&Way::Packed),
-        carry: if streams { carry(table) } else { 0 },
+        rooms: if streams { rooms(table) } else { 0 },
     };
     let first = |unit: &Unit| reads.get(unit.reads.start as usize).copied().ok_or(MISSING);
     for (unit, way) in all().filter(|(_, way)| *way != Way::Streamed) {
@@ -340,9 +337,9 @@ fn build(
 
 const MISSING: EngineError = EngineError::Bug("a validated tile is missing");
 
-/// Bytes the last chunk may have.
-fn carry(table: &WeightTable) -> u64 {
-    table.stream_bytes().min(CHUNK as u64)
+/// Rooms for as many pieces as can be opened side by side.
+fn rooms(table: &WeightTable) -> u64 {
+    table.stream_bytes().div_ceil(PIECE as u64).min(ROOMS as u64) * PIECE as u64
 }
 
 fn can_be_packed(table: &WeightTable, read: &Read) -> bool {

@@ -8,7 +8,9 @@ use cordon_engine::program::{
     ArenaSize, DType, INSTRUCTION_SET, Instruction, Kind, Operand, Port, Program, Region, Stored, Tile, Via,
     WeightInfo, WeightTable,
 };
-use cordon_engine::{CHUNK, EngineError, KernelSet, Limits, Moved, Prepared, Reply, Residency, Step, ValueRef};
+use cordon_engine::{
+    CHUNK, EngineError, KernelSet, Limits, Moved, PIECE, Prepared, Reply, Residency, Source, Step, ValueRef,
+};
 use std::collections::HashMap;
 
 /// An owned tensor.
@@ -59,6 +61,7 @@ impl From<ValueRef<'_>> for Value {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Seen {
     Chunks(u32, u32),
+    Pieces(u32, u32),
     Input(u32),
     Spill(Moved),
     Restore(Moved),
@@ -177,9 +180,11 @@ pub fn drive(prepared: &mut Prepared, stream: &[u8], inputs: &[Value]) -> Result
     enum Answer {
         Go,
         Chunk(u32),
+        Pieces,
         Value(usize),
         Filled,
     }
+    let source = Plain(stream);
     let (mut outputs, mut seen, mut next_input) = (Vec::new(), Vec::new(), 0);
     let mut outside: HashMap<u32, Vec<u8>> = HashMap::new();
     let mut answer = Answer::Go;
@@ -187,11 +192,13 @@ pub fn drive(prepared: &mut Prepared, stream: &[u8], inputs: &[Value]) -> Result
         let reply = match answer {
             Answer::Go => Reply::Go,
             Answer::Chunk(index) => Reply::Chunk { index, plain: chunk(stream, index) },
+            Answer::Pieces => Reply::Pieces(&source),
             Answer::Value(index) => Reply::Value(inputs[index].view()),
             Answer::Filled => Reply::Filled,
         };
         let (now, next) = match prepared.step(reply)? {
             Step::NeedChunks { first, count } => (Seen::Chunks(first, count), Answer::Chunk(first)),
+            Step::NeedPieces { first, count } => (Seen::Pieces(first, count), Answer::Pieces),
             Step::Input(port) => {
                 next_input += 1;
                 (Seen::Input(port.value), Answer::Value(next_input - 1))
@@ -221,6 +228,19 @@ pub fn drive(prepared: &mut Prepared, stream: &[u8], inputs: &[Value]) -> Result
         }
         seen.push(now);
         answer = next;
+    }
+}
+
+/// The weight stream as it is: no piece is refused but one that the stream does not have.
+pub struct Plain<'a>(pub &'a [u8]);
+
+impl Source for Plain<'_> {
+    fn open(&self, index: u32, into: &mut [u8]) -> bool {
+        let piece = self.0.chunks(PIECE).nth(index as usize).filter(|piece| piece.len() == into.len());
+        piece.is_some_and(|piece| {
+            into.copy_from_slice(piece);
+            true
+        })
     }
 }
 

@@ -11,6 +11,7 @@ use cordon_engine::program::{
     ArenaSize, BinaryOp, DType, Instruction, Kind, Operand, Port, Program, Region, Stored, Strided2, Tile, Via,
     WeightInfo, WeightTable,
 };
+use cordon_mapped::SharedMemory;
 use cordon_package::{
     Elem, Manifest, Normalisation, OutputPolicy, OwnerKey, PackageError, Placement, ProgramKind, SealRequest,
     SealedProgram, SectionKind, SectionPlan, SegmentInfo, SegmentSecret, ValueInfo, seal_to_vec,
@@ -192,8 +193,8 @@ impl Backend for Faulty {
         self.inner.name()
     }
 
-    fn start(&self) -> Result<Box<dyn Transport>, RuntimeError> {
-        Ok(Box::new(FaultyTransport { inner: self.inner.start()?, fault: self.fault.clone() }))
+    fn start(&self, store: u64) -> Result<Box<dyn Transport>, RuntimeError> {
+        Ok(Box::new(FaultyTransport { inner: self.inner.start(store)?, fault: self.fault.clone() }))
     }
 }
 
@@ -203,6 +204,10 @@ impl Transport for FaultyTransport {
             Some(fault) => fault(frame, self.inner.as_mut()),
             None => self.inner.call(frame),
         }
+    }
+
+    fn store(&self) -> Option<&SharedMemory> {
+        self.inner.store()
     }
 
     fn cpu_time(&self) -> Option<Duration> {

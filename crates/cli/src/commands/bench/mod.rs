@@ -101,10 +101,7 @@ pub(crate) fn run(args: &Args, ui: Ui) -> Outcome {
         variants.push(Variant::sealed("planned", &model, Ok(plan), &scratch, &executor));
     }
     let threads = executor.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
-    let opening = match &variants[1].package {
-        Some(package) if !args.secure_memory.is_empty() => Opening::measure(&scratch, package, threads)?,
-        _ => None,
-    };
+    let opening = (!args.secure_memory.is_empty()).then(|| Opening::measure(threads));
     let against = match &args.against {
         None => None,
         Some(_) => {

@@ -77,12 +77,8 @@ impl Findings {
         if !joules {
             ui.line("energy: not measured (no readable counter under /sys/class/powercap)");
         }
-        if let Some(opening) = &self.opening {
-            ui.line(format!(
-                "weights are opened at {:.2} GB/s the first time and {:.2} GB/s again",
-                opening.first / 1e9,
-                opening.again / 1e9
-            ));
+        if let Some(Opening(rate)) = self.opening {
+            ui.line(format!("streamed weights are opened at {:.2} GB/s", rate / 1e9));
         }
         for variant in self.variants.iter().filter(|variant| variant.limit.is_some()) {
             if let Some(measured) = self.slowdown(variant) {
@@ -144,7 +140,7 @@ impl Findings {
     /// What it might cost at most, over all-secure: the streamed bytes at the rate they are opened, and 1.1 times computing.
     fn bound(&self, variant: &Variant) -> Option<f64> {
         let unlimited = self.variants.iter().find(|other| other.name == "all-secure")?;
-        let opening = variant.streamed_bytes as f64 / self.opening?.again * 1e3;
+        let opening = variant.streamed_bytes as f64 / self.opening?.0 * 1e3;
         Some(opening / median(&unlimited.wall) + 1.1)
     }
 

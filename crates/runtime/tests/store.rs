@@ -1,0 +1,97 @@
+//! Weights that stream lie in this host's memory: nothing of them can be read there, and nothing that was changed is used.
+
+mod support;
+
+use core::sync::atomic::Ordering;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex};
+
+use cordon_protocol::{Code, Command, PIECE, STORED_PIECE};
+use cordon_runtime::{Deployment, RuntimeError, Tensor};
+use support::{AMPLE, Fault, LARGE, STREAMING, World, X, assert_serves, deployment, large, run};
+
+/// Changes the words of the store before the next segment runs, and lets the request end as it does.
+fn with_store(
+    model: &mut Deployment,
+    fault: &Arc<Mutex<Option<Fault>>>,
+    mut change: impl FnMut(usize, u64) -> u64 + Send + 'static,
+) -> Result<Vec<f32>, RuntimeError> {
+    *fault.lock().expect("free") = Some(Box::new(move |frame, inner| {
+        if matches!(Command::decode(&mut frame.clone()), Ok((Command::Run { .. }, _))) {
+            let store = inner.store().expect("the package has weights");
+            for (at, word) in store.wide_words(0).iter().enumerate() {
+                word.store(change(at, word.load(Ordering::Relaxed)), Ordering::Relaxed);
+            }
+        }
+        inner.call(frame)
+    }));
+    let outcome = run(model);
+    *fault.lock().expect("free") = None;
+    outcome
+}
+
+/// All words of the store.
+fn stored(model: &mut Deployment, fault: &Arc<Mutex<Option<Fault>>>) -> Vec<u64> {
+    let words = Arc::new(Mutex::new(Vec::new()));
+    let seen = words.clone();
+    with_store(model, fault, move |_, word| {
+        seen.lock().expect("free").push(word);
+        word
+    })
+    .expect("nothing was changed");
+    core::mem::take(&mut words.lock().expect("free"))
+}
+
+#[test]
+fn streamed_and_resident_weights_give_the_same_bits() {
+    let world = World::new();
+    let x = Tensor::from_f32(vec![1, 4], &X).expect("four values");
+    let ((mut resident, _), (mut streaming, fault)) = (deployment(&world, AMPLE), deployment(&world, STREAMING));
+    for _ in 0..3 {
+        let (all, some) = (resident.run(&[("x", &x)]).expect("runs"), streaming.run(&[("x", &x)]).expect("runs"));
+        assert_eq!(all.outputs, some.outputs);
+        let [all, some] = [all.segments[0], some.segments[0]];
+        assert!(all.weight_bytes == 0 && some.weight_bytes > 0);
+        assert_eq!(all.commands, some.commands, "pieces are not asked for");
+    }
+    // Two neighbours of the large tensor as they would lie there.
+    let plain: HashSet<u64> = (0..1000)
+        .map(|index| u64::from(large(index).to_bits()) | u64::from(large(index + 1).to_bits()) << 32)
+        .collect();
+    let words = stored(&mut streaming, &fault);
+    assert!(words.iter().filter(|word| **word != 0).count() > LARGE as usize / 2, "the test must see the weights");
+    assert!(!words.iter().any(|word| plain.contains(word)), "a weight lies open");
+}
+
+#[test]
+fn changed_exchanged_and_older_pieces_are_refused_by_name() {
+    let world = World::new();
+    let (mut model, fault) = deployment(&world, STREAMING);
+    let good = stored(&mut model, &fault);
+    let (mut other, fault_of_other) = deployment(&world, STREAMING);
+    let foreign = stored(&mut other, &fault_of_other);
+    let words = STORED_PIECE / 8;
+    assert!(good.len() / words > 2 && PIECE < STORED_PIECE);
+    type Change = Box<dyn Fn(usize, &[u64]) -> u64 + Send>;
+    let changes: [(&str, Change); 5] = [
+        ("a bit of each tag", Box::new(move |at, good| good[at] ^ u64::from(at % words == 0))),
+        ("the last bit of each text", Box::new(move |at, good| good[at] ^ u64::from(at % words == words - 1) << 63)),
+        ("zeros", Box::new(|_, _| 0)),
+        ("each piece in the place of the one before", Box::new(move |at, good| good[(at + words) % good.len()])),
+        ("another enclave's with the same package", Box::new(move |at, _| foreign[at])),
+    ];
+    for (name, change) in changes {
+        let all = good.clone();
+        let error = with_store(&mut model, &fault, move |at, _| change(at, &all)).expect_err(name);
+        let RuntimeError::Refused { refusal, .. } = &error else { panic!("{name}: {error}") };
+        assert_eq!(
+            (refusal.code, refusal.segment, refusal.index.is_some()),
+            (Code::CorruptStore, Some(0), true),
+            "{name}"
+        );
+        assert!(error.to_string().contains("did not come back as they left"), "{error}");
+        let all = good.clone();
+        with_store(&mut model, &fault, move |at, _| all[at]).expect("what is put right serves");
+        assert_serves(&mut model);
+    }
+}
