@@ -31,6 +31,11 @@ pub trait Store: Sync {
     /// Copies the bytes from `offset` on; false when there are not as many.
     fn read(&self, offset: u64, into: &mut [u8]) -> bool;
 
+    /// So many bytes from `offset` on will be read next: brings them closer, where that can be done. Changes nothing.
+    fn soon(&self, offset: u64, len: usize) {
+        let _ = (offset, len);
+    }
+
     /// Puts bytes at `offset`, and zeros behind them up to a multiple of 8; false when there is no room.
     fn write(&self, offset: u64, bytes: &[u8]) -> bool;
 }

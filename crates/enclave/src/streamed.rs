@@ -117,6 +117,10 @@ impl Source for Stored<'_> {
             && self.store.read(at.saturating_add(TAG_BYTES as u64), into)
             && self.of.cipher.decrypt(nonce(index), LABEL, into, tag)
     }
+
+    fn soon(&self, index: u32) {
+        self.store.soon(self.of.place(index.into()), STORED_PIECE);
+    }
 }
 
 /// The number of the piece, then zeros.

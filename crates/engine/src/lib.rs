@@ -23,8 +23,8 @@ mod validate;
 mod weights;
 mod wire;
 
-pub use cordon_kernels::KernelSet;
 pub use cordon_kernels::parallel::{Compute, Parallel, Pool, Rest, Serial, Task};
+pub use cordon_kernels::{KernelSet, prefetch};
 pub use error::{EngineError, Place};
 pub use prepared::{Limits, MemoryReport, Moved, Prediction, Prepared, Reply, Residency, Step, ValueRef};
 pub use program::{Program, WeightTable};
@@ -38,8 +38,8 @@ pub const CHUNK: usize = 65_536;
 pub const CHUNKS_PER_STEP: u32 = 16;
 
 /// Plaintext bytes of one piece of streamed weights; only the last of a stream is shorter. Smaller ones waste less at the
-/// ends of tiles and stay in a core's nearest cache from decryption to window; of larger ones more of the time is decryption.
-pub const PIECE: usize = 16_384;
+/// ends of tiles, and two of them lie in a core's nearest cache; of larger ones more of the time is decryption.
+pub const PIECE: usize = 8_192;
 
 /// Most pieces one [`Step::NeedPieces`] asks for, so that a step moves at most 1 MiB.
-pub const PIECES_PER_STEP: u32 = 64;
+pub const PIECES_PER_STEP: u32 = 128;

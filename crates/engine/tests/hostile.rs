@@ -90,7 +90,7 @@ fn run(prepared: &mut Prepared, stream: u64, fill: u8) -> bool {
                 Answer::Chunk(first)
             }
             Ok(Step::NeedPieces { count, .. }) => {
-                assert!((1..=64).contains(&count));
+                assert!((1..=128).contains(&count));
                 Answer::Pieces
             }
             Ok(Step::Input(port)) => {

@@ -69,10 +69,9 @@ fn all_is_loaded_once_in_order_and_pieces_come_with_every_request_without_holes(
         }
     };
     check(Residency::All, &[Seen::Input(0), Seen::Ran(0), Seen::Ran(1)]);
-    // Tensor 1 begins inside piece 12 and so ends inside piece 84: 73 pieces, in steps of 64 and nine.
-    assert_eq!(build.weights.0[1].offset as usize / PIECE, 12);
-    let pieces = [Seen::Pieces(12, 64), Seen::Pieces(76, 9)];
-    let [one, two] = pieces;
+    // Tensor 1 begins inside piece 24 and so ends inside piece 168: 145 pieces, in steps of 128 and 17.
+    assert_eq!(build.weights.0[1].offset as usize / PIECE, 24);
+    let [one, two] = [Seen::Pieces(24, 128), Seen::Pieces(152, 17)];
     check(WINDOW, &[Seen::Input(0), Seen::Pieces(0, 1), Seen::Ran(0), one, two, Seen::Ran(1)]);
 }
 
@@ -145,7 +144,7 @@ impl Source for Refusing<'_> {
 #[test]
 fn a_refused_piece_ends_the_request_and_is_named() {
     let (build, _) = adder(&[20 * PER_CHUNK]);
-    for (bad, threads) in [(0, &Threads(1)), (39, &Threads(2)), (79, &Threads(2)), (5, &Threads(4))] {
+    for (bad, threads) in [(0, &Threads(1)), (79, &Threads(2)), (159, &Threads(2)), (11, &Threads(4))] {
         let compute = Compute { set: KernelSet::PORTABLE, workers: threads };
         let (program, weights) = (build.program.clone(), build.weights.clone());
         let mut prepared = Prepared::new(program, weights, compute, WINDOW, Limits::new(u64::MAX)).expect("valid");

@@ -44,4 +44,4 @@ mod unary;
 pub mod winograd;
 mod zip;
 
-pub use arch::KernelSet;
+pub use arch::{KernelSet, prefetch};

@@ -39,7 +39,7 @@ pub const SPILL_CHUNK: usize = 65_552;
 pub const MAX_SPILL_CHUNKS: u32 = 16_384;
 
 /// Plaintext bytes of a piece of streamed weights; only the last of a segment's is shorter.
-pub const PIECE: usize = 16_384;
+pub const PIECE: usize = 8_192;
 
 /// Bytes a piece takes in the store: a tag, then the ciphertext.
 pub const STORED_PIECE: usize = PIECE + 16;

@@ -8,6 +8,7 @@ use core::ptr::null_mut;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use cordon_enclave::Store;
+use cordon_engine::prefetch;
 
 /// Memory shared with the host.
 pub(crate) struct SharedStore(&'static [AtomicU64]);
@@ -53,6 +54,11 @@ impl Store for SharedStore {
         let last = words.get(whole.len()).map(load).unwrap_or_default();
         rest.iter_mut().zip(last).for_each(|(to, from)| *to = from);
         true
+    }
+
+    fn soon(&self, offset: u64, len: usize) {
+        let lines = self.words(offset, len).unwrap_or_default().chunks(8);
+        lines.filter_map(|line| line.first()).for_each(prefetch);
     }
 
     fn write(&self, offset: u64, bytes: &[u8]) -> bool {

@@ -156,9 +156,11 @@ fn memory(results: &Results) -> String {
             text += &format!(" {} % |\n", number(others, 0));
         }
         let rates = entries.iter().filter_map(|(_, entry)| entry.summary(&["opening", "gbytes_per_s"]));
-        let rate = rates.fold(0.0, f64::max);
-        if rate > 0.0 {
-            text += &format!("\nStreamed weights are opened at {rate:.2} GB/s.\n");
+        let (low, high) = rates.fold((f64::MAX, 0f64), |(low, high), rate| (low.min(rate), high.max(rate)));
+        if high > 0.0 {
+            text += &format!(
+                "\nStreamed weights are opened at {low:.1} to {high:.1} GB/s, slower where no cache holds them.\n"
+            );
         }
         if let Some((_, entry)) = entries.first() {
             text += &format!("\n`{}`\n", entry.text("command"));

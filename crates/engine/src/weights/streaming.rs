@@ -19,6 +19,11 @@ use crate::{EngineError, PIECE, PIECES_PER_STEP};
 pub trait Source: Sync {
     /// Makes `into` the plaintext of piece `index`, which has that length; false unless it is authentic.
     fn open(&self, index: u32, into: &mut [u8]) -> bool;
+
+    /// Piece `index` will be opened next: what can be fetched meanwhile may be.
+    fn soon(&self, index: u32) {
+        let _ = index;
+    }
 }
 
 /// Most threads that open pieces: a few reach what memory gives.
@@ -144,6 +149,9 @@ impl Part<'_> {
             let plain = self.room.get_mut(..len).ok_or(EngineError::Bug("a piece is longer than its room"))?;
             // See `wanted`.
             let index = piece as u32;
+            if piece + 1 < self.pieces.end {
+                source.soon(index + 1);
+            }
             if !source.open(index, plain) {
                 plain.zeroize();
                 return Err(EngineError::Piece { index });

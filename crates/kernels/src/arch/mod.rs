@@ -230,7 +230,7 @@ impl KernelSet {
 
 /// Asks for a line to be in the second-level cache soon. No result depends on it.
 #[inline(always)]
-pub(crate) fn prefetch<T>(line: &T) {
+pub fn prefetch<T>(line: &T) {
     #[cfg(target_arch = "x86_64")]
     x86::prefetch(line);
     #[cfg(not(target_arch = "x86_64"))]

@@ -101,7 +101,6 @@ pub(crate) fn run(args: &Args, ui: Ui) -> Outcome {
         variants.push(Variant::sealed("planned", &model, Ok(plan), &scratch, &executor));
     }
     let threads = executor.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
-    let opening = (!args.secure_memory.is_empty()).then(|| Opening::measure(threads));
     let against = match &args.against {
         None => None,
         Some(_) => {
@@ -129,6 +128,8 @@ pub(crate) fn run(args: &Args, ui: Ui) -> Outcome {
     bar.finish_and_clear();
     let spent = variants.iter().map(|variant| variant.spent).sum();
     let others = before.zip(Machine::now()).map(|(before, now)| now.others(before, spent));
+    let streamed = variants.iter().map(|variant| variant.streamed_bytes).max().unwrap_or_default();
+    let opening = (streamed > 0).then(|| Opening::measure(threads, streamed));
     let findings =
         Findings { variants, engine: executor.executor, threads: executor.threads, against, opening, others };
     findings.report(ui)

@@ -7,19 +7,21 @@ use core::hint::black_box;
 use serde_json::{Value, json};
 use std::time::Instant;
 
-/// Pieces that are opened: 4 MiB, as large as what lies in a cache while a request streams.
-const PIECES: usize = 256;
+/// Bytes that a thread opens at least and at most. Between them it is its share of the network's weights: what no cache holds
+/// has to come from memory, here as there.
+const BYTES: [u64; 2] = [1 << 20, 128 << 20];
 /// Times they are opened; the best counts.
-const RUNS: usize = 8;
+const RUNS: usize = 4;
 
 /// Bytes per second of all threads together, copying a piece in included, as it is in the enclave.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Opening(pub(super) f64);
 
 impl Opening {
-    /// Measures with the cipher that chunks and pieces are opened with.
-    pub(super) fn measure(threads: usize) -> Self {
-        Self(together(threads, &rate))
+    /// Opens `bytes` of weights with the cipher that the enclave uses.
+    pub(super) fn measure(threads: usize, bytes: u64) -> Self {
+        let share = (bytes / threads.max(1) as u64).clamp(BYTES[0], BYTES[1]);
+        Self(together(threads, &|| rate(share as usize / PIECE)))
     }
 
     /// For `--json`.
@@ -28,11 +30,11 @@ impl Opening {
     }
 }
 
-fn rate() -> f64 {
+fn rate(pieces: usize) -> f64 {
     let (cipher, nonce) = (ChunkAead::new(&[7; 32]), [0; 12]);
     let mut piece = vec![0; PIECE];
     let Some(tag) = cipher.encrypt(nonce, b"", &mut piece) else { return 0.0 };
-    let stored = piece.repeat(PIECES);
+    let stored = piece.repeat(pieces);
     best(RUNS, |_| {
         let started = Instant::now();
         let opened = stored.chunks_exact(PIECE).all(|stored| {
