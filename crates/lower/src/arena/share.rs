@@ -62,7 +62,7 @@ fn in_step(draft: &Draft, span: Range<usize>, operand: usize, out: usize) -> boo
     })
 }
 
-/// Regions the output may take the place of, as `program.rs` documents per instruction.
+/// Regions the output may take the place of, as `program/instruction.rs` documents per instruction.
 fn replaceable(instruction: &Instruction) -> Vec<Region> {
     use Instruction as I;
     let of = |operand: &Operand| match operand {
