@@ -38,6 +38,8 @@ enum Kind {
     Speed,
     /// Budgets of secure memory.
     Memory,
+    /// The same with weights in half precision.
+    HalfMemory,
 }
 
 /// Who decrypts weights.
@@ -52,6 +54,7 @@ impl Kind {
         match self {
             Self::Speed => "speed",
             Self::Memory => "memory",
+            Self::HalfMemory => "memory-f16",
         }
     }
 }
@@ -74,9 +77,9 @@ const QUICK_SECONDS: u32 = 3;
 const ROUNDS: &str = "10000";
 
 const USAGE: &str = "\
-cargo xtask bench [--quick] [--threads N] [--memory] [--fast-aead] [--draw] [NETWORK…]
+cargo xtask bench [--quick] [--threads N] [--memory [--f16]] [--fast-aead] [--draw] [NETWORK…]
   measures the golden networks against ONNX Runtime, or those named (with --memory: budgets of secure memory, Darknet's
-  networks included), writes bench/results/ and rewrites bench/README.md and its plots; --draw only rewrites";
+  networks included; with --f16: weights in half precision), writes bench/results/ and rewrites bench/README.md and its plots; --draw only rewrites";
 
 /// The task.
 pub(crate) fn task(words: &[&str]) -> Result<(), String> {
@@ -112,6 +115,7 @@ impl Request {
             match word {
                 "--quick" => request.seconds = QUICK_SECONDS,
                 "--memory" => request.kind = Kind::Memory,
+                "--f16" => request.kind = Kind::HalfMemory,
                 "--fast-aead" => request.aead = Aead::Fast,
                 "--draw" => request.only_draw = true,
                 "--threads" => {
@@ -125,7 +129,7 @@ impl Request {
             }
         }
         if request.networks.is_empty() {
-            let darknet = DARKNET.iter().filter(|_| request.kind == Kind::Memory).map(|it| it.name);
+            let darknet = DARKNET.iter().filter(|_| request.kind != Kind::Speed).map(|it| it.name);
             request.networks = GOLDEN.iter().copied().chain(darknet).map(str::to_owned).collect();
         }
         Ok(request)
@@ -135,9 +139,11 @@ impl Request {
     fn command(&self) -> String {
         let quick = if self.seconds == QUICK_SECONDS { "--quick " } else { "" };
         let mut text = format!("cargo xtask bench {quick}--threads {}", self.threads);
-        if self.kind == Kind::Memory {
-            text += " --memory";
-        }
+        text += match self.kind {
+            Kind::Speed => "",
+            Kind::Memory => " --memory",
+            Kind::HalfMemory => " --memory --f16",
+        };
         if self.aead == Aead::Fast {
             text += " --fast-aead";
         }
@@ -157,8 +163,11 @@ fn measure(request: &Request, folder: &std::path::Path) -> Result<(), String> {
         let mut command = Command::new(&cordon);
         command.args(["--json", "bench"]).arg(&model).env("CORDON_ONNXRUNTIME", &library);
         command.args(["--against", "onnxruntime", "--threads", &threads, "--seconds", &seconds, "--repeat", ROUNDS]);
-        if request.kind == Kind::Memory {
+        if request.kind != Kind::Speed {
             command.args(["--secure-memory", BUDGETS]);
+        }
+        if request.kind == Kind::HalfMemory {
+            command.args(["--weights", "f16"]);
         }
         let mut variants = capture(&mut command)?
             .lines()
@@ -212,6 +221,8 @@ mod tests {
         let request = Request::parse(&["--memory", "--threads", "2", "--fast-aead"]).expect("known words");
         assert_eq!(request.command(), "cargo xtask bench --threads 2 --memory --fast-aead");
         assert_eq!(request.networks.len(), GOLDEN.len() + DARKNET.len());
+        let half = Request::parse(&["--memory", "--f16", "vgg7"]).expect("known words");
+        assert_eq!(half.command(), "cargo xtask bench --threads 1 --memory --f16");
         let speed = Request::parse(&["--quick", "vgg7"]).expect("known words");
         assert_eq!(speed.command(), "cargo xtask bench --quick --threads 1");
         assert_eq!((speed.networks, speed.seconds, speed.threads), (vec!["vgg7".to_owned()], 3, 1));

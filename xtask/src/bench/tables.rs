@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use super::networks;
 use super::results::{Entry, Results};
+use super::{Kind, networks};
 use crate::commands::relative;
 
 /// Rewrites the parts that are there; a part the page does not name is not wanted there.
@@ -112,12 +112,15 @@ pub(super) fn geometric_mean(values: &[f64]) -> Option<f64> {
     (!values.is_empty()).then(|| (logs / values.len() as f64).exp())
 }
 
-/// Slowdown in each budget, one table for each number of threads and AEAD.
+/// Slowdown in each budget, one table for each form of weights, number of threads and AEAD.
 fn memory(results: &Results) -> String {
     let mut text = String::new();
-    for (threads, aead) in results.settings("memory") {
+    let kinds = [(Kind::Memory, ""), (Kind::HalfMemory, ", weights as f16")].map(|(kind, words)| (kind.name(), words));
+    let settings =
+        kinds.iter().flat_map(|kind| results.settings(kind.0).into_iter().map(move |setting| (kind, setting)));
+    for ((kind, form), (threads, aead)) in settings {
         let entries: Vec<_> = networks::all()
-            .filter_map(|network| Some((network, results.entry("memory", network, threads, &aead)?)))
+            .filter_map(|network| Some((network, results.entry(kind, network, threads, &aead)?)))
             .collect();
         let mut budgets: Vec<&str> = Vec::new();
         for (_, entry) in &entries {
@@ -125,7 +128,7 @@ fn memory(results: &Results) -> String {
             budgets.extend(names.filter(|name| !budgets.contains(name)).collect::<Vec<_>>());
         }
         let which = if aead == "rust" { "pure Rust AEAD" } else { "fast AEAD" };
-        text += &format!("\n### {threads} thread(s), {which}\n\n| network | weights MiB | unlimited ms | MiB |");
+        text += &format!("\n### {threads} thread(s), {which}{form}\n\n| network | weights MiB | unlimited ms | MiB |");
         budgets.iter().for_each(|budget| text += &format!(" {} |", budget.replace(".0 ", " ")));
         text += &format!(" others |\n|{}\n", "---|".repeat(5 + budgets.len()));
         for (network, entry) in &entries {
