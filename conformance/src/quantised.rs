@@ -8,7 +8,7 @@ use std::time::Instant;
 use cordon_engine::KernelSet;
 use cordon_executor::{Executor, Tensor};
 use cordon_graph::{Graph, NodeView};
-use cordon_lower::{lower_graph, run_lowered};
+use cordon_lower::{Local, lower_graph, run_lowered};
 
 use crate::bridge::{to_executor, to_graph};
 use crate::golden::{Ternary, draw, load, prepare, run};
@@ -48,7 +48,8 @@ pub fn no_reference() -> Option<&'static str> {
     (!exact).then_some("without VNNI, ONNX Runtime adds products of bytes in 16 bits, which saturate")
 }
 
-/// Checks one quantised model of square images whose output is dequantised last.
+/// Checks one quantised model of square images whose output is dequantised last. All kernel sets of this CPU must give the
+/// same bytes.
 pub fn check(model: &Path, size: usize, reference: &dyn Executor) -> Result<Row, String> {
     let start = Instant::now();
     let graph = prepare(model, size)?;
@@ -63,6 +64,14 @@ pub fn check(model: &Path, size: usize, reference: &dyn Executor) -> Result<Row,
         let want = values(&run(&mut *plain, &graph, &inputs)?);
         let fed = inputs.iter().map(to_graph).collect::<Result<Vec<_>, String>>()?;
         let got = run_lowered(&whole, &fed).map_err(|e| e.to_string())?;
+        if probe == 0 {
+            for set in KernelSet::all_available() {
+                let other = Local::new(&whole, set).and_then(|mut it| it.run(&fed)).map_err(|e| e.to_string())?;
+                if other != got {
+                    return Err(format!("the kernels of {} give other bytes", set.integer_name()));
+                }
+            }
+        }
         let got = values(&got.iter().map(to_executor).collect::<Result<Vec<_>, String>>()?);
         row.elements += want.len();
         row.different += got.iter().zip(&want).filter(|(got, want)| got != want).count();

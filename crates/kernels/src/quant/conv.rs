@@ -154,9 +154,16 @@ impl Conv<'_, '_, '_> {
                 let to = To { finish: &o.finish, from, out: out.tile(plane - planes.start, 1, size, at) };
                 let (input, count) = (&input, end - first);
                 let task = Alone { input, weight, bias: &bias, scale, to };
-                match (Window::new(input, first, count, patch), g.x.stride) {
-                    (Some(window), 1) => with_rows!(D, count, R => d.call(Depthwise::<R, 1> { task, window })),
-                    (Some(window), 2) => with_rows!(D, count, R => d.call(Depthwise::<R, 2> { task, window })),
+                let (x, window) = (&g.x, Window::new(input, first, count, patch));
+                let Some(window) = window.filter(|_| x.dilation == 1) else {
+                    with_rows!(D, count, R => d.call(DepthwiseAny::<R> { task, first }));
+                    continue;
+                };
+                match (x.kernel, x.stride) {
+                    (3, 1) => with_rows!(D, count, R => d.call(Depthwise::<R, 3, 1> { task, window })),
+                    (3, 2) => with_rows!(D, count, R => d.call(Depthwise::<R, 3, 2> { task, window })),
+                    (5, 1) => with_rows!(D, count, R => d.call(Depthwise::<R, 5, 1> { task, window })),
+                    (5, 2) => with_rows!(D, count, R => d.call(Depthwise::<R, 5, 2> { task, window })),
                     _ => with_rows!(D, count, R => d.call(DepthwiseAny::<R> { task, first })),
                 }
             }
@@ -344,25 +351,24 @@ impl Alone<'_, '_> {
     }
 }
 
-/// `R` pixels, `STEP` cells apart in the input.
-struct Depthwise<'a, 'b, 'c, const R: usize, const STEP: usize> {
+/// `R` pixels, `STEP` cells apart in the input, under a kernel of `K` columns.
+struct Depthwise<'a, 'b, 'c, const R: usize, const K: usize, const STEP: usize> {
     task: Alone<'a, 'b>,
     window: Window<'c, [u8; 16]>,
 }
 
-impl<const R: usize, const STEP: usize> DotKernel for Depthwise<'_, '_, '_, R, STEP> {
+impl<const R: usize, const K: usize, const STEP: usize> DotKernel for Depthwise<'_, '_, '_, R, K, STEP> {
     type Output = ();
 
     #[inline(always)]
     fn run<D: Dot>(self, d: D) {
         let Depthwise { task, window } = self;
-        let x = &task.input.g.x;
         let mut sums = [d.start(task.bias); R];
-        for (ky, weights) in task.weight.chunks_exact(x.kernel as usize).enumerate() {
-            for (kx, weight) in weights.iter().enumerate() {
-                let cells = spaced::<_, R, STEP>(&window.cells[ky * window.row + kx * x.dilation as usize..]);
+        for (ky, weights) in task.weight.as_chunks::<K>().0.iter().enumerate() {
+            let cells = &window.cells[ky * window.row..][..(R - 1) * STEP + K];
+            for kx in 0..K {
                 for r in 0..R {
-                    sums[r] = d.multiply(sums[r], cells[r], weight);
+                    sums[r] = d.multiply(sums[r], &cells[r * STEP + kx], &weights[kx]);
                 }
             }
         }

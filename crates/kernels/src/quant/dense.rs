@@ -4,7 +4,7 @@
     reason = "accumulators stay in registers only when indexed by loops of constant length"
 )]
 
-use super::tile::{self, Cell, Finish, Panel, accumulate};
+use super::tile::{self, Cell, Finish, Panel, accumulate, each};
 use super::{QDense, Residual, Target};
 use crate::arch::{Dot, DotKernel};
 use crate::parallel::Compute;
@@ -127,59 +127,61 @@ impl<const R: usize, const B: usize> DotKernel for Tile<'_, '_, R, B> {
         let k = o.g.k as usize;
         let all: &[Panel<4>] = o.weight.as_chunks::<64>().0.as_chunks::<4>().0;
         let inner = k.div_ceil(16);
+        let mut rows: [&[Cell<4>]; R] = [&[]; R];
+        // The last cell may lack channels; they meet weights of zero. It is copied before there are sums, which a call would
+        // send through memory.
+        let mut last = [[[0; 4]; 4]; R];
+        for r in 0..R {
+            let row = &o.input[(first + r) * k..(first + r + 1) * k];
+            rows[r] = &row.as_chunks::<4>().0.as_chunks::<4>().0[..k / 16];
+            last[r].as_flattened_mut()[..k % 16].copy_from_slice(&row[k / 16 * 16..]);
+        }
         let mut sums = [[d.start(&[0; 16]); R]; B];
         let mut weights = [all; B];
         for b in 0..B {
             sums[b] = [d.start(&tile::bias(o.bias, block + b)); R];
             weights[b] = &all[(block + b) * inner..(block + b + 1) * inner];
         }
-        let mut rows: [(&[Cell<4>], &[u8]); R] = [(&[], &[]); R];
-        for r in 0..R {
-            let row = &o.input[(first + r) * k..(first + r + 1) * k];
-            let (cells, rest) = row.as_chunks::<4>().0.as_chunks::<4>();
-            // The last cell may lack channels; they meet weights of zero.
-            rows[r] = (&cells[..k / 16], &row[row.len() - (k % 16)..]);
-            debug_assert!(rest.len() < 4, "cells of four groups");
-        }
         for at in 0..k / 16 {
-            let mut cells = [&rows[0].0[at]; R];
-            let mut panels = [&weights[0][at]; B];
+            let mut cells = [&rows[0][at]; R];
             for r in 1..R {
-                cells[r] = &rows[r].0[at];
+                cells[r] = &rows[r][at];
             }
-            for b in 1..B {
-                panels[b] = &weights[b][at];
-            }
-            accumulate(d, &mut sums, cells, panels);
+            accumulate(d, &mut sums, cells, panels(&weights, at));
         }
         if !k.is_multiple_of(16) {
-            let mut last = [[[0u8; 4]; 4]; R];
-            let mut cells = [&[[0u8; 4]; 4]; R];
-            let mut panels = [&weights[0][inner - 1]; B];
-            for r in 0..R {
-                last[r].as_flattened_mut()[..k % 16].copy_from_slice(rows[r].1);
-            }
-            for r in 0..R {
+            let mut cells = [&last[0]; R];
+            for r in 1..R {
                 cells[r] = &last[r];
             }
-            for b in 1..B {
-                panels[b] = &weights[b][inner - 1];
-            }
-            accumulate(d, &mut sums, cells, panels);
+            accumulate(d, &mut sums, cells, panels(&weights, inner - 1));
         }
-        for b in 0..B {
+        let mut bytes = [[[0; 16]; R]; B];
+        each!(b < B => {
             let scale = tile::scale(o.scale, block + b);
+            o.finish.store(d, &sums[b], scale, 0, bytes[b].as_flattened_mut());
+        });
+        for b in 0..B {
             let width = (columns - column - b * 16).min(16);
             for r in 0..R {
-                let bytes = o.finish.bytes(d, sums[b][r], scale);
                 let to = &mut out[at + r * columns + column + b * 16..][..width];
                 match to.first_chunk_mut() {
-                    Some(to) => *to = bytes,
-                    None => to.copy_from_slice(&bytes[..width]),
+                    Some(to) => *to = bytes[b][r],
+                    None => to.copy_from_slice(&bytes[b][r][..width]),
                 }
             }
         }
     }
+}
+
+/// The weights of each block at one place.
+#[inline(always)]
+fn panels<'a, const B: usize>(weights: &[&'a [Panel<4>]; B], at: usize) -> [&'a Panel<4>; B] {
+    let mut panels = [&weights[0][at]; B];
+    for b in 1..B {
+        panels[b] = &weights[b][at];
+    }
+    panels
 }
 
 #[cfg(test)]

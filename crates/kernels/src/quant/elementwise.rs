@@ -19,7 +19,7 @@ pub fn dequantize(set: KernelSet, scale: f32, zero: u8, input: &[u8], out: &mut 
     assert_eq!(input.len(), out.len(), "validated: as many inputs as outputs");
     set.dispatch(Map(input, out, {
         #[inline(always)]
-        move |&x: &u8| real(x, zero, scale)
+        move |&x: &u8| real(x, i32::from(zero), scale)
     }));
 }
 

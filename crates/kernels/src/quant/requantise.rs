@@ -45,21 +45,23 @@ impl Bounds {
 /// [`Sum`] as the arithmetic wants it.
 #[derive(Clone, Copy)]
 pub(crate) struct Added {
-    pub(crate) sum: Sum,
+    pub(crate) a_scale: f32,
+    pub(crate) a_zero: i32,
+    pub(crate) b_scale: f32,
+    pub(crate) b_zero: i32,
     pub(crate) to: Bounds,
 }
 
 impl Added {
     #[inline(always)]
-    pub(crate) fn new(sum: Sum) -> Added {
-        Added { sum, to: Bounds::new(sum.to) }
+    pub(crate) fn new(Sum { a_scale, a_zero, b_scale, b_zero, to }: Sum) -> Added {
+        Added { a_scale, a_zero: a_zero.into(), b_scale, b_zero: b_zero.into(), to: Bounds::new(to) }
     }
 
     /// The byte of a pair.
     #[inline(always)]
     pub(crate) fn byte(&self, a: u8, b: u8) -> u8 {
-        let Sum { a_scale, a_zero, b_scale, b_zero, .. } = self.sum;
-        self.to.byte(real(a, a_zero, a_scale) + real(b, b_zero, b_scale))
+        self.to.byte(real(a, self.a_zero, self.a_scale) + real(b, self.b_zero, self.b_scale))
     }
 
     /// Sixteen pairs.
@@ -75,8 +77,8 @@ impl Added {
 
 /// `(x - zero) * scale`. Exact before the product: both are small integers.
 #[inline(always)]
-pub(super) fn real(x: u8, zero: u8, scale: f32) -> f32 {
-    (i32::from(x) - i32::from(zero)) as f32 * scale
+pub(super) fn real(x: u8, zero: i32, scale: f32) -> f32 {
+    (i32::from(x) - zero) as f32 * scale
 }
 
 #[cfg(test)]

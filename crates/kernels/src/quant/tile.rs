@@ -58,15 +58,7 @@ impl<'a> Finish<'a> {
         Finish { to: Bounds::new(to), residual: residual.map(|(from, sum)| (from, Added::new(sum))) }
     }
 
-    /// Sixteen sums without a residual.
-    #[inline(always)]
-    pub(super) fn bytes<D: Dot>(&self, d: D, sums: D::Sums, scale: &[f32; 16]) -> [u8; 16] {
-        d.bytes(sums, scale, &self.to)
-    }
-
     /// Sixteen sums of each of `R` neighbouring pixels, the first at `at` of the whole output.
-    ///
-    /// The loops are small, or they would not be unrolled and the sums would go through memory.
     #[inline(always)]
     pub(super) fn store<D: Dot, const R: usize>(
         &self,
@@ -77,27 +69,37 @@ impl<'a> Finish<'a> {
         to: &mut [u8],
     ) {
         let to: &mut [[u8; 16]; R] = to.as_chunks_mut().0.first_chunk_mut().expect("a tile lies within its output");
-        match &self.residual {
-            None => {
-                for r in 0..R {
-                    to[r] = d.bytes(sums[r], scale, &self.to);
-                }
-            }
-            Some((Source::Output, added)) => {
-                for r in 0..R {
-                    to[r] = d.bytes_plus(sums[r], scale, &self.to, &to[r], added);
-                }
-            }
-            Some((Source::Other(values), added)) => {
-                let others: &[[u8; 16]; R] =
-                    values[at..].as_chunks().0.first_chunk().expect("a residual as long as the output");
-                for r in 0..R {
-                    to[r] = d.bytes_plus(sums[r], scale, &self.to, &others[r], added);
-                }
+        // Copies: for all the compiler knows, a store to `to` would change what is behind a reference.
+        let (scale, bounds) = (&{ *scale }, &{ self.to });
+        match self.residual {
+            None => each!(r < R => to[r] = d.bytes(sums[r], scale, bounds)),
+            Some((from, added)) => {
+                let others = match from {
+                    Source::Output => *to,
+                    Source::Other(values) => {
+                        *values[at..].as_chunks().0.first_chunk().expect("a residual as long as the output")
+                    }
+                };
+                each!(r < R => to[r] = d.bytes_plus(sums[r], scale, bounds, &others[r], &added));
             }
         }
     }
 }
+
+/// A loop that is written out: the compiler leaves one of so many instructions as it is, and then sums go through memory.
+macro_rules! each {
+    ($r:ident < $R:tt => $body:expr) => {
+        $crate::quant::tile::each!(@ $r, $R, $body; 0 1 2 3 4 5 6 7 8 9 10 11 12 13)
+    };
+    (@ $r:ident, $R:tt, $body:expr; $($n:literal)*) => {{
+        const { assert!($R <= 14) };
+        $(if $n < $R {
+            let $r = $n;
+            $body;
+        })*
+    }};
+}
+pub(super) use each;
 
 /// The sums of a block of output channels before the first product.
 #[inline(always)]

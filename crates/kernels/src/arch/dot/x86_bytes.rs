@@ -53,9 +53,9 @@ macro_rules! bytes {
             ///
             /// The CPU has the instructions.
             #[inline(always)]
-            unsafe fn real(x: $int, zero: u8, scale: f32) -> $float {
+            unsafe fn real(x: $int, zero: i32, scale: f32) -> $float {
                 // SAFETY: the caller's.
-                unsafe { $mul($real($sub_int(x, $splat_int(i32::from(zero)))), $splat(scale)) }
+                unsafe { $mul($real($sub_int(x, $splat_int(zero))), $splat(scale)) }
             }
 
             /// [`Bounds::byte`] of every sum times its scale, in 32 bits.
@@ -108,15 +108,16 @@ macro_rules! bytes {
                 scale: &[f32; 16],
                 to: &Bounds,
                 other: &[u8; 16],
-                Added { sum, to: bounds }: &Added,
+                added: &Added,
             ) -> [u8; 16] {
                 // SAFETY: the caller's; the loads lie within the sixteen bytes.
                 unsafe {
                     let mut bytes = quantised(sums, scale, to);
                     for i in 0..$count {
                         let other = $widen($load_bytes(other.as_ptr().add(i * 16 / $count).cast()));
-                        let (a, b) = (real(bytes[i], sum.a_zero, sum.a_scale), real(other, sum.b_zero, sum.b_scale));
-                        bytes[i] = byte($add(a, b), bounds);
+                        let a = real(bytes[i], added.a_zero, added.a_scale);
+                        let b = real(other, added.b_zero, added.b_scale);
+                        bytes[i] = byte($add(a, b), &added.to);
                     }
                     pack(bytes)
                 }
