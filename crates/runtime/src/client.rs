@@ -2,6 +2,7 @@
 
 use core::time::Duration;
 use std::collections::HashMap;
+use std::time::Instant;
 
 use cordon_executor::Tensor;
 use cordon_package::{OwnerPublic, Recipient, ValueInfo};
@@ -11,6 +12,7 @@ use cordon_protocol::{
 };
 
 use crate::error::RuntimeError;
+use crate::pace::Pace;
 use crate::package_file::PackageFile;
 use crate::transport::Transport;
 
@@ -21,6 +23,7 @@ pub struct Enclave {
     frame: Vec<u8>,
     /// Where encrypted activations wait that have no room inside: as long as the package loaded needs, before it runs.
     spill: Vec<u8>,
+    pace: Pace,
 }
 
 /// Bytes reserved at most for an output when its first piece comes; a longer one grows.
@@ -64,7 +67,8 @@ impl Enclave {
             protections: Vec::new(),
             memory: MemoryUse::default(),
         };
-        let mut enclave = Self { transport, greeting: nothing, frame: Vec::new(), spill: Vec::new() };
+        let mut enclave =
+            Self { transport, greeting: nothing, frame: Vec::new(), spill: Vec::new(), pace: Pace::default() };
         let hello = Command::Hello { oldest: OLDEST_VERSION, newest: VERSION };
         match enclave.call("greeting it", hello, &[])?.0 {
             Reply::Hello(greeting) if greeting.payload_limit > 0 => {
@@ -183,7 +187,11 @@ impl Enclave {
         loop {
             self.begin_frame(command, core::mem::take(&mut payload));
             self.frame.extend_from_slice(area.get(core::mem::take(&mut spilled)).unwrap_or_default());
-            let (reply, answer) = self.exchange(DOING)?;
+            let order = usize::try_from(traffic.steps).unwrap_or(usize::MAX);
+            self.transport.expect(self.pace.expected(segment, order));
+            let asked = Instant::now();
+            let (reply, answer) = exchange(&mut *self.transport, &mut self.frame, DOING)?;
+            self.pace.took(segment, order, asked.elapsed());
             traffic.steps += 1;
             let mut supply = Supply::Nothing;
             match reply {
@@ -255,6 +263,7 @@ impl Enclave {
     /// One command, one reply; a refusal or a death is an error.
     fn call(&mut self, doing: &'static str, command: Command, payload: &[u8]) -> Result<(Reply, &[u8]), RuntimeError> {
         self.begin_frame(command, payload);
+        self.transport.expect(Duration::ZERO);
         self.exchange(doing)
     }
 
@@ -266,12 +275,20 @@ impl Enclave {
     }
 
     fn exchange(&mut self, doing: &'static str) -> Result<(Reply, &[u8]), RuntimeError> {
-        self.transport.call(&mut self.frame).map_err(|death| RuntimeError::Died { doing, death, restart: None })?;
-        match Reply::decode(&mut self.frame) {
-            Ok((Reply::Refused(refusal), _)) => Err(RuntimeError::Refused { doing, refusal }),
-            Ok((reply, payload)) => Ok((reply, payload)),
-            Err(_) => Err(RuntimeError::Protocol("a reply that does not decode")),
-        }
+        exchange(&mut *self.transport, &mut self.frame, doing)
+    }
+}
+
+fn exchange<'a>(
+    transport: &mut dyn Transport,
+    frame: &'a mut Vec<u8>,
+    doing: &'static str,
+) -> Result<(Reply, &'a [u8]), RuntimeError> {
+    transport.call(frame).map_err(|death| RuntimeError::Died { doing, death, restart: None })?;
+    match Reply::decode(frame) {
+        Ok((Reply::Refused(refusal), _)) => Err(RuntimeError::Refused { doing, refusal }),
+        Ok((reply, payload)) => Ok((reply, payload)),
+        Err(_) => Err(RuntimeError::Protocol("a reply that does not decode")),
     }
 }
 

@@ -20,6 +20,7 @@ mod deployment;
 pub mod device;
 mod error;
 mod normal;
+mod pace;
 mod package_file;
 mod process;
 mod transport;

@@ -24,9 +24,12 @@ const KEY_BUDGET: u64 = 8 << 20;
 /// memory. Streaming ResNet-50 takes 13 % longer with four chunks, and no less with fifteen.
 const PAYLOAD: usize = 8 * 65_552;
 
-/// How long a wait for the enclave looks before it sleeps: most commands are answered within microseconds, and waking a
-/// sleeper takes tens of them.
-const PATIENCE: Duration = Duration::from_micros(40);
+/// How long before an answer is expected the host begins to look for it, and how long after. Being woken takes some 30 us,
+/// one who wakes another 10 us, and the kernel's timers are up to 50 us late.
+const PATIENCE: Duration = Duration::from_micros(120);
+
+/// Answers expected later than this are slept for: by then the guess is too rough, and being woken a small part.
+const LONG: Duration = Duration::from_millis(1);
 
 /// How often a wait for the enclave looks whether it still lives.
 const LIVENESS: Duration = Duration::from_millis(50);
@@ -78,7 +81,7 @@ impl Backend for ProcessBackend {
         let mut descriptors = vec![memory.as_fd(), self.key.as_fd()];
         descriptors.extend(store.as_ref().map(AsFd::as_fd));
         let child = image.start("cordon-enclave", &descriptors).map_err(failed("exec"))?;
-        let mut process = ProcessTransport { memory, store, child, patience: patience(self.threads) };
+        let mut process = ProcessTransport { memory, store, child, expected: Duration::ZERO };
         process.wait_until_ready()?;
         Ok(Box::new(process))
     }
@@ -95,18 +98,11 @@ fn ring(memory: &SharedMemory) -> Result<Ring<'_>, RuntimeError> {
         .ok_or(RuntimeError::Protocol("the shared memory is too small"))
 }
 
-/// How long to look for the reply of an enclave with so many threads. Where they need every processor, not at all: a thread
-/// that is woken while the host looks is put behind another thread, and stays there after the host has gone to sleep.
-fn patience(threads: usize) -> Duration {
-    let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    if threads < processors { PATIENCE } else { Duration::ZERO }
-}
-
 /// Looks for a moment whether `reached`. The enclave's threads, or whoever else wants this processor, get it every
 /// microsecond.
-fn look(patience: Duration, reached: impl Fn() -> bool) -> bool {
+fn look(reached: impl Fn() -> bool) -> bool {
     let start = Instant::now();
-    while start.elapsed() < patience {
+    while start.elapsed() < 2 * PATIENCE {
         for _ in 0..32 {
             if reached() {
                 return true;
@@ -123,7 +119,8 @@ struct ProcessTransport {
     memory: SharedMemory,
     store: Option<SharedMemory>,
     child: Child,
-    patience: Duration,
+    /// See [`Transport::expect`].
+    expected: Duration,
 }
 
 impl ProcessTransport {
@@ -190,17 +187,25 @@ impl Transport for ProcessTransport {
             Some(number)
         });
         let Some(number) = posted else { return Err(self.death()) };
+        let mut nap = match self.expected {
+            long if long > LONG => Some(LIVENESS),
+            expected => expected.checked_sub(PATIENCE).filter(|time| *time > PATIENCE),
+        };
         loop {
             let Ok(ring) = ring(&self.memory) else { return Err(Death::default()) };
             let answered = ring.word(word::REPLY);
             if answered == number {
                 return ring.take_reply(frame).map_err(|_| Death::default());
             }
-            if look(self.patience, || ring.word(word::REPLY) != answered) {
+            let nap = nap.take();
+            if nap.is_none() && look(|| ring.word(word::REPLY) != answered) {
                 continue;
             }
             if let Some(futex) = ring.futex(word::REPLY) {
-                cordon_mapped::wait(futex, answered, LIVENESS);
+                cordon_mapped::wait(futex, answered, nap.unwrap_or(LIVENESS));
+            }
+            if ring.word(word::REPLY) != answered {
+                continue;
             }
             // A reply may have been posted just before the end.
             let ended = !matches!(self.child.try_wait(), Ok(None));
@@ -218,6 +223,10 @@ impl Transport for ProcessTransport {
 
     fn store(&self) -> Option<&SharedMemory> {
         self.store.as_ref()
+    }
+
+    fn expect(&mut self, time: Duration) {
+        self.expected = time;
     }
 
     fn cpu_time(&self) -> Option<Duration> {

@@ -22,6 +22,9 @@ pub trait Transport: Send {
     /// Sends the command frame in `frame` and replaces it by the reply frame. After an error the enclave is gone.
     fn call(&mut self, frame: &mut Vec<u8>) -> Result<(), Death>;
 
+    /// How long the answer to the next command will take, as far as is known: waiting can be made cheaper by it.
+    fn expect(&mut self, _time: Duration) {}
+
     /// The memory set aside for encrypted weights.
     fn store(&self) -> Option<&SharedMemory> {
         None

@@ -10,9 +10,11 @@ use std::time::{Duration, Instant};
 
 use cordon_engine::Rest;
 
+use crate::helpers;
+
 /// How long a thread looks before it sleeps. Waking a sleeper on an idle processor takes 15 to 30 us, and the one who
-/// wakes it 9 us.
-const PATIENCE: Duration = Duration::from_micros(60);
+/// wakes it 9 us; copying a request's largest frame takes the host some 60 us.
+const PATIENCE: Duration = Duration::from_micros(100);
 
 /// Sleeps while the word is `value`, at most `seconds` if given; may return early.
 pub(crate) fn wait(word: &AtomicU32, value: u32, seconds: Option<i64>) {
@@ -55,6 +57,11 @@ impl Rest for Futexes {
 
     fn wake(&self, word: &AtomicU32, most: u32) {
         wake(word, i32::try_from(most).unwrap_or(i32::MAX));
+    }
+
+    fn call(&self, word: &AtomicU32, most: u32) {
+        helpers::keep_away();
+        self.wake(word, most);
     }
 
     fn look(&self, reached: &dyn Fn() -> bool) -> bool {

@@ -18,6 +18,7 @@
 
 mod futex;
 mod heap;
+mod helpers;
 mod platform;
 mod region;
 mod ring;
@@ -107,7 +108,7 @@ fn main() {
     };
     HEAP.use_region(region.heap());
     sandbox::close(&mut protections);
-    if !region.helper_stacks().all(|stack| thread::start(stack, |pool: &Pool<Futexes>| pool.help(), &POOL)) {
+    if !region.helper_stacks().all(|stack| thread::start(stack, help, &POOL)) {
         stop(Stage::Thread, Some(&ring))
     }
     let stack = region.stack();
@@ -116,6 +117,12 @@ fn main() {
         std::process::exit(Stage::Thread as i32)
     }
     thread::park()
+}
+
+/// A helper's life.
+fn help(pool: &Pool<Futexes>) -> ! {
+    helpers::enter();
+    pool.help()
 }
 
 /// The service thread: closes the filter, reads the key, serves.

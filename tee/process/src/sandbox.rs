@@ -166,10 +166,13 @@ fn is_empty(key: i32) -> bool {
 
 /// The filter and the number of calls it allows.
 fn build_filter(key: i32, new_device: bool) -> Option<(BpfProgram, u64)> {
-    // Waiting, waking and giving way; the end; random ids and keys; the clock of `not_after`; who the parent is.
+    // Waiting, waking, giving way, and where helpers run; the end; random ids and keys; the clock of `not_after`; who the
+    // parent is.
     let free = [
         libc::SYS_futex,
         libc::SYS_sched_yield,
+        libc::SYS_sched_setaffinity,
+        libc::SYS_getcpu,
         libc::SYS_exit,
         libc::SYS_exit_group,
         libc::SYS_getrandom,

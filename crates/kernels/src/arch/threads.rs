@@ -14,6 +14,11 @@ pub trait Rest: Sync {
     /// Wakes at most `most` of the threads that sleep on `word`.
     fn wake(&self, word: &AtomicU32, most: u32);
 
+    /// [`Self::wake`] for helpers that are to run beside the calling thread: a platform may say where.
+    fn call(&self, word: &AtomicU32, most: u32) {
+        self.wake(word, most);
+    }
+
     /// Looks for a moment whether `reached`, letting other programs have the processor, and says whether it was. The
     /// instructions of a model follow each other within microseconds, and waking a sleeper costs tens of them.
     fn look(&self, reached: &dyn Fn() -> bool) -> bool;
@@ -151,7 +156,7 @@ impl<R: Rest> Parallel for Pool<R> {
         self.claim.store(u64::from(len) << 32, Release);
         self.runs.fetch_add(1, SeqCst);
         if self.sleeping.load(SeqCst) > 0 {
-            self.rest.wake(&self.runs, len - 1);
+            self.rest.call(&self.runs, len - 1);
         }
         while self.take() {}
         self.wait_for_end();
