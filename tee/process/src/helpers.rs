@@ -1,7 +1,7 @@
 //! Where helpers run: on any processor but the one of the thread that wakes them.
 //!
 //! Left alone, the kernel may put a woken helper behind the very thread that waits for it, be it that the host looks for an
-//! answer on the only other processor, or that this one is halted, which in a virtual machine is not taken for free. There the
+//! answer on the only other processor, or that this one is halted, which a virtual machine's kernel may not take for free. There the
 //! helper stays, and the tasks are done one after the other.
 
 use core::sync::atomic::{AtomicI32, AtomicU32, AtomicUsize, Ordering};
