@@ -360,7 +360,7 @@ impl WeightStage {
         let Stream { reader, .. } = stream.as_ref().ok_or(internal)?;
         let workers = platform.compute().workers;
         let wanted = &mut self.wanted;
-        open_chunks(reader, first, count, payload, workers, |index, plain| {
+        open_chunks(reader, (first, count), payload, workers, |index, plain| {
             let step = prepared.step(Reply::Chunk { index, plain });
             *wanted = match step.map_err(|e| refuse::engine(e, *of, platform.memory().available()))? {
                 Step::NeedChunks { first, count } => Some((first, count)),
@@ -370,7 +370,9 @@ impl WeightStage {
         })?;
         if let Some(streamed) = streamed {
             let store = platform.store().ok_or(internal)?;
-            streamed.write(reader, first, count, payload, store, workers).map_err(|refusal| refusal.in_segment(*of))?;
+            streamed
+                .write(reader, (first, count), payload, store, workers)
+                .map_err(|refusal| refusal.in_segment(*of))?;
         }
         if self.wanted.is_none() {
             self.finish_segment();

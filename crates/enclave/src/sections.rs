@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 
 use cordon_engine::{Parallel, Task};
 use cordon_package::limits::{CHUNK_BYTES, HASH_BYTES};
-use cordon_package::{LeafTableBuilder, Opened, PackageError, SealedSection, Section, SectionKind, Verified};
+use cordon_package::{LeafTableBuilder, Opened, SealedSection, Section, SectionKind, Verified};
 use cordon_protocol::{Code, PAYLOAD_LIMIT, Part, Refusal};
 use zeroize::{Zeroize, Zeroizing};
 
@@ -34,7 +34,7 @@ pub(crate) fn batch(section: &Section, first: u32, most: u32, limit: usize) -> u
 }
 
 /// Cuts the payload into the chunks that were asked for and hands each to `each`; no byte may be left over.
-pub(crate) fn for_each_chunk<'a>(
+fn for_each_chunk<'a>(
     section: &Section,
     first: u32,
     count: u32,
@@ -54,45 +54,51 @@ pub(crate) fn for_each_chunk<'a>(
 /// Most chunks of a frame: all of a section are full but its last.
 const MAX_CHUNKS: usize = PAYLOAD_LIMIT / CHUNK_BYTES + 1;
 
-/// One thread's work: a chunk, then what came of it.
-struct Job<'a> {
-    index: u32,
-    stored: &'a mut [u8],
-    opened: Result<usize, PackageError>,
+/// Does `work` with every chunk that was asked for, where it lies, on all threads side by side; then hands each with what came
+/// of it to `each`, in their order and until one fails. No byte of the payload may be left over.
+pub(crate) fn side_by_side<T: Send>(
+    section: &Section,
+    (first, count): (u32, u32),
+    payload: &mut [u8],
+    workers: &dyn Parallel,
+    work: impl Fn(u32, &mut [u8]) -> T + Sync,
+    mut each: impl FnMut(u32, &mut [u8], T) -> Result<(), Refusal>,
+) -> Result<(), Refusal> {
+    let mut jobs: [_; MAX_CHUNKS] = [const { None }; MAX_CHUNKS];
+    let mut free = jobs.iter_mut();
+    for_each_chunk(section, first, count, payload, |index, chunk| {
+        *free.next().ok_or(Refusal::new(Code::WrongSupply).about(index))? = Some((index, chunk, None));
+        Ok(())
+    })?;
+    let used = MAX_CHUNKS - free.len();
+    let work = &work;
+    let mut each_job = jobs.each_mut().map(|job| {
+        move || {
+            if let Some((index, chunk, done)) = job {
+                *done = Some(work(*index, chunk));
+            }
+        }
+    });
+    let mut tasks = each_job.each_mut().map(|work| work as Task<'_>);
+    workers.run(tasks.get_mut(..used).unwrap_or_default());
+    for (index, chunk, done) in jobs.into_iter().flatten() {
+        each(index, chunk, done.ok_or(Refusal::new(Code::Internal))?)?;
+    }
+    Ok(())
 }
 
-/// Decrypts the chunks that were asked for where they lie, on all threads side by side, and then hands them to `each` in their
-/// order. Nothing is handed over past the first bad chunk, and no byte may be left over.
+/// Decrypts the chunks that were asked for and hands them to `each`, none past the first bad one.
 pub(crate) fn open_chunks(
     reader: &SealedSection,
-    first: u32,
-    count: u32,
+    chunks: (u32, u32),
     payload: &mut [u8],
     workers: &dyn Parallel,
     mut each: impl FnMut(u32, &[u8]) -> Result<(), Refusal>,
 ) -> Result<(), Refusal> {
-    let mut jobs: [_; MAX_CHUNKS] = [const { None }; MAX_CHUNKS];
-    let mut free = jobs.iter_mut();
-    for_each_chunk(reader.section(), first, count, payload, |index, stored| {
-        let job = free.next().ok_or(Refusal::new(Code::WrongSupply).about(index))?;
-        *job = Some(Job { index, stored, opened: Ok(0) });
-        Ok(())
-    })?;
-    let used = MAX_CHUNKS - free.len();
-    let mut work = jobs.each_mut().map(|job| {
-        move || {
-            if let Some(job) = job {
-                job.opened = reader.decrypt_chunk(job.index, job.stored).map(|plain| plain.len());
-            }
-        }
-    });
-    let mut tasks = work.each_mut().map(|work| work as Task<'_>);
-    workers.run(tasks.get_mut(..used).unwrap_or_default());
-    for job in jobs.into_iter().flatten() {
-        let len = job.opened.map_err(refuse::package)?;
-        each(job.index, job.stored.get(..len).unwrap_or_default())?;
-    }
-    Ok(())
+    let open = |index, stored: &mut [u8]| reader.decrypt_chunk(index, stored).map(|plain| plain.len());
+    side_by_side(reader.section(), chunks, payload, workers, open, |index, stored, opened| {
+        each(index, stored.get(..opened.map_err(refuse::package)?).unwrap_or_default())
+    })
 }
 
 /// Index of a section in the header's table.

@@ -38,7 +38,8 @@ impl<P: Platform> Enclave<P> {
         &self.platform
     }
 
-    /// Handles one command frame, which is worked on in place; `out` becomes the reply frame.
+    /// Handles one command frame, which is worked on in place; `out` becomes the reply frame. What was decrypted may be left in
+    /// `frame`: a caller that keeps it wipes it.
     pub fn handle(&mut self, frame: &mut [u8], out: &mut Vec<u8>) {
         if let Err(refusal) = self.dispatch(frame, out) {
             Reply::Refused(refusal).encode(out);

@@ -6,15 +6,15 @@
 //! tag alone says that a piece is the one that was written. Each piece is written once under its key, so there is no older one
 //! to bring back, and its number makes a nonce that comes once.
 
-use cordon_engine::{CHUNK, PIECE, Parallel, Source, Task};
+use cordon_engine::{CHUNK, PIECE, Parallel, Source};
 use cordon_package::{Aead, NONCE_BYTES, SealedSection, TAG_BYTES};
-use cordon_protocol::{Code, PAYLOAD_LIMIT, Refusal, STORED_PIECE};
+use cordon_protocol::{Code, Refusal, STORED_PIECE};
 use zeroize::Zeroize;
 
 use crate::fleeting::FleetingCipher;
 use crate::platform::{Platform, Store};
 use crate::refuse;
-use crate::sections::for_each_chunk;
+use crate::sections::side_by_side;
 
 const _: () =
     assert!(PIECE == cordon_protocol::PIECE && PIECE + TAG_BYTES == STORED_PIECE && CHUNK.is_multiple_of(PIECE));
@@ -43,8 +43,7 @@ impl Streamed {
     pub(crate) fn write(
         &mut self,
         reader: &SealedSection,
-        first: u32,
-        count: u32,
+        (first, count): (u32, u32),
         payload: &mut [u8],
         store: &dyn Store,
         workers: &dyn Parallel,
@@ -53,29 +52,15 @@ impl Streamed {
             return Err(Refusal::new(Code::Internal));
         }
         self.next = first.saturating_add(count);
-        let mut jobs: [_; MAX_CHUNKS] = [const { None }; MAX_CHUNKS];
-        let mut free = jobs.iter_mut();
-        for_each_chunk(reader.section(), first, count, payload, |index, stored| {
-            let job = free.next().ok_or(Refusal::new(Code::WrongSupply).about(index))?;
-            let len = stored.len().saturating_sub(TAG_BYTES);
-            *job = Some((index, stored.get_mut(..len).unwrap_or_default(), true));
-            Ok(())
-        })?;
-        let used = MAX_CHUNKS - free.len();
         let this = &*self;
-        let mut work = jobs.each_mut().map(|job| {
-            move || {
-                if let Some((index, plain, written)) = job {
-                    *written = this.write_chunk(*index, plain, store);
-                }
-            }
-        });
-        let mut tasks = work.each_mut().map(|work| work as Task<'_>);
-        workers.run(tasks.get_mut(..used).unwrap_or_default());
-        match jobs.into_iter().flatten().find(|(.., written)| !written) {
-            None => Ok(()),
-            Some((index, ..)) => Err(Refusal::new(Code::CorruptStore).about(index)),
-        }
+        let write = |index, opened: &mut [u8]| {
+            opened.split_last_chunk_mut::<TAG_BYTES>().is_some_and(|(plain, _)| this.write_chunk(index, plain, store))
+        };
+        side_by_side(reader.section(), (first, count), payload, workers, write, |index, _, written| {
+            let piece = u64::from(index).saturating_mul(PIECES);
+            let refused = Refusal::new(Code::CorruptStore).about(u32::try_from(piece).unwrap_or(u32::MAX));
+            if written { Ok(()) } else { Err(refused) }
+        })
     }
 
     fn write_chunk(&self, index: u32, plain: &mut [u8], store: &dyn Store) -> bool {
@@ -100,9 +85,6 @@ impl Streamed {
         Stored { of: self, store }
     }
 }
-
-/// Most chunks of a frame.
-const MAX_CHUNKS: usize = PAYLOAD_LIMIT / CHUNK + 1;
 
 struct Stored<'a> {
     of: &'a Streamed,

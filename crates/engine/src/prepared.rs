@@ -401,7 +401,7 @@ impl Prepared {
                     Some((first, count)) => return Ok((State::Chunk, Made::NeedChunks { first, count })),
                     None => Next::Input(0),
                 },
-                Next::Stream(index) => match self.weights.wanted_pieces() {
+                Next::Stream(index) => match self.weights.wanted_pieces()? {
                     Some((first, count)) => return Ok((State::Pieces(index), Made::NeedPieces { first, count })),
                     None => return self.execute(index),
                 },

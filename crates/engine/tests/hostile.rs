@@ -2,8 +2,10 @@
 
 mod support;
 
-use cordon_engine::{CHUNK, KernelSet, Limits, Moved, Prepared, Program, Reply, Residency, Source, Step, WeightTable};
-use support::{Random, Value, cases};
+use cordon_engine::{
+    CHUNK, Compute, KernelSet, Limits, Moved, Prepared, Program, Reply, Residency, Source, Step, WeightTable,
+};
+use support::{Random, Threads, Value, cases};
 
 /// How far hostile bytes got.
 #[derive(Clone, Copy, Debug, Default)]
@@ -33,7 +35,9 @@ fn examine(bytes: &[u8]) -> Reached {
     let limits = Limits { secure_memory_bytes: 1 << 20, instruction_work: 1 << 20 };
     let stream = weights.stream_bytes();
     for residency in [Residency::All, Residency::Least] {
-        let prepared = Prepared::new(program.clone(), weights.clone(), KernelSet::detect(), residency, limits);
+        // Several threads, so that their parts of the window are cut by hostile tiles as well.
+        let compute = Compute { set: KernelSet::detect(), workers: &Threads(3) };
+        let prepared = Prepared::new(program.clone(), weights.clone(), compute, residency, limits);
         let Ok(mut prepared) = prepared else { continue };
         assert!(prepared.peak_bytes() <= limits.secure_memory_bytes);
         reached.prepared += 1;

@@ -2,12 +2,11 @@
 
 mod support;
 
-use cordon_engine::program::{DType, Instruction, Operand, Strided2, Tile, UnaryOp};
+use cordon_engine::program::{DType, Instruction, Operand, Strided2, Strided3, Tile, UnaryOp};
 use cordon_engine::{
-    CHUNK, Compute, EngineError, KernelSet, Limits, PIECE, Parallel, Place, Prepared, Reply, Residency, Source, Step,
-    Task, ValueRef,
+    CHUNK, Compute, EngineError, KernelSet, Limits, PIECE, Place, Prepared, Reply, Residency, Source, Step, ValueRef,
 };
-use support::{Build, Plain, Random, Seen, Value, arena, cases, chunk, drive, ramp};
+use support::{Build, Plain, Random, Seen, Threads, Value, arena, cases, chunk, drive, ramp};
 
 const WINDOW: Residency = Residency::Least;
 const PER_CHUNK: usize = CHUNK / 4;
@@ -75,19 +74,6 @@ fn all_is_loaded_once_in_order_and_pieces_come_with_every_request_without_holes(
     check(WINDOW, &[Seen::Input(0), Seen::Pieces(0, 1), Seen::Ran(0), one, two, Seen::Ran(1)]);
 }
 
-/// Runs tasks in the order given, one after the other, and says that it has so many threads.
-struct Threads(usize);
-
-impl Parallel for Threads {
-    fn threads(&self) -> usize {
-        self.0
-    }
-
-    fn run(&self, tasks: &mut [Task<'_>]) {
-        tasks.iter_mut().rev().for_each(|task| task());
-    }
-}
-
 #[test]
 fn any_number_of_threads_fills_the_same_window() {
     let lens = [10, PER_CHUNK, 2 * PER_CHUNK + 7, 20 * PER_CHUNK, 1];
@@ -104,7 +90,7 @@ fn any_number_of_threads_fills_the_same_window() {
     }
 }
 
-/// Tiles of several types, some of which overlap: a thread's part of the stream is then no stretch of the window.
+/// Tiles that overlap: a thread's part of the stream is then no stretch of the window.
 #[test]
 fn overlapping_tiles_arrive_whole_whatever_the_threads() {
     let mut b = Build::new();
@@ -127,6 +113,54 @@ fn overlapping_tiles_arrive_whole_whatever_the_threads() {
         let compute = Compute { set: KernelSet::PORTABLE, workers: threads };
         let limits = Limits::new(u64::MAX);
         let mut prepared = Prepared::new(b.program.clone(), b.weights.clone(), compute, WINDOW, limits).expect("valid");
+        let (outputs, _) = drive(&mut prepared, &b.stream, &[]).expect("runs");
+        assert!(outputs[0].f32() == expected, "{} threads", threads.0);
+    }
+}
+
+/// Every instruction of the cases, with tiles of several types and lengths, by threads that take their parts in any order.
+#[test]
+fn windows_of_several_types_are_the_same_whatever_the_threads() {
+    for case in cases::all() {
+        let run = |residency, threads: &'static Threads| {
+            let compute = Compute { set: KernelSet::PORTABLE, workers: threads };
+            let (program, weights) = (case.build.program.clone(), case.build.weights.clone());
+            let limits = Limits::new(u64::MAX);
+            let mut prepared = Prepared::new(program, weights, compute, residency, limits).expect(case.name);
+            drive(&mut prepared, &case.build.stream, &case.inputs).expect(case.name).0
+        };
+        let resident = run(Residency::All, &Threads(1));
+        for threads in [&Threads(2), &Threads(4)] {
+            assert_eq!(run(WINDOW, threads), resident, "{}, {} threads", case.name, threads.0);
+        }
+    }
+}
+
+/// One instruction that reads f16, f32 and bytes, each over several pieces and none of them whole ones.
+#[test]
+fn tiles_of_three_forms_in_one_window() {
+    let len = 3 * PER_CHUNK + 5;
+    let mut b = Build::new();
+    let halves: Vec<u16> = (0..len).map(|i| 0x3c00 | (i % 1024) as u16).collect();
+    let masks: Vec<u8> = (0..len).map(|i| (i % 3 == 0).into()).collect();
+    let [x, y] = [b.weight_f16(&halves), b.weight_f32(&ramp(len, 4))];
+    let condition = b.weight(&Value::Bool(masks.clone()));
+    let out = b.f32(len as u32);
+    b.push(Instruction::Select {
+        shape: Strided3 { dims: vec![len as u32], a: vec![1], b: vec![1], c: vec![1] },
+        cond: Operand::Weight(condition),
+        then: Operand::Weight(x),
+        otherwise: Operand::Weight(y),
+        out,
+    });
+    b.output(out);
+    let wide = ramp(len, 4);
+    let chosen = |i| if masks[i] == 1 { 1.0 + (i % 1024) as f32 / 1024.0 } else { wide[i] };
+    let expected: Vec<f32> = (0..len).map(chosen).collect();
+    for threads in [&Threads(1), &Threads(2), &Threads(3), &Threads(4)] {
+        let compute = Compute { set: KernelSet::PORTABLE, workers: threads };
+        let (program, weights) = (b.program.clone(), b.weights.clone());
+        let mut prepared = Prepared::new(program, weights, compute, WINDOW, Limits::new(u64::MAX)).expect("valid");
         let (outputs, _) = drive(&mut prepared, &b.stream, &[]).expect("runs");
         assert!(outputs[0].f32() == expected, "{} threads", threads.0);
     }

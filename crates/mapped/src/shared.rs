@@ -18,7 +18,7 @@ pub struct SharedMemory {
 impl SharedMemory {
     /// Memory of `len` bytes, rounded up to whole pages.
     pub fn new(len: usize) -> io::Result<Self> {
-        let file = memory_file(c"cordon-ring", 0)?;
+        let file = memory_file(c"cordon-shared", 0)?;
         file.set_len(len.next_multiple_of(4096) as u64)?;
         let map = memmap2::MmapRaw::map_raw(&file)?;
         Ok(Self { file, map })

@@ -115,7 +115,7 @@ pub fn predict(segments: &[&Lowered], limit: Option<u64>) -> Result<Predicted, P
     let decoding = FIXED_BYTES + there + costs.iter().map(|cost| 2 * cost.encoded + cost.tables).max().unwrap_or(0);
     let programs: Vec<_> = segments.iter().map(|lowered| (&lowered.program, &lowered.weights)).collect();
     let mut predicted = Predicted { peak: decoding, minimum, ..Predicted::default() };
-    let mut least = u64::MAX;
+    let (mut least, mut between) = (u64::MAX, 0);
     // An enclave whose fixed part is smaller than the bound keeps more weights: the larger sum counts.
     for step in 0..=FIXED_STEPS {
         let fixed = FIXED_BYTES - FIXED_RANGE * step / FIXED_STEPS;
@@ -123,23 +123,27 @@ pub fn predict(segments: &[&Lowered], limit: Option<u64>) -> Result<Predicted, P
         let Ok(residencies) = cordon_engine::share(available, &programs) else {
             return Ok(Predicted { peak: minimum, minimum, ..Predicted::default() });
         };
-        let (mut peak, mut pieces, mut loads) = (fixed + retained, 0, 0);
+        let (mut peak, mut pieces, mut loads, mut window) = (fixed + retained, 0, 0, 0);
         for (lowered, residency) in segments.iter().zip(residencies) {
             let prediction = predict_one(lowered, residency)?;
             peak += prediction.memory.total() + leaves(lowered);
             pieces += prediction.pieces;
+            window += prediction.memory.window;
             loads += prediction.loads;
         }
         predicted.peak = predicted.peak.max(peak);
         least = least.min(peak.max(decoding));
         predicted.pieces = predicted.pieces.max(pieces);
         predicted.loads = predicted.loads.max(loads);
-        if pieces == 0 {
+        if window == 0 {
+            // All lies inside as it is read: more room changes nothing.
             break;
         }
+        between = FIXED_RANGE / FIXED_STEPS;
     }
     predicted.spread = predicted.peak.saturating_sub(least);
-    predicted.peak = with_margin(predicted.peak);
+    // Room between two steps may hold what neither did.
+    predicted.peak = with_margin(predicted.peak + between);
     if let Some(limit) = limit {
         predicted.peak = predicted.peak.min(limit.max(minimum));
     }

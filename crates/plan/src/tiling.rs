@@ -13,7 +13,8 @@ const WEIGHTS: [Option<u64>; 5] = [None, Some(2 << 20), Some(1 << 20), Some(512 
 const ARENAS: [u64; 7] = [850, 700, 550, 400, 250, 150, 0];
 /// What a budget leaves besides activations, in bytes, that is worth trying.
 const BESIDE: [u64; 5] = [7 << 18, 3 << 19, 5 << 18, 1 << 20, 5 << 17];
-/// Share of the budget within which the peak has to be known: measurement may stay 5 % below it.
+/// The peak has to be known within this part of the budget: a prediction may be 5 % above what is measured, and margins take
+/// up to half of that.
 const KNOWN: u64 = 40;
 /// The better [`Search::rank`].
 const BEST: (bool, bool) = (true, true);
@@ -145,6 +146,7 @@ impl Search {
 
     /// Whether it fits, and whether its peak is known well enough to be promised.
     fn rank(&self, fitted: &Fitted) -> (bool, bool) {
-        (fitted.predicted.minimum <= self.limit, fitted.predicted.spread <= self.limit / KNOWN)
+        let fits = fitted.predicted.minimum <= self.limit;
+        (fits, fits && fitted.predicted.spread <= self.limit / KNOWN)
     }
 }

@@ -15,7 +15,8 @@ const COPIED: f64 = 8.0e9;
 const STEP: f64 = 1.0e-6;
 /// Bytes per second that Winograd's transforms make of input and products, and of weights.
 const TRANSFORMED: [f64; 2] = [1.5e10, 4.0e10];
-/// Bytes of weights per second that one thread reads, decrypts in portable Rust and stores (decision 18).
+/// Bytes of weights per second that one thread reads, decrypts in portable Rust and stores: what streaming added to whole
+/// networks (decision 18), a little less than pieces alone.
 const DECRYPTED: f64 = 2.8e9;
 /// Seconds that a load takes besides its pieces.
 const LOAD: f64 = 2.0e-6;

@@ -252,7 +252,7 @@ fn explain(code: Code) -> (&'static str, &'static str) {
             "run it again, on a host you trust more",
         ),
         Code::CorruptStore => (
-            "weights that were put into this host's memory did not come back as they left",
+            "weights that were put into this host's memory did not come back as they left, or it is too small for them",
             "load the package again, on a host you trust more",
         ),
         Code::PackageHostile => ("the package is damaged or forged", "copy it again, or ask its owner"),

@@ -21,7 +21,7 @@ static PROGRAM: &[u8] = include_bytes!(env!("CORDON_ENCLAVE"));
 const KEY_BUDGET: u64 = 8 << 20;
 
 /// Payload bytes of a request: eight stored chunks. The enclave has a copy of the frame inside, so a larger one costs secure
-/// memory. Streaming ResNet-50 takes 13 % longer with four chunks, and no less with fifteen.
+/// memory; a smaller one costs round trips while loading, and a second place for secret parts that no longer fit it.
 const PAYLOAD: usize = 8 * 65_552;
 
 /// How long before an answer is expected the host begins to look for it, and how long after. Being woken takes some 30 us,

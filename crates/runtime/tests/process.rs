@@ -39,7 +39,8 @@ fn a_device_is_made_once_and_its_key_file_is_private() {
 fn every_protection_is_reported_and_the_ones_this_kernel_has_are_in_force() {
     let dir = tempfile::tempdir().expect("temporary folder");
     let (device, _) = Device::init(dir.path(), &[owner().public()]).expect("initialises");
-    let transport = ProcessBackend::new(open_key(&device), Some(32 << 20)).start(0).expect("starts");
+    let transport = ProcessBackend::new(open_key(&device), Some(32 << 20)).start(1 << 20).expect("starts");
+    assert!(transport.store().is_some(), "the store costs no protection");
     let enclave = Enclave::greet(transport).expect("greets");
     let greeting = enclave.greeting();
     assert!(greeting.development && greeting.has_key);

@@ -47,7 +47,7 @@ static POOL: Pool<Futexes> = Pool::new(Futexes);
 /// The part of the start that failed; its number is the exit code and, with the error number, in the ring's header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stage {
-    /// The two arguments are not descriptor numbers.
+    /// The two or three arguments are not descriptor numbers.
     Arguments = 10,
     /// The shared memory does not have the layout this build knows.
     Ring = 11,

@@ -13,7 +13,7 @@ use crate::program::{
     DType, Instruction, MAX_INSTRUCTIONS, MAX_PORTS, MAX_WEIGHTS, Operand, Port, Program, Region, Tile,
     WEIGHT_ALIGNMENT, WeightTable,
 };
-use crate::{EngineError, Place};
+use crate::{EngineError, PIECE, Place};
 
 /// Checks `program` against itself and against the weight table it names. `max_work` bounds each instruction.
 pub(crate) fn validate(program: &Program, weights: &WeightTable, max_work: u64) -> Result<(), EngineError> {
@@ -41,7 +41,7 @@ pub(crate) fn validate(program: &Program, weights: &WeightTable, max_work: u64) 
     spill::check_spills(program)
 }
 
-/// Tensors are aligned, ascending, apart, and their chunks can be counted.
+/// Tensors are aligned, ascending, apart, and their pieces can be counted.
 fn check_weights(weights: &WeightTable) -> Result<(), EngineError> {
     check(fits(weights.0.len(), MAX_WEIGHTS), Place::Program, "weight table", "is too long")?;
     let mut end = 0;
@@ -51,8 +51,8 @@ fn check_weights(weights: &WeightTable) -> Result<(), EngineError> {
         check(info.offset >= end, at, "offset", "lies before the end of the tensor before")?;
         end = info.offset.checked_add(info.bytes()).ok_or(invalid(at, "offset", "overflows"))?;
     }
-    let countable = weights.chunks() <= u64::from(u32::MAX);
-    check(countable, Place::Program, "weight table", "spans more than 2^32 chunks")
+    let countable = weights.stream_bytes().div_ceil(PIECE as u64) <= u64::from(u32::MAX);
+    check(countable, Place::Program, "weight table", "spans more than 2^32 pieces")
 }
 
 fn check_port(program: &Program, port: &Port, at: Place) -> Result<(), EngineError> {

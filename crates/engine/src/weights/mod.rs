@@ -231,7 +231,7 @@ impl Weights {
     }
 
     /// The pieces to bring next, or `None` when the window is complete.
-    pub(crate) fn wanted_pieces(&mut self) -> Option<(u32, u32)> {
+    pub(crate) fn wanted_pieces(&mut self) -> Result<Option<(u32, u32)>, EngineError> {
         self.load.wanted(&self.layout.streamed)
     }
 

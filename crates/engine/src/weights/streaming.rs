@@ -79,18 +79,18 @@ impl Load {
     }
 
     /// The next pieces without a gap, at most [`PIECES_PER_STEP`]. What was asked for once is asked for until it has come.
-    pub(crate) fn wanted(&mut self, streamed: &[Slot]) -> Option<(u32, u32)> {
+    pub(crate) fn wanted(&mut self, streamed: &[Slot]) -> Result<Option<(u32, u32)>, EngineError> {
         if self.pending == 0 {
             let slots = streamed.get(self.slots.clone()).unwrap_or(&[]);
             let next = |from| next_piece(slots, from);
-            let first = next(self.next)?;
+            let Some(first) = next(self.next) else { return Ok(None) };
             self.next = first;
             self.pending = (1..PIECES_PER_STEP)
                 .find(|&count| next(first + u64::from(count)) != Some(first + u64::from(count)))
                 .unwrap_or(PIECES_PER_STEP);
         }
-        // Validation bounds the number of chunks by 2^24, so the conversion succeeds.
-        u32::try_from(self.next).ok().map(|first| (first, self.pending))
+        let first = u32::try_from(self.next).map_err(|_| EngineError::Bug("a piece that validation does not admit"))?;
+        Ok(Some((first, self.pending)))
     }
 
     /// Brings what is wanted.
@@ -115,7 +115,14 @@ impl Load {
                 if index + 1 < threads { reached(slots, pieces.end * PIECE as u64) } else { reached(slots, u64::MAX) };
             let (span, later) = rest.split(end)?;
             rest = later;
-            *part = Some(Part { pieces, slots, span, room, stream_bytes, filled: Ok(()) });
+            *part = Some(Part {
+                pieces,
+                slots,
+                span,
+                room,
+                stream_bytes,
+                filled: Err(EngineError::Bug("a part of a load that no thread took")),
+            });
         }
         let one = Compute::from(compute.set);
         let mut work = parts.each_mut().map(|part| move || part.iter_mut().for_each(|part| part.fill(source, one)));
@@ -147,7 +154,7 @@ impl Part<'_> {
             let start = piece * PIECE as u64;
             let len = self.stream_bytes.saturating_sub(start).min(PIECE as u64) as usize;
             let plain = self.room.get_mut(..len).ok_or(EngineError::Bug("a piece is longer than its room"))?;
-            // See `wanted`.
+            // Validation bounds it.
             let index = piece as u32;
             if piece + 1 < self.pieces.end {
                 source.soon(index + 1);

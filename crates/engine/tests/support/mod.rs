@@ -9,7 +9,8 @@ use cordon_engine::program::{
     WeightInfo, WeightTable,
 };
 use cordon_engine::{
-    CHUNK, EngineError, KernelSet, Limits, Moved, PIECE, Prepared, Reply, Residency, Source, Step, ValueRef,
+    CHUNK, EngineError, KernelSet, Limits, Moved, PIECE, Parallel, Prepared, Reply, Residency, Source, Step, Task,
+    ValueRef,
 };
 use std::collections::HashMap;
 
@@ -276,4 +277,17 @@ impl Random {
 /// Something in the arena.
 pub fn arena(region: Region) -> Operand {
     Operand::Arena(region)
+}
+
+/// Runs tasks in the order given, one after the other, and says that it has so many threads.
+pub struct Threads(pub usize);
+
+impl Parallel for Threads {
+    fn threads(&self) -> usize {
+        self.0
+    }
+
+    fn run(&self, tasks: &mut [Task<'_>]) {
+        tasks.iter_mut().rev().for_each(|task| task());
+    }
 }
