@@ -81,7 +81,7 @@ impl Heap {
     pub(crate) fn figures(&self) -> Figures {
         self.locked(|_, secure| Figures {
             used: secure.used as u64,
-            peak: (secure.low.saturating_sub(secure.start) + secure.end.saturating_sub(secure.high)) as u64,
+            peak: secure.touched() as u64,
             stretch: secure.stretch() as u64,
         })
     }
@@ -133,6 +133,11 @@ fn rounded(layout: Layout) -> usize {
 
 impl Area {
     const EMPTY: Self = Self { start: 0, end: 0, first: null_mut(), used: 0, low: 0, high: 0 };
+
+    /// Bytes that were ever used, from below and from above. The two may overlap where one came when the other was given back.
+    fn touched(&self) -> usize {
+        (self.low - self.start) + (self.end - self.high.max(self.low))
+    }
 
     /// # Safety
     /// The range is mapped readable and writable for good, zeroed, aligned to a grain, and used by nothing else.
@@ -334,6 +339,19 @@ mod tests {
         }
         assert_eq!(area.used, 0);
         assert_eq!((area.low - area.start, area.end - area.high), (112, LARGE), "a high-water mark stays");
+        assert_eq!(area.touched(), 112 + LARGE);
+    }
+
+    #[test]
+    fn what_was_taken_from_both_sides_counts_once() {
+        let mut memory = Vec::new();
+        let mut area = area(&mut memory);
+        let small = [area.take(layout(LARGE - 16, 8)), area.take(layout(LARGE - 16, 8))];
+        // SAFETY: just taken.
+        small.map(|block| unsafe { area.put(block, LARGE - 16) });
+        assert!(!area.take(layout(LEN - RESERVE - 64, 16)).is_null());
+        assert!(area.high < area.low, "the test must see both");
+        assert_eq!(area.touched(), LEN);
     }
 
     #[test]
