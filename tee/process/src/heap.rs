@@ -347,8 +347,10 @@ mod tests {
         let mut memory = Vec::new();
         let mut area = area(&mut memory);
         let small = [area.take(layout(LARGE - 16, 8)), area.take(layout(LARGE - 16, 8))];
-        // SAFETY: just taken.
-        small.map(|block| unsafe { area.put(block, LARGE - 16) });
+        for block in small {
+            // SAFETY: just taken.
+            unsafe { area.put(block, LARGE - 16) };
+        }
         assert!(!area.take(layout(LEN - RESERVE - 64, 16)).is_null());
         assert!(area.high < area.low, "the test must see both");
         assert_eq!(area.touched(), LEN);
