@@ -4,6 +4,8 @@ mod support;
 
 use core::sync::atomic::Ordering;
 use std::collections::HashSet;
+use std::fs::File;
+use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex};
 
 use cordon_protocol::{Code, Command, PIECE, STORED_PIECE};
@@ -94,4 +96,23 @@ fn changed_exchanged_and_older_pieces_are_refused_by_name() {
         with_store(&mut model, &fault, move |at, _| all[at]).expect("what is put right serves");
         assert_serves(&mut model);
     }
+}
+
+#[test]
+fn a_store_that_is_cut_under_the_enclave_ends_it_and_the_next_one_serves() {
+    let world = World::new();
+    let (mut model, fault) = deployment(&world, STREAMING);
+    assert_serves(&mut model);
+    *fault.lock().expect("free") = Some(Box::new(|frame, inner| {
+        if matches!(Command::decode(&mut frame.clone()), Ok((Command::Run { .. }, _))) {
+            let store = inner.store().expect("the package has weights");
+            let file = File::from(store.as_fd().try_clone_to_owned().expect("another descriptor"));
+            file.set_len(0).expect("it can be cut");
+        }
+        inner.call(frame)
+    }));
+    let error = run(&mut model).expect_err("pages are gone");
+    *fault.lock().expect("free") = None;
+    assert!(matches!(error, RuntimeError::Died { restart: None, .. }), "{error}");
+    assert_serves(&mut model);
 }

@@ -1,4 +1,4 @@
-//! How fast streamed weights are opened, here and now: streaming cannot be faster.
+//! How fast streamed weights are opened, here and now: what streaming takes when nothing else does.
 
 use super::machine::{best, together};
 use cordon_engine::prefetch;
@@ -23,8 +23,9 @@ pub(super) struct Opening(pub(super) f64);
 impl Opening {
     /// Opens `bytes` of weights with the cipher that the enclave uses.
     pub(super) fn measure(threads: usize, bytes: u64) -> Self {
-        let share = (bytes / threads.max(1) as u64).clamp(BYTES[0], BYTES[1]);
-        Self(together(threads.min(OPENING), &|| rate(share as usize / PIECE)))
+        let threads = threads.clamp(1, OPENING);
+        let share = (bytes / threads as u64).clamp(BYTES[0], BYTES[1]);
+        Self(together(threads, &|| rate(share as usize / PIECE)))
     }
 
     /// For `--json`.
