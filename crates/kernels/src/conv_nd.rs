@@ -1,4 +1,8 @@
 //! Convolutions outside the block layout: any groups, up to three spatial axes, transposed.
+#![cfg_attr(
+    not(test),
+    expect(clippy::indexing_slicing, reason = "within lengths that the caller has checked: see the crate's page")
+)]
 
 use crate::arch::KernelSet;
 use crate::elementwise::unary_in_place;

@@ -1,4 +1,8 @@
 //! One tile of a two-dimensional convolution: some neighbouring pixels of one or two output planes.
+#![cfg_attr(
+    not(test),
+    expect(clippy::indexing_slicing, reason = "within lengths that the caller has checked: see the crate's page")
+)]
 #![allow(
     clippy::needless_range_loop,
     reason = "accumulators stay in registers only when indexed by loops of constant length"

@@ -3,6 +3,10 @@
 //! A tap is one vector load and one multiply-add, so nothing else may cost much. Each row of the output is cut into register
 //! tiles without any check; a tile that reaches into the padding reads a copy of its input, zeros included. Only what is too
 //! large to be copied is computed pixel by pixel. Which of these computes a pixel depends on the geometry only.
+#![cfg_attr(
+    not(test),
+    expect(clippy::indexing_slicing, reason = "within lengths that the caller has checked: see the crate's page")
+)]
 #![allow(
     clippy::needless_range_loop,
     reason = "accumulators stay in registers only when indexed by loops of constant length"

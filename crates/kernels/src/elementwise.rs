@@ -2,6 +2,10 @@
 //!
 //! Outputs are contiguous and as long as the product of the extents; operands are addressed through the strides of the
 //! shape and must hold `a_len()`, `b_len()`, `c_len()` elements of it at least.
+#![cfg_attr(
+    not(test),
+    expect(clippy::indexing_slicing, reason = "within lengths that the caller has checked: see the crate's page")
+)]
 
 use crate::arch::{Kernel, Simd};
 use crate::geometry::{BinaryOp, Strided2, Strided3, UnaryOp};

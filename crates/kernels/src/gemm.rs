@@ -1,4 +1,8 @@
 //! Matrix products: constant packed weights ([`dense`]) and two computed values ([`matmul()`]).
+#![cfg_attr(
+    not(test),
+    expect(clippy::indexing_slicing, reason = "within lengths that the caller has checked: see the crate's page")
+)]
 
 use crate::arch::{Kernel, Simd};
 use crate::gemm_tile::{Begin, Panels, Rows, Tile};

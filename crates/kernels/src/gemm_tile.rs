@@ -1,4 +1,12 @@
 //! One register tile of a matrix product: some rows of some blocks of columns.
+#![cfg_attr(
+    not(test),
+    expect(
+        clippy::indexing_slicing,
+        clippy::expect_used,
+        reason = "within lengths that the caller has checked: see the crate's page"
+    )
+)]
 #![allow(
     clippy::needless_range_loop,
     reason = "accumulators stay in registers only when indexed by loops of constant length"

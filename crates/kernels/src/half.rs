@@ -2,6 +2,10 @@
 //!
 //! Every binary16 number is an `f32`, so widening is exact and gives the same bits under every kernel set. Narrowing is
 //! the owner's, before sealing; no kernel does it.
+#![cfg_attr(
+    not(test),
+    expect(clippy::indexing_slicing, reason = "within lengths that the caller has checked: see the crate's page")
+)]
 
 use crate::arch::{Kernel, Simd};
 use crate::parallel::{Compute, MOVE};

@@ -5,9 +5,11 @@
 //! the vector operations such code consists of, and the hand-over of borrowed tasks to threads.
 //!
 //! The caller validates shapes once (the `is_valid` and `*_len` methods of [`geometry`]) and passes slices of those
-//! lengths. A violated precondition may panic; it is never undefined behaviour.
+//! lengths. A violated precondition may panic; it is never undefined behaviour. So modules that compute index freely, and each
+//! says so at its top; everything else denies whatever could panic.
 #![no_std]
 #![deny(unsafe_code)]
+#![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::panic, clippy::expect_used, clippy::unwrap_used))]
 
 extern crate alloc;
 #[cfg(test)]

@@ -1,4 +1,8 @@
 //! Copies, lookups and interpolation: kernels that move values.
+#![cfg_attr(
+    not(test),
+    expect(clippy::indexing_slicing, reason = "within lengths that the caller has checked: see the crate's page")
+)]
 
 use crate::geometry::{Along, StridedCopy};
 use crate::parallel::{Compute, MOVE};

@@ -2,6 +2,10 @@
 //!
 //! Sums run over sixteen `f64` lanes in a fixed order, so neither the kernel set nor the row length's remainder changes
 //! how a sum is formed, and long rows stay accurate.
+#![cfg_attr(
+    not(test),
+    expect(clippy::indexing_slicing, reason = "within lengths that the caller has checked: see the crate's page")
+)]
 
 use crate::arch::{Kernel, Simd, sqrt};
 use crate::geometry::{Along, Lrn, Normalize};

@@ -2,6 +2,10 @@
 //!
 //! A kernel cuts its output into contiguous ranges and computes each range for itself. How many ranges there are never
 //! changes a bit: every element is computed in the same order of operations whichever range it is in.
+#![cfg_attr(
+    not(test),
+    expect(clippy::indexing_slicing, reason = "within lengths that the caller has checked: see the crate's page")
+)]
 
 use crate::arch::KernelSet;
 pub use crate::arch::{Pool, Rest};

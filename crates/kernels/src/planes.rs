@@ -1,5 +1,9 @@
 //! How the output of a convolution is cut: among threads, and into register tiles. Shared by the kernels over `f32` and over
 //! bytes.
+#![cfg_attr(
+    not(test),
+    expect(clippy::indexing_slicing, reason = "within lengths that the caller has checked: see the crate's page")
+)]
 
 use crate::parallel::{Compute, MOST_PLANES};
 use crate::tile::{Heights, Tiling};

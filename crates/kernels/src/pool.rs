@@ -1,4 +1,8 @@
 //! Max and average pooling.
+#![cfg_attr(
+    not(test),
+    expect(clippy::indexing_slicing, reason = "within lengths that the caller has checked: see the crate's page")
+)]
 
 use crate::arch::{Kernel, Simd};
 use crate::geometry::{Axis, Pool, PoolKind};

@@ -2,6 +2,10 @@
 //!
 //! `kept` addresses the results, contiguous in the output, and `reduced` the elements folded into each; strides of both
 //! are steps of the input, which holds `kept.reduction_len(reduced)` elements at least.
+#![cfg_attr(
+    not(test),
+    expect(clippy::indexing_slicing, reason = "within lengths that the caller has checked: see the crate's page")
+)]
 
 use crate::arch::{Kernel, Simd};
 use crate::geometry::{Along, ReduceOp, Strided1};

@@ -1,4 +1,8 @@
 //! Iteration over strided operands, row by row. Shared by everything that broadcasts.
+#![cfg_attr(
+    not(test),
+    expect(clippy::indexing_slicing, reason = "within lengths that the caller has checked: see the crate's page")
+)]
 #![allow(clippy::needless_range_loop, reason = "K operands are stepped side by side")]
 
 use crate::geometry::MAX_DIMS;

@@ -4,6 +4,14 @@
 //! The accumulators must stay in registers, so their number is a constant of the function (`R`) and they are indexed only
 //! in loops of constant length. An accumulator is always extended in the same order over the inner extent, whatever the
 //! tile it is part of; that is what makes results independent of how the output is cut up.
+#![cfg_attr(
+    not(test),
+    expect(
+        clippy::indexing_slicing,
+        clippy::expect_used,
+        reason = "within lengths that the caller has checked: see the crate's page"
+    )
+)]
 #![allow(
     clippy::needless_range_loop,
     reason = "accumulators stay in registers only when indexed by loops of constant length"

@@ -1,4 +1,8 @@
 //! Functions of one value, over whole slices: the operator and every fused activation are this one loop nest.
+#![cfg_attr(
+    not(test),
+    expect(clippy::indexing_slicing, reason = "within lengths that the caller has checked: see the crate's page")
+)]
 
 use crate::arch::{Kernel, Simd, sqrt};
 use crate::geometry::UnaryOp;

@@ -9,6 +9,10 @@
 //! Rounding: the transforms multiply by up to 100 (`Bᵀ` and `Aᵀ` have rows of absolute sum 10 and 18, `G` of at most 1), so
 //! errors exceed those of the definition: the largest is at most 3e-5 of the largest output on the shapes of real layers
 //! that the tests try with uniform noise, where the definition's is at most 3e-6.
+#![cfg_attr(
+    not(test),
+    expect(clippy::indexing_slicing, reason = "within lengths that the caller has checked: see the crate's page")
+)]
 
 use crate::geometry::{BLOCK, Conv2d, UnaryOp};
 use crate::parallel::{Compute, MOVE};

@@ -1,5 +1,13 @@
 //! Loops over two operands with broadcasting: row by row for any type, and block by block where a value per channel meets
 //! the block layout.
+#![cfg_attr(
+    not(test),
+    expect(
+        clippy::indexing_slicing,
+        clippy::expect_used,
+        reason = "within lengths that the caller has checked: see the crate's page"
+    )
+)]
 
 use crate::arch::{Kernel, Simd};
 use crate::strided::Walk;

@@ -2,6 +2,10 @@
 //!
 //! As with [`super::Simd`], a kernel is safe code, generic over [`Dot`] and inlined whole into one function per
 //! instruction set. Unlike there, all sets give the same bits.
+#![cfg_attr(
+    not(test),
+    expect(clippy::indexing_slicing, reason = "within lengths that the caller has checked: see the crate's page")
+)]
 
 #[cfg(all(target_arch = "aarch64", target_feature = "neon", target_feature = "dotprod"))]
 mod neon;

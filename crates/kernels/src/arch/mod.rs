@@ -7,6 +7,10 @@
 //!
 //! The sets differ in one visible way: a fused multiply-add rounds once, the portable `a * b + c` twice. Everything that
 //! is not a matrix product, a convolution, Sigmoid or Silu uses plain arithmetic and gives the same bits under every set.
+#![cfg_attr(
+    not(test),
+    expect(clippy::indexing_slicing, reason = "within lengths that the caller has checked: see the crate's page")
+)]
 
 mod dot;
 #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]

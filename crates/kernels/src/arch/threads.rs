@@ -168,6 +168,7 @@ impl<R: Rest> Parallel for Pool<R> {
 struct AbortOnUnwind;
 
 impl Drop for AbortOnUnwind {
+    #[cfg_attr(not(test), expect(clippy::panic, reason = "a second panic ends the process, as it must"))]
     fn drop(&mut self) {
         panic!("a task panicked while other threads used what it borrows");
     }

@@ -1,4 +1,8 @@
 //! AVX2 with FMA and F16C, and AVX-512. The types below exist only after detection, which is what every `unsafe` here rests on.
+#![cfg_attr(
+    not(test),
+    expect(clippy::indexing_slicing, reason = "within lengths that the caller has checked: see the crate's page")
+)]
 #![allow(unsafe_code, reason = "calls into code compiled for CPU features found at run time")]
 
 use super::{Kernel, Simd};

@@ -1,5 +1,9 @@
 //! Two-dimensional convolution of bytes: direct, without a patch matrix or any other memory than a copy of the input of
 //! tiles that reach into the padding.
+#![cfg_attr(
+    not(test),
+    expect(clippy::indexing_slicing, reason = "within lengths that the caller has checked: see the crate's page")
+)]
 #![allow(
     clippy::needless_range_loop,
     reason = "accumulators stay in registers only when indexed by loops of constant length"

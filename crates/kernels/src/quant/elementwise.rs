@@ -1,4 +1,12 @@
 //! Functions of single bytes and of pairs.
+#![cfg_attr(
+    not(test),
+    expect(
+        clippy::indexing_slicing,
+        clippy::expect_used,
+        reason = "within lengths that the caller has checked: see the crate's page"
+    )
+)]
 
 use super::requantise::{Added, Bounds, real};
 use super::{Sum, Target};

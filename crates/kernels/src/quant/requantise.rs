@@ -1,4 +1,8 @@
 //! From sums to bytes.
+#![cfg_attr(
+    not(test),
+    expect(clippy::indexing_slicing, reason = "within lengths that the caller has checked: see the crate's page")
+)]
 
 use super::{Sum, Target};
 

@@ -1,4 +1,12 @@
 //! The register tile shared by convolutions and products: rows of bytes times blocks of sixteen columns.
+#![cfg_attr(
+    not(test),
+    expect(
+        clippy::indexing_slicing,
+        clippy::expect_used,
+        reason = "within lengths that the caller has checked: see the crate's page"
+    )
+)]
 #![allow(
     clippy::needless_range_loop,
     reason = "accumulators stay in registers only when indexed by loops of constant length"

@@ -1,5 +1,9 @@
 //! Products of bytes on x86-64: exact in 16-bit pairs (AVX2), or four at a time (VNNI). The types below exist only after
 //! detection, which is what every `unsafe` here rests on.
+#![cfg_attr(
+    not(test),
+    expect(clippy::indexing_slicing, reason = "within lengths that the caller has checked: see the crate's page")
+)]
 #![allow(unsafe_code, reason = "calls into code compiled for CPU features found at run time")]
 #![allow(clippy::needless_range_loop, reason = "parts of several vectors are stepped side by side")]
 

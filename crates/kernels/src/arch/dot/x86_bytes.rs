@@ -1,6 +1,10 @@
 //! From finished sums to bytes on x86-64: [`Bounds::byte`] and [`Added::byte`] of eight or sixteen lanes. The arithmetic is
 //! the same, operation by operation; of NaN and of two zeros MAXPS and MINPS give the second operand, as the portable code
 //! does.
+#![cfg_attr(
+    not(test),
+    expect(clippy::indexing_slicing, reason = "within lengths that the caller has checked: see the crate's page")
+)]
 #![allow(unsafe_code, reason = "vector instructions; the caller has found the CPU features")]
 #![allow(clippy::needless_range_loop, reason = "parts of several vectors are stepped side by side")]
 
