@@ -9,6 +9,7 @@ use cordon_protocol::{Code, Form, Payload, Refusal, Reply};
 use crate::policy::Released;
 
 /// Permission for one value of one segment to leave. Made from a manifest of a verified package, and in no other way.
+#[derive(Clone, Copy)]
 pub(crate) struct Crossing {
     value: u32,
     /// Only what the output policy releases of it may leave.
@@ -62,7 +63,7 @@ impl<'a> Outbound<'a> {
         if self.crossing.governed {
             return Err(Refusal::new(Code::Internal));
         }
-        let size = element_bytes(&value);
+        let size = value.dtype().bytes() as usize;
         let skip = usize::try_from(start / size as u64).map_err(|_| Refusal::new(Code::Internal))?;
         let count = (self.limit / size).min(value.len().saturating_sub(skip));
         let total = value.len() as u64 * size as u64;
@@ -87,14 +88,6 @@ impl<'a> Outbound<'a> {
         let value = self.crossing.value;
         Reply::Output { value, form, start, total, payload: Payload::Clear }.encode(self.frame);
         self.frame
-    }
-}
-
-fn element_bytes(value: &ValueRef<'_>) -> usize {
-    match value {
-        ValueRef::F32(_) => 4,
-        ValueRef::I64(_) => 8,
-        ValueRef::Bool(_) | ValueRef::U8(_) => 1,
     }
 }
 

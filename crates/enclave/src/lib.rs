@@ -3,8 +3,9 @@
 //! | state | what is taken | file |
 //! |---|---|---|
 //! | idle | `LoadBegin`, `Provision` | `service.rs` |
-//! | loading | exactly what was asked for last | `load.rs`, `sections.rs` |
+//! | loading | exactly what was asked for last | `load.rs`, `load/weights.rs`, `sections.rs` |
 //! | ready | requests: every secure segment once, in order | `request.rs` |
+//! | running | exactly what was asked for last | `run.rs`, `wait.rs` |
 //!
 //! What a platform is lies behind [`Platform`]. The enclave never calls the normal world, and everything it is given is
 //! hostile. Values leave through `Outbound` only, whose constructor takes a `Crossing`, and crossings are made from the
@@ -24,10 +25,13 @@ mod platform;
 mod policy;
 mod refuse;
 mod request;
+mod retained;
+mod run;
 mod sections;
 mod service;
 mod spill;
 mod streamed;
+mod wait;
 
 pub use model::MAX_OPEN_REQUESTS;
 pub use platform::{CounterId, Platform, PlatformError, Store};

@@ -1,11 +1,13 @@
-//! Loading: header, manifest, then each secure segment's secret part, then all weights. The stages are types, so
+//! Loading: header, manifest, then each secure segment's secret part, then all weights ([`weights`]). The stages are types, so
 //! nothing is decrypted before the signature was checked, and nothing runs before everything was.
+
+mod weights;
 
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use cordon_engine::{Program, Reply, Step, WeightTable};
+use cordon_engine::{Program, WeightTable};
 use cordon_package::limits::{MAX_GRANT_BYTES, MAX_HEADER_BYTES};
 use cordon_package::{
     Manifest, Opened, OutputPolicy, Parsed, Placement, ProgramKind, SealedSection, Section, SectionKind, SegmentSecret,
@@ -14,10 +16,11 @@ use cordon_package::{
 use cordon_protocol::{Code, Expiry, LoadReport, Refusal};
 use zeroize::Zeroize;
 
-use crate::model::{Draft, Model, Segment, Stream, version_counter};
+use self::weights::WeightStage;
+use crate::model::{Draft, Model, Stream, version_counter};
 use crate::platform::Platform;
 use crate::refuse;
-use crate::sections::{Content, Leaves, Need, batch, open_chunks};
+use crate::sections::{Content, Leaves, Need};
 
 /// A package being loaded.
 pub(crate) enum Loading {
@@ -67,14 +70,6 @@ enum SegmentPart {
     WeightLeaves(Leaves, Box<Draft>),
 }
 
-/// Weights of the segments that have them.
-pub(crate) struct WeightStage {
-    model: Box<Model>,
-    at: usize,
-    /// Chunks the engine wants next: first and count; `None` before it was asked.
-    wanted: Option<(u32, u32)>,
-}
-
 impl Loading {
     /// Starts with nothing.
     pub(crate) fn begin(header_len: u32, grant_len: u32, platform: &mut impl Platform) -> Result<Progress, Refusal> {
@@ -108,7 +103,7 @@ impl Loading {
             }
             (Loading::Segments(stage), Need::Section { count, .. }) => stage.take(count, payload, platform)?,
             (Loading::Weights(stage), Need::Section { first, count, .. }) => {
-                stage.take(first, count, payload, platform)?;
+                stage.take((first, count), payload, platform)?;
             }
             _ => return Err(Refusal::new(Code::Internal)),
         }
@@ -123,7 +118,7 @@ impl Loading {
                 Loading::Header(stage) => stage.need(limit),
                 Loading::Manifest(stage) => stage.content.need(manifest_section(&stage.verified)?, limit),
                 Loading::Segments(stage) => stage.need(limit),
-                Loading::Weights(stage) => stage.need(limit, platform)?,
+                Loading::Weights(stage) => stage.need(limit)?,
             };
             if let Some(need) = need {
                 return Ok(Progress::Need(self, need));
@@ -132,7 +127,7 @@ impl Loading {
                 Loading::Header(stage) => Loading::Manifest(Box::new(stage.finish(platform)?)),
                 Loading::Manifest(stage) => stage.finish(platform)?,
                 Loading::Segments(stage) => stage.finish(platform)?,
-                Loading::Weights(stage) => return Ok(Progress::Ready(stage.model)),
+                Loading::Weights(stage) => return Ok(Progress::Ready(stage.finish())),
             };
         }
     }
@@ -247,8 +242,8 @@ fn finish_segments(
         spill: 0,
         memory: platform.memory(),
     };
-    let model = Model::new(header, manifest, drafts, report, platform)?;
-    Ok(Loading::Weights(Box::new(WeightStage { model: Box::new(model), at: 0, wanted: None })))
+    let (model, unfilled) = Model::new(header, manifest, drafts, report, platform)?;
+    Ok(Loading::Weights(Box::new(WeightStage::new(model, unfilled))))
 }
 
 impl SegmentStage {
@@ -331,61 +326,4 @@ fn decode(plain: &[u8], index: u32, keep_labels: bool, platform: &impl Platform)
         labels,
         stream: None,
     })
-}
-
-impl WeightStage {
-    /// Asks each segment's engine for the chunks it wants next.
-    fn need(&mut self, limit: usize, platform: &impl Platform) -> Result<Option<Need>, Refusal> {
-        while let Some(segment) = self.model.segments.get_mut(self.at) {
-            if self.wanted.is_none() {
-                let failed = |e| refuse::engine(e, segment.index, platform.memory().available());
-                if let Step::NeedChunks { first, count } = segment.prepared.step(Reply::Go).map_err(failed)? {
-                    self.wanted = Some((first, count));
-                }
-            }
-            if let (Some((first, count)), Some(stream)) = (self.wanted, &segment.stream) {
-                let count = batch(stream.reader.section(), first, count, limit);
-                let part = cordon_protocol::Part::Chunks;
-                return Ok(Some(Need::Section { section: stream.section, part, first, count }));
-            }
-            self.finish_segment();
-        }
-        Ok(None)
-    }
-
-    fn take(&mut self, first: u32, count: u32, payload: &mut [u8], platform: &impl Platform) -> Result<(), Refusal> {
-        let internal = Refusal::new(Code::Internal);
-        let Segment { index: of, prepared, stream, streamed, .. } =
-            self.model.segments.get_mut(self.at).ok_or(internal)?;
-        let Stream { reader, .. } = stream.as_ref().ok_or(internal)?;
-        let workers = platform.compute().workers;
-        let wanted = &mut self.wanted;
-        open_chunks(reader, (first, count), payload, workers, |index, plain| {
-            let step = prepared.step(Reply::Chunk { index, plain });
-            *wanted = match step.map_err(|e| refuse::engine(e, *of, platform.memory().available()))? {
-                Step::NeedChunks { first, count } => Some((first, count)),
-                _ => None,
-            };
-            Ok(())
-        })?;
-        if let Some(streamed) = streamed {
-            let store = platform.store().ok_or(internal)?;
-            streamed
-                .write(reader, (first, count), payload, store, workers)
-                .map_err(|refusal| refusal.in_segment(*of))?;
-        }
-        if self.wanted.is_none() {
-            self.finish_segment();
-        }
-        Ok(())
-    }
-
-    /// Leaf hashes and the key of the package's chunks have served.
-    fn finish_segment(&mut self) {
-        if let Some(segment) = self.model.segments.get_mut(self.at) {
-            segment.prepared.reset();
-            segment.stream = None;
-        }
-        self.at += 1;
-    }
 }

@@ -4,7 +4,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use cordon_engine::program::{DType, Port, Stored, Via};
-use cordon_engine::{Limits, Prepared, Program, Residency, WeightTable};
+use cordon_engine::{Limits, Prepared, Program, Residency, Unloaded, WeightTable};
 use cordon_package::{Elem, Header, Manifest, SealedSection};
 use cordon_protocol::{Code, LoadReport, Refusal, SPILL_CHUNK, stored_weights};
 use sha2::{Digest, Sha256};
@@ -38,12 +38,29 @@ pub(crate) struct Stream {
     pub(crate) reader: SealedSection,
 }
 
+/// A secure segment with all its memory, whose weights are still to come.
+pub(crate) struct Unfilled {
+    pub(crate) index: u32,
+    pub(crate) unloaded: Unloaded,
+    pub(crate) stream: Option<Stream>,
+    /// Where some weights have no room inside.
+    pub(crate) streamed: Option<Streamed>,
+    crossings: Vec<Crossing>,
+}
+
+impl Unfilled {
+    /// Once all weights have come.
+    pub(crate) fn finish(self) -> Result<Segment, Refusal> {
+        let Self { index, unloaded, stream: _, streamed, crossings } = self;
+        let missing = |_| Refusal::new(Code::ProgramInvalid).in_segment(index);
+        Ok(Segment { index, prepared: unloaded.finish().map_err(missing)?, streamed, crossings })
+    }
+}
+
 /// A secure segment, ready to run.
 pub(crate) struct Segment {
     pub(crate) index: u32,
     pub(crate) prepared: Prepared,
-    /// Until its weights are loaded.
-    pub(crate) stream: Option<Stream>,
     /// Where some weights have no room inside.
     pub(crate) streamed: Option<Streamed>,
     pub(crate) crossings: Vec<Crossing>,
@@ -71,14 +88,15 @@ pub(crate) fn request_counter(package_id: &[u8; 32]) -> CounterId {
 }
 
 impl Model {
-    /// Checks the drafts against the manifest, shares the memory out and prepares every segment.
+    /// Checks the drafts against the manifest, shares the memory out and takes it for every segment. The segments come into
+    /// the model as their weights are loaded.
     pub(crate) fn new(
         header: &Header,
         manifest: &Manifest,
         mut drafts: Vec<Draft>,
         report: LoadReport,
         platform: &mut impl Platform,
-    ) -> Result<Self, Refusal> {
+    ) -> Result<(Self, Vec<Unfilled>), Refusal> {
         for draft in &drafts {
             check_ports(draft, manifest)?;
             check_forms(draft, manifest)?;
@@ -88,36 +106,38 @@ impl Model {
         let policy = Policy::new(header.output_policy, manifest, labels.unwrap_or_default())?;
         let residencies = share_out(&drafts, manifest, platform)?;
         let mut report = LoadReport { segments: drafts.len() as u32, ..report };
-        let mut segments = refuse::reserve(drafts.len(), platform)?;
+        let segments = refuse::reserve(drafts.len(), platform)?;
+        let mut unfilled = refuse::reserve(drafts.len(), platform)?;
         let mut place = 0;
         for (draft, residency) in drafts.into_iter().zip(residencies) {
             let crossings = Crossing::of_segment(manifest, draft.index as usize, header.output_policy)?;
             // The decoded Program is in use already, and part of what the limit bounds.
             let limits = Limits::new(platform.memory().available().saturating_add(draft.program.heap_bytes()));
             let weight_bytes = draft.table.stream_bytes();
-            let prepared = Prepared::new(draft.program, draft.table, platform.compute(), residency, limits)
+            let unloaded = Unloaded::new(draft.program, draft.table, platform.compute(), residency, limits)
                 .map_err(|e| refuse::engine(e, draft.index, platform.memory().available()))?;
-            let streams = prepared.pieces_per_request() > 0;
+            let streams = unloaded.pieces_per_request() > 0;
             report.resident += u32::from(!streams);
             let streamed = if streams { Some(Streamed::new(place, platform)?) } else { None };
             place = place.saturating_add(stored_weights(weight_bytes));
             // Validation bounds it. Segments run one at a time, so all use one area.
-            report.spill = report.spill.max(u32::try_from(prepared.spill_chunks()).unwrap_or(u32::MAX));
-            report.compute = report.compute.saturating_add(prepared.peak_bytes());
-            segments.push(Segment { index: draft.index, prepared, stream: draft.stream, streamed, crossings });
+            report.spill = report.spill.max(u32::try_from(unloaded.spill_chunks()).unwrap_or(u32::MAX));
+            report.compute = report.compute.saturating_add(unloaded.memory().total());
+            unfilled.push(Unfilled { index: draft.index, unloaded, stream: draft.stream, streamed, crossings });
         }
         let room = platform.reply_limit().min(platform.payload_limit());
         if report.spill > 0 && room < SPILL_CHUNK {
             return Err(Refusal::new(Code::PackageUnsupported).amounts(SPILL_CHUNK as u64, room as u64));
         }
-        Ok(Self {
+        let model = Self {
             segments,
             policy,
             max_requests: header.max_requests,
             version_counter: version_counter(header.owner.as_bytes(), &header.name),
             request_counter: request_counter(&header.package_id),
             report,
-        })
+        };
+        Ok((model, unfilled))
     }
 }
 

@@ -6,7 +6,7 @@
 //! tag alone says that a piece is the one that was written. Each piece is written once under its key, so there is no older one
 //! to bring back, and its number makes a nonce that comes once.
 
-use cordon_engine::{CHUNK, PIECE, Parallel, Source};
+use cordon_engine::{CHUNK, PIECE, Parallel, PieceSource};
 use cordon_package::{Aead, NONCE_BYTES, SealedSection, TAG_BYTES};
 use cordon_protocol::{Code, Refusal, STORED_PIECE};
 use zeroize::Zeroize;
@@ -81,7 +81,7 @@ impl Streamed {
     }
 
     /// Where the engine takes pieces from.
-    pub(crate) fn source<'a>(&'a self, store: &'a dyn Store) -> impl Source + 'a {
+    pub(crate) fn source<'a>(&'a self, store: &'a dyn Store) -> impl PieceSource + 'a {
         Stored { of: self, store }
     }
 }
@@ -91,7 +91,7 @@ struct Stored<'a> {
     store: &'a dyn Store,
 }
 
-impl Source for Stored<'_> {
+impl PieceSource for Stored<'_> {
     fn open(&self, index: u32, into: &mut [u8]) -> bool {
         let (at, mut tag) = (self.of.place(index.into()), [0; TAG_BYTES]);
         // Copied once, before anything looks at it.

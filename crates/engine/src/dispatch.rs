@@ -5,11 +5,11 @@ use cordon_kernels::geometry::{Strided2, UnaryOp};
 use cordon_kernels::parallel::Compute;
 use cordon_kernels::{cast, conv, elementwise, gemm, movement, normalize, pool, quant, reduce, winograd};
 
+use crate::error::{EngineError, Place};
 use crate::memory::{Buffers, Out, Rest};
-use crate::prepared::ValueRef;
 use crate::program::{BinaryOp, DType, Instruction, Operand, Region, Tile};
+use crate::value::ValueRef;
 use crate::weights::Weights;
-use crate::{EngineError, Place};
 
 /// Runs instruction `index`, whose weight tiles are loaded.
 pub(crate) fn execute(

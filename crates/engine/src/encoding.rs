@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 use cordon_codec::{Reader, Writer};
 use cordon_kernels::geometry::MAX_DIMS;
 
-use crate::EngineError;
+use crate::error::EngineError;
 use crate::program::{
     Along, ArenaSize, Axis, BinaryOp, Conv2d, ConvNd, DType, Dense, INSTRUCTION_SET, Instruction, Kind, Layout, Lrn,
     MAX_INSTRUCTIONS, MAX_PORTS, MAX_WEIGHTS, MatMul, Normalize, Operand, Pool, PoolKind, Port, Program, QConv2d,

@@ -10,9 +10,9 @@ use cordon_kernels::parallel::Compute;
 use cordon_kernels::{half, movement};
 use zeroize::Zeroize;
 
-use crate::prepared::ValueRef;
+use crate::error::{EngineError, Place};
 use crate::program::{ArenaSize, DType, Region};
-use crate::{EngineError, Place};
+use crate::value::ValueRef;
 
 /// Elements per type. Wider than [`ArenaSize`]: all weights of a segment together may exceed 2^32 elements.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

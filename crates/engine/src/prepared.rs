@@ -1,120 +1,17 @@
-//! A validated Program with all its memory, and the steps that run it.
+//! The steps that run a Program whose weights are loaded.
 //!
-//! A request is: all weights once, before the first, then inputs, then instructions (each after the pieces of its window), then
-//! outputs. Every reply leads to exactly one next step. What a step does is bounded by one instruction and 1 MiB of weights.
+//! A request is: inputs, then instructions (each after the pieces of its window), then outputs. Every reply leads to
+//! exactly one next step. What a step does is bounded by one instruction and 1 MiB of weights.
 
 use cordon_kernels::parallel::Compute;
 
-use crate::memory::{Buffers, SLACK_BYTES};
-use crate::program::{DType, Instruction, Port, Program, Region, WeightTable};
-use crate::validate::validate;
-use crate::weights::{self, Needs, Source, Weights};
-use crate::{EngineError, Place, dispatch};
-
-/// How many constants stay inside, loaded once and kept over requests. The others stay in the normal world, encrypted;
-/// each instruction's come into a window and are overwritten by the next ones. Which is which follows from the Program
-/// and the budget, never from data.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Residency {
-    /// All of them.
-    All,
-    /// As many as fit, those first that are read most often per request.
-    Budget {
-        /// Most bytes resident constants, the window and their tables may take together.
-        bytes: u64,
-    },
-    /// None.
-    Least,
-}
-
-/// What a Program may ask for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Bytes of arena, weights and tables together.
-    pub secure_memory_bytes: u64,
-    /// Elementary operations of one instruction: no Program makes one step endless.
-    pub instruction_work: u64,
-}
-
-impl Limits {
-    /// The given memory budget, and room for any instruction of a real model: 2^40 operations.
-    pub fn new(secure_memory_bytes: u64) -> Self {
-        Self { secure_memory_bytes, instruction_work: 1 << 40 }
-    }
-}
-
-/// Secure memory a [`Prepared`] holds, in bytes. All of it is allocated by [`Prepared::new`] and none later, so what is
-/// held is also the peak.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct MemoryReport {
-    /// Activations.
-    pub arena: u64,
-    /// Resident constants.
-    pub weights: u64,
-    /// The window constants stream through.
-    pub window: u64,
-    /// The Program and the tables that say which constant lies where.
-    pub tables: u64,
-}
-
-impl MemoryReport {
-    /// Everything.
-    pub fn total(&self) -> u64 {
-        self.arena + self.weights + self.window + self.tables
-    }
-}
-
-/// What a [`Prepared`] will take, known without allocating it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Prediction {
-    /// What [`Prepared::memory`] will report.
-    pub memory: MemoryReport,
-    /// Of these, what [`Residency::Budget`] bounds: resident constants, the window, and their tables.
-    pub constants: u64,
-    /// Pieces every request asks for: [`Prepared::pieces_per_request`].
-    pub pieces: u64,
-    /// Instructions of every request that wait for pieces.
-    pub loads: u64,
-}
-
-/// A tensor's elements, row-major. No `Debug`: values are never printed.
-#[derive(Clone, Copy)]
-pub enum ValueRef<'a> {
-    /// Single precision.
-    F32(&'a [f32]),
-    /// Indices.
-    I64(&'a [i64]),
-    /// Masks, 0 or 1.
-    Bool(&'a [u8]),
-    /// Quantised values.
-    U8(&'a [u8]),
-}
-
-impl ValueRef<'_> {
-    /// Element type.
-    pub fn dtype(&self) -> DType {
-        match self {
-            Self::F32(_) => DType::F32,
-            Self::I64(_) => DType::I64,
-            Self::Bool(_) => DType::Bool,
-            Self::U8(_) => DType::U8,
-        }
-    }
-
-    /// Elements.
-    pub fn len(&self) -> usize {
-        match self {
-            Self::F32(v) => v.len(),
-            Self::I64(v) => v.len(),
-            Self::Bool(v) | Self::U8(v) => v.len(),
-        }
-    }
-
-    /// Whether there are no elements.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-}
+use crate::dispatch;
+use crate::error::{EngineError, Place};
+use crate::limits::MemoryReport;
+use crate::memory::Buffers;
+use crate::program::{Instruction, Port, Program, Region};
+use crate::value::ValueRef;
+use crate::weights::{Loaded, PieceSource, Weights};
 
 /// A value on its way out of the arena, or back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,24 +26,19 @@ pub struct Moved {
 
 /// What a [`Prepared`] asks for or tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step<'a> {
-    /// The weights are being loaded, all of them, in order. Answer with [`Reply::Chunk`] `first`; the step after it asks for
-    /// the rest. Where [`Prepared::pieces_per_request`] is not 0 the caller keeps them, encrypted, for what follows.
-    NeedChunks {
-        /// Index of the first chunk.
-        first: u32,
-        /// Chunks, at most [`crate::CHUNKS_PER_STEP`].
-        count: u32,
-    },
+pub enum Step {
     /// The next instruction waits for pieces of the weights. Answer with [`Reply::Pieces`].
     NeedPieces {
         /// Index of the first piece.
         first: u32,
-        /// Pieces, at most [`crate::PIECES_PER_STEP`].
+        /// Pieces, at most [`PIECES_PER_STEP`](crate::PIECES_PER_STEP).
         count: u32,
     },
-    /// Answer with [`Reply::Value`] for this port, or bring it with [`Prepared::fill`] and answer with [`Reply::Filled`].
-    Input(&'a Port),
+    /// Answer with [`Reply::Value`], or bring the value with [`Prepared::fill`] and answer with [`Reply::Filled`].
+    Input {
+        /// Index into [`Prepared::inputs`].
+        port: u32,
+    },
     /// This value leaves. It is at [`Prepared::output`] until the next step. Answer with [`Reply::Go`].
     Spill(Moved),
     /// This value is to come back: bring it with [`Prepared::fill`] and answer with [`Reply::Filled`].
@@ -156,8 +48,11 @@ pub enum Step<'a> {
         /// Its index.
         instruction: u32,
     },
-    /// This port's value is at [`Prepared::output`] until the next step. Answer with [`Reply::Go`].
-    Output(&'a Port),
+    /// The value of this port is at [`Prepared::output`] until the next step. Answer with [`Reply::Go`].
+    Output {
+        /// Index into [`Prepared::outputs`].
+        port: u32,
+    },
     /// The request is complete; [`Prepared::reset`] makes ready for the next.
     Done,
 }
@@ -167,15 +62,13 @@ pub enum Step<'a> {
 pub enum Reply<'a> {
     /// Go on.
     Go,
-    /// One chunk of the weight stream, decrypted and authenticated.
-    Chunk {
-        /// Its index.
-        index: u32,
-        /// [`crate::CHUNK`] bytes, fewer only at the end of the stream.
-        plain: &'a [u8],
+    /// The pieces asked for, or the first of them: the rest is asked for again.
+    Pieces {
+        /// Where they are to be taken from.
+        source: &'a dyn PieceSource,
+        /// How many, at least one.
+        count: u32,
     },
-    /// Where the pieces asked for are to be taken from.
-    Pieces(&'a dyn Source),
     /// The value of the input port asked for.
     Value(ValueRef<'a>),
     /// The value asked for is complete: [`Prepared::fill`] brought it.
@@ -187,8 +80,6 @@ pub enum Reply<'a> {
 enum State {
     /// `Go` starts the request.
     Idle,
-    /// A chunk of the weights, which are being loaded.
-    Chunk,
     /// Pieces for an instruction.
     Pieces(usize),
     /// The value of an input.
@@ -205,7 +96,19 @@ enum State {
     Over,
 }
 
-/// A Program, validated, with all memory it will ever use.
+/// What comes after a reply, in the order of a request.
+enum Next {
+    Input(usize),
+    /// An instruction whose load has not begun.
+    Begin(usize),
+    /// Pieces for an instruction, then the instruction.
+    Stream(usize),
+    /// An instruction that moved a value is complete.
+    Moved(usize),
+    Output(usize),
+}
+
+/// A Program, validated and loaded, with all memory it will ever use. Made by [`Unloaded::finish`](crate::Unloaded::finish).
 pub struct Prepared {
     program: Program,
     compute: Compute,
@@ -217,55 +120,35 @@ pub struct Prepared {
     memory: MemoryReport,
 }
 
-/// Bytes that do not depend on the Program: the struct, and what three [`Buffers`] take to begin with a cache line.
-const FIXED: u64 = size_of::<Prepared>() as u64 + 3 * SLACK_BYTES;
-
 impl Prepared {
-    /// Checks everything about `program` and `weights` once and allocates all memory, including the weight window.
-    /// Nothing is allocated before it is known to fit `limits`. A [`KernelSet`](crate::KernelSet) alone computes on one
-    /// thread; the number of threads never changes a bit of a result.
-    pub fn new(
+    pub(crate) fn new(
         program: Program,
-        weights: WeightTable,
-        compute: impl Into<Compute>,
-        residency: Residency,
-        limits: Limits,
-    ) -> Result<Self, EngineError> {
-        validate(&program, &weights, limits.instruction_work)?;
-        let mut left = limits.secure_memory_bytes;
-        take(&mut left, program.heap_bytes() + FIXED, "the program")?;
-        take(&mut left, program.arena.bytes(), "the arena")?;
-        let arena = Buffers::allocate(program.arena.into(), "the arena")?;
-        let weights = Weights::prepare(&program, &weights, residency, left)?;
-        let (resident, window) = weights.bytes();
-        let memory = MemoryReport {
-            arena: arena.bytes(),
-            weights: resident,
-            window,
-            tables: program.heap_bytes() + weights.table_bytes() + FIXED,
-        };
-        Ok(Self { program, compute: compute.into(), arena, weights, state: State::Idle, filled: 0, memory })
+        compute: Compute,
+        arena: Buffers,
+        weights: Weights,
+        memory: MemoryReport,
+    ) -> Self {
+        Self { program, compute, arena, weights, state: State::Idle, filled: 0, memory }
     }
 
-    /// What a decoded Program will take, without allocating it.
-    pub fn predict(program: &Program, weights: &WeightTable, residency: Residency) -> Result<Prediction, EngineError> {
-        validate(program, weights, u64::MAX)?;
-        let Needs { resident, window, tables, traffic } = weights::predict(program, weights, residency)?;
-        let [pieces, loads] = traffic;
-        let constants = resident.saturating_add(window).saturating_add(tables);
-        let tables = tables + program.heap_bytes() + FIXED;
-        let memory = MemoryReport { arena: program.arena.bytes(), weights: resident, window, tables };
-        Ok(Prediction { memory, constants, pieces, loads })
+    /// See [`Unloaded::accept`](crate::Unloaded::accept).
+    pub(crate) fn accept(&mut self, loaded: &mut Loaded, index: u32, plain: &[u8]) -> Result<(), EngineError> {
+        self.weights.accept(loaded, index, plain, self.compute)
+    }
+
+    /// Chunks of the whole weight stream.
+    pub(crate) fn chunks(&self) -> u64 {
+        self.weights.chunks()
     }
 
     /// Takes the answer to the step before and goes on to the next. After an error, and after [`Step::Done`], every call
     /// is refused until [`Prepared::reset`].
-    pub fn step(&mut self, reply: Reply<'_>) -> Result<Step<'_>, EngineError> {
+    pub fn step(&mut self, reply: Reply<'_>) -> Result<Step, EngineError> {
         let state = core::mem::replace(&mut self.state, State::Over);
         let next = self.take_reply(state, reply)?;
         let (state, step) = self.advance(next)?;
         self.state = state;
-        self.announce(step)
+        Ok(step)
     }
 
     /// Brings the next piece of the value asked for, little-endian, a whole number of elements: straight into the arena, so
@@ -301,14 +184,14 @@ impl Prepared {
         &self.program.inputs
     }
 
-    /// Chunks of the normal world's memory that spilled values lie in.
-    pub fn spill_chunks(&self) -> u64 {
-        self.program.spill_chunks()
-    }
-
     /// The ports that will be announced, in order.
     pub fn outputs(&self) -> &[Port] {
         &self.program.outputs
+    }
+
+    /// Chunks of the normal world's memory that spilled values lie in.
+    pub fn spill_chunks(&self) -> u64 {
+        self.program.spill_chunks()
     }
 
     /// The most bytes held at any time: [`MemoryReport::total`].
@@ -330,13 +213,9 @@ impl Prepared {
     fn take_reply(&mut self, state: State, reply: Reply<'_>) -> Result<Next, EngineError> {
         match (state, reply) {
             (State::Over, _) => Err(EngineError::NeedsReset),
-            (State::Idle, Reply::Go) => Ok(Next::Load),
-            (State::Chunk, Reply::Chunk { index, plain }) => {
-                self.weights.accept(index, plain, self.compute)?;
-                Ok(Next::Load)
-            }
-            (State::Pieces(index), Reply::Pieces(source)) => {
-                self.weights.fill(source, self.compute)?;
+            (State::Idle, Reply::Go) => Ok(Next::Input(0)),
+            (State::Pieces(index), Reply::Pieces { source, count }) => {
+                self.weights.fill(source, count, self.compute)?;
                 Ok(Next::Stream(index))
             }
             (State::Input(index), Reply::Value(value)) => {
@@ -345,21 +224,11 @@ impl Prepared {
                 self.filled = 0;
                 Ok(Next::Input(index + 1))
             }
-            (State::Input(_) | State::Restore(_), Reply::Filled) => {
-                let (region, _) = self.filling(state).ok_or(EngineError::Bug("a value's region"))?;
-                if core::mem::take(&mut self.filled) != region.bytes() {
-                    return Err(EngineError::Reply("the value is not complete"));
-                }
-                Ok(match state {
-                    State::Restore(index) => Next::Moved(index),
-                    State::Input(index) => Next::Input(index + 1),
-                    _ => return Err(EngineError::Bug("a state that takes a value")),
-                })
-            }
+            (State::Input(index), Reply::Filled) => self.complete(state).map(|()| Next::Input(index + 1)),
+            (State::Restore(index), Reply::Filled) => self.complete(state).map(|()| Next::Moved(index)),
             (State::Spill(index), Reply::Go) => Ok(Next::Moved(index)),
             (State::Instruction(index), Reply::Go) => Ok(Next::Begin(index)),
             (State::Output(index), Reply::Go) => Ok(Next::Output(index + 1)),
-            (State::Chunk, _) => Err(EngineError::Reply("a chunk was asked for")),
             (State::Pieces(_), _) => Err(EngineError::Reply("pieces were asked for")),
             (State::Input(_) | State::Restore(_), _) => Err(EngineError::Reply("a value was asked for")),
             (State::Idle | State::Instruction(_) | State::Spill(_) | State::Output(_), _) => {
@@ -381,6 +250,15 @@ impl Prepared {
         Ok(())
     }
 
+    /// All of the value that `state` waits for must have come.
+    fn complete(&mut self, state: State) -> Result<(), EngineError> {
+        let filled = core::mem::take(&mut self.filled);
+        match self.filling(state) {
+            Some((region, _)) if region.bytes() == filled => Ok(()),
+            _ => Err(EngineError::Reply("the value is not complete")),
+        }
+    }
+
     /// Where the value goes that this state waits for, and its name in errors.
     fn filling(&self, state: State) -> Option<(Region, Place)> {
         match state {
@@ -394,19 +272,11 @@ impl Prepared {
     }
 
     /// Passes phases that have nothing to do and stops at the first that has. Each phase leads only to later ones.
-    fn advance(&mut self, mut next: Next) -> Result<(State, Made), EngineError> {
+    fn advance(&mut self, mut next: Next) -> Result<(State, Step), EngineError> {
         loop {
             next = match next {
-                Next::Load => match self.weights.wanted_chunks() {
-                    Some((first, count)) => return Ok((State::Chunk, Made::NeedChunks { first, count })),
-                    None => Next::Input(0),
-                },
-                Next::Stream(index) => match self.weights.wanted_pieces()? {
-                    Some((first, count)) => return Ok((State::Pieces(index), Made::NeedPieces { first, count })),
-                    None => return self.execute(index),
-                },
                 Next::Input(index) if index < self.program.inputs.len() => {
-                    return Ok((State::Input(index), Made::Input(index)));
+                    return Ok((State::Input(index), Step::Input { port: index as u32 }));
                 }
                 Next::Input(_) => Next::Begin(0),
                 Next::Begin(index) if index < self.program.instructions.len() => {
@@ -414,82 +284,39 @@ impl Prepared {
                     Next::Stream(index)
                 }
                 Next::Begin(_) => Next::Output(0),
+                Next::Stream(index) => match self.weights.wanted_pieces()? {
+                    Some((first, count)) => return Ok((State::Pieces(index), Step::NeedPieces { first, count })),
+                    None => return self.execute(index),
+                },
                 Next::Moved(index) => {
-                    return Ok((State::Instruction(index + 1), Made::Ran { instruction: index as u32 }));
+                    return Ok((State::Instruction(index + 1), Step::Ran { instruction: index as u32 }));
                 }
                 Next::Output(index) if index < self.program.outputs.len() => {
-                    return Ok((State::Output(index), Made::Output(index)));
+                    return Ok((State::Output(index), Step::Output { port: index as u32 }));
                 }
-                Next::Output(_) => return Ok((State::Over, Made::Done)),
+                Next::Output(_) => return Ok((State::Over, Step::Done)),
             }
         }
     }
 
-    fn execute(&mut self, index: usize) -> Result<(State, Made), EngineError> {
+    fn execute(&mut self, index: usize) -> Result<(State, Step), EngineError> {
         let instruction = self.program.instructions.get(index).ok_or(EngineError::Bug("instruction index"))?;
         let moved = |spill: usize, slot| Moved { spill: spill as u32, slot, bytes: instruction.out().bytes() };
         match instruction {
-            Instruction::Spill { slot, .. } => Ok((State::Spill(index), Made::Spill(moved(index, *slot)))),
+            Instruction::Spill { slot, .. } => Ok((State::Spill(index), Step::Spill(moved(index, *slot)))),
             Instruction::Restore { slot, .. } => {
                 let before = self.program.instructions.get(..index).unwrap_or_default();
                 let of_slot = |it: &Instruction| matches!(it, Instruction::Spill { slot: of, .. } if of == slot);
                 let spill = before.iter().rposition(of_slot).ok_or(EngineError::Bug("nothing was spilled"))?;
-                Ok((State::Restore(index), Made::Restore(moved(spill, *slot))))
+                Ok((State::Restore(index), Step::Restore(moved(spill, *slot))))
             }
             _ => {
                 self.weights.widen(index, instruction, self.compute)?;
                 dispatch::execute(self.compute, index, instruction, &mut self.arena, &self.weights)?;
-                Ok((State::Instruction(index + 1), Made::Ran { instruction: index as u32 }))
+                Ok((State::Instruction(index + 1), Step::Ran { instruction: index as u32 }))
             }
         }
     }
-
-    fn announce(&self, made: Made) -> Result<Step<'_>, EngineError> {
-        Ok(match made {
-            Made::NeedChunks { first, count } => Step::NeedChunks { first, count },
-            Made::NeedPieces { first, count } => Step::NeedPieces { first, count },
-            Made::Input(index) => Step::Input(self.program.inputs.get(index).ok_or(EngineError::Bug("input port"))?),
-            Made::Spill(moved) => Step::Spill(moved),
-            Made::Restore(moved) => Step::Restore(moved),
-            Made::Ran { instruction } => Step::Ran { instruction },
-            Made::Output(index) => {
-                Step::Output(self.program.outputs.get(index).ok_or(EngineError::Bug("output port"))?)
-            }
-            Made::Done => Step::Done,
-        })
-    }
-}
-
-/// What comes after a reply, in the order of a request.
-enum Next {
-    /// Chunks of the weights, then the inputs.
-    Load,
-    /// Pieces for an instruction, then the instruction.
-    Stream(usize),
-    Input(usize),
-    /// An instruction whose load has not begun.
-    Begin(usize),
-    /// An instruction that moved a value is complete.
-    Moved(usize),
-    Output(usize),
-}
-
-/// A [`Step`] before its borrow.
-enum Made {
-    NeedChunks { first: u32, count: u32 },
-    NeedPieces { first: u32, count: u32 },
-    Input(usize),
-    Spill(Moved),
-    Restore(Moved),
-    Ran { instruction: u32 },
-    Output(usize),
-    Done,
-}
-
-fn take(left: &mut u64, needed: u64, what: &'static str) -> Result<(), EngineError> {
-    let available = *left;
-    *left = available.checked_sub(needed).ok_or(EngineError::Memory { at: Place::Program, what, needed, available })?;
-    Ok(())
 }
 
 #[cfg(test)]
@@ -497,8 +324,13 @@ mod tests {
     use alloc::vec;
 
     use super::*;
-    use crate::KernelSet;
-    use crate::program::{ArenaSize, Kind, Operand, Region, Stored, Tile, UnaryOp, Via, WeightInfo};
+    use crate::limits::Limits;
+    use crate::program::{
+        ArenaSize, DType, Kind, Operand, Region, Stored, Tile, UnaryOp, Via, WeightInfo, WeightTable,
+    };
+    use crate::unloaded::Unloaded;
+    use crate::weights::Residency;
+    use cordon_kernels::KernelSet;
 
     /// `neg(weight)` and the input, both handed out; nothing of them may remain.
     fn program() -> (Program, WeightTable) {
@@ -519,22 +351,22 @@ mod tests {
 
     struct Plain<'a>(&'a [u8]);
 
-    impl Source for Plain<'_> {
+    impl PieceSource for Plain<'_> {
         fn open(&self, _: u32, into: &mut [u8]) -> bool {
             into.copy_from_slice(self.0);
             true
         }
     }
 
+    const STREAM: [u8; 12] = [0, 0, 128, 63, 0, 0, 0, 64, 0, 0, 64, 64];
+
     fn run(prepared: &mut Prepared) {
-        let stream: vec::Vec<u8> = [1f32, 2.0, 3.0].iter().flat_map(|v| v.to_le_bytes()).collect();
         let mut step = prepared.step(Reply::Go);
         loop {
             step = match step.expect("valid replies") {
-                Step::NeedChunks { first, .. } => prepared.step(Reply::Chunk { index: first, plain: &stream }),
-                Step::NeedPieces { .. } => prepared.step(Reply::Pieces(&Plain(&stream))),
-                Step::Input(_) => prepared.step(Reply::Value(ValueRef::F32(&[4.0, 5.0]))),
-                Step::Ran { .. } | Step::Output(_) => prepared.step(Reply::Go),
+                Step::NeedPieces { count, .. } => prepared.step(Reply::Pieces { source: &Plain(&STREAM), count }),
+                Step::Input { .. } => prepared.step(Reply::Value(ValueRef::F32(&[4.0, 5.0]))),
+                Step::Ran { .. } | Step::Output { .. } => prepared.step(Reply::Go),
                 Step::Spill(_) | Step::Restore(_) => unreachable!("nothing is spilled"),
                 Step::Done => return,
             };
@@ -546,8 +378,10 @@ mod tests {
         for residency in [Residency::All, Residency::Least] {
             let (program, weights) = program();
             let limits = Limits::new(1 << 20);
-            let mut prepared =
-                Prepared::new(program, weights, KernelSet::PORTABLE, residency, limits).expect("a valid program");
+            let mut unloaded =
+                Unloaded::new(program, weights, KernelSet::PORTABLE, residency, limits).expect("a valid program");
+            unloaded.accept(0, &STREAM).expect("the only chunk");
+            let mut prepared = unloaded.finish().expect("all came");
             run(&mut prepared);
             let all = residency == Residency::All;
             assert!(!prepared.arena.is_wiped(), "the test must see data");

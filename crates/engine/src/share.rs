@@ -3,9 +3,11 @@
 
 use alloc::vec::Vec;
 
-use crate::prepared::{MemoryReport, Prepared, Residency};
+use crate::error::{EngineError, Place};
+use crate::limits::MemoryReport;
+use crate::prepared::Prepared;
 use crate::program::{Program, WeightTable};
-use crate::{EngineError, Place};
+use crate::weights::Residency;
 
 /// The residency of each Program such that all fit `available` bytes, their decoded form, which is there already, not
 /// counted. Every Program gets its least; what is left over goes to one after the other, those first that need least

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use cordon_codec::{DecodeError, Reader, Writer};
 
-use crate::EngineError;
+use crate::error::EngineError;
 
 /// A value with exactly one binary encoding.
 pub(crate) trait Wire: Sized {

@@ -3,7 +3,8 @@
 mod support;
 
 use cordon_engine::{
-    CHUNK, Compute, KernelSet, Limits, Moved, Prepared, Program, Reply, Residency, Source, Step, WeightTable,
+    CHUNK, Compute, KernelSet, Limits, Moved, PIECES_PER_STEP, PieceSource, Prepared, Program, Reply, Residency, Step,
+    Unloaded, WeightTable,
 };
 use support::{Random, Threads, Value, cases};
 
@@ -37,14 +38,16 @@ fn examine(bytes: &[u8]) -> Reached {
     for residency in [Residency::All, Residency::Least] {
         // Several threads, so that their parts of the window are cut by hostile tiles as well.
         let compute = Compute { set: KernelSet::detect(), workers: &Threads(3) };
-        let prepared = Prepared::new(program.clone(), weights.clone(), compute, residency, limits);
-        let Ok(mut prepared) = prepared else { continue };
-        assert!(prepared.peak_bytes() <= limits.secure_memory_bytes);
-        reached.prepared += 1;
+        let mut counted = false;
         // 0 and 1 are valid in every type; 0xff bytes are NaN, -1 and an invalid bool.
         for fill in [0, 1, 0xff] {
+            let unloaded = Unloaded::new(program.clone(), weights.clone(), compute, residency, limits);
+            let Ok(unloaded) = unloaded else { break };
+            assert!(unloaded.memory().total() <= limits.secure_memory_bytes);
+            reached.prepared += usize::from(!core::mem::replace(&mut counted, true));
+            let Some(mut prepared) = load(unloaded, stream, fill) else { continue };
+            reached.finished += usize::from(run(&mut prepared, fill));
             prepared.reset();
-            reached.finished += usize::from(run(&mut prepared, stream, fill));
         }
     }
     reached
@@ -53,68 +56,59 @@ fn examine(bytes: &[u8]) -> Reached {
 /// A mutated table may place a tensor at the end of a stream that no test can bring.
 const MOST_CHUNKS: u32 = 64;
 
-/// Answers every step with values made of `fill`. Whether the run came to its end.
-fn run(prepared: &mut Prepared, stream: u64, fill: u8) -> bool {
-    enum Answer {
-        Go,
-        Chunk(u32),
-        Pieces,
-        Value(Value),
-        Filled,
+/// Loads weights that are all `fill`; `None` when they are refused, or are too many.
+fn load(mut unloaded: Unloaded, stream: u64, fill: u8) -> Option<Prepared> {
+    let chunk = vec![fill; CHUNK];
+    for index in 0..unloaded.chunks_left() as u32 {
+        if index >= MOST_CHUNKS {
+            assert!(unloaded.finish().is_err(), "chunks are missing");
+            return None;
+        }
+        let left = stream - u64::from(index) * CHUNK as u64;
+        unloaded.accept(index, &chunk[..left.min(CHUNK as u64) as usize]).ok()?;
     }
+    Some(unloaded.finish().expect("all came"))
+}
+
+/// Answers every step with values made of `fill`. Whether the run came to its end.
+fn run(prepared: &mut Prepared, fill: u8) -> bool {
     struct Same(u8);
-    impl Source for Same {
+    impl PieceSource for Same {
         fn open(&self, _: u32, into: &mut [u8]) -> bool {
             into.fill(self.0);
             true
         }
     }
     let source = Same(fill);
-    let chunk = vec![fill; CHUNK];
-    let mut answer = Answer::Go;
+    let mut step = prepared.step(Reply::Go);
     loop {
-        let reply = match &answer {
-            Answer::Go => Reply::Go,
-            Answer::Chunk(index) => {
-                let left = stream - u64::from(*index) * CHUNK as u64;
-                Reply::Chunk { index: *index, plain: &chunk[..left.min(CHUNK as u64) as usize] }
-            }
-            Answer::Pieces => Reply::Pieces(&source),
-            Answer::Value(value) => Reply::Value(value.view()),
-            Answer::Filled => Reply::Filled,
-        };
-        answer = match prepared.step(reply) {
+        step = match step {
             Err(_) => return false,
             Ok(Step::Done) => return true,
-            Ok(Step::NeedChunks { first, count }) => {
-                assert!((1..=16).contains(&count));
-                if first >= MOST_CHUNKS {
-                    return false;
-                }
-                Answer::Chunk(first)
-            }
             Ok(Step::NeedPieces { count, .. }) => {
-                assert!((1..=128).contains(&count));
-                Answer::Pieces
+                assert!((1..=PIECES_PER_STEP).contains(&count));
+                prepared.step(Reply::Pieces { source: &source, count })
             }
-            Ok(Step::Input(port)) => {
+            Ok(Step::Input { port }) => {
                 use cordon_engine::program::DType;
-                let len = port.region.len as usize;
-                Answer::Value(match port.region.dtype {
+                let region = prepared.inputs()[port as usize].region;
+                let len = region.len as usize;
+                let value = match region.dtype {
                     DType::F32 => Value::F32(vec![f32::from_le_bytes([fill; 4]); len]),
                     DType::I64 => Value::I64(vec![i64::from(fill as i8); len]),
                     DType::Bool => Value::Bool(vec![fill; len]),
                     DType::U8 => Value::U8(vec![fill; len]),
-                })
+                };
+                prepared.step(Reply::Value(value.view()))
             }
             Ok(Step::Restore(Moved { bytes, .. })) => {
                 let value = vec![fill; bytes as usize];
                 if value.chunks(CHUNK).any(|piece| prepared.fill(piece).is_err()) {
                     return false;
                 }
-                Answer::Filled
+                prepared.step(Reply::Filled)
             }
-            Ok(Step::Output(_) | Step::Spill(_) | Step::Ran { .. }) => Answer::Go,
+            Ok(Step::Output { .. } | Step::Spill(_) | Step::Ran { .. }) => prepared.step(Reply::Go),
         };
     }
 }

@@ -5,8 +5,8 @@ mod support;
 use std::collections::BTreeSet;
 
 use cordon_engine::program::{DType, Instruction};
-use cordon_engine::{EngineError, KernelSet, Limits, Prepared, Residency};
-use support::{Build, Value, cases, drive};
+use cordon_engine::{EngineError, KernelSet, Residency};
+use support::{Build, Value, cases, drive, load};
 
 fn close(found: &Value, expected: &Value) -> bool {
     match (found, expected) {
@@ -23,10 +23,9 @@ fn results_are_right_under_every_kernel_set() {
     let mut wrong = Vec::new();
     for set in KernelSet::all_available() {
         for case in cases::all() {
-            let Build { program, weights, stream } = case.build;
-            let limits = Limits::new(16 << 20);
-            let mut prepared = Prepared::new(program, weights, set, Residency::All, limits).expect(case.name);
-            let (found, _) = drive(&mut prepared, &stream, &case.inputs).expect(case.name);
+            let unloaded = case.build.unloaded(Residency::All, set, 16 << 20).expect(case.name);
+            let mut prepared = load(unloaded, &case.build.stream).expect(case.name);
+            let (found, _) = drive(&mut prepared, &case.build.stream, &case.inputs).expect(case.name);
             let right =
                 found.len() == case.expected.len() && found.iter().zip(&case.expected).all(|(a, b)| close(a, b));
             if !right {
@@ -109,11 +108,9 @@ fn indices_outside_the_axis_stop_the_run() {
         prepared.reset();
         assert!(drive(&mut prepared, &case.build.stream, &case.inputs).is_ok(), "{bad}");
     }
-    let case = cases::all().into_iter().find(|case| case.name == "interpolate").expect("an interpolation case");
-    let mut stream = case.build.stream.clone();
-    stream[0] = 2;
-    let mut prepared = case.build.prepare(Residency::All).expect("valid");
-    assert!(matches!(drive(&mut prepared, &stream, &case.inputs), Err(EngineError::Data { .. })));
+    let mut case = cases::all().into_iter().find(|case| case.name == "interpolate").expect("an interpolation case");
+    case.build.stream[0] = 2;
+    assert!(matches!(case.build.run(&case.inputs), Err(EngineError::Data { .. })));
 }
 
 #[test]

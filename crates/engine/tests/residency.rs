@@ -3,8 +3,8 @@
 mod support;
 
 use cordon_engine::program::{BinaryOp, DType, Instruction, Operand, Strided2, Tile};
-use cordon_engine::{CHUNK, EngineError, Place, Prepared, Program, Residency, WeightTable, share};
-use support::{Build, Random, Seen, Value, arena, drive, ramp};
+use cordon_engine::{CHUNK, EngineError, Place, Prepared, Program, Residency, Step, WeightTable, share};
+use support::{Build, Random, Value, arena, drive, ramp};
 
 const PER_CHUNK: u32 = CHUNK as u32 / 4;
 
@@ -40,26 +40,18 @@ fn input(seed: u32) -> [Value; 1] {
 }
 
 /// Pieces asked for.
-fn pieces(seen: &[Seen]) -> u64 {
-    seen.iter().map(|seen| if let Seen::Pieces(_, count) = seen { u64::from(*count) } else { 0 }).sum()
-}
-
-/// A warm engine: its resident tiles are loaded.
-fn warm(build: &Build, residency: Residency) -> Result<Prepared, EngineError> {
-    let mut prepared = build.prepare(residency)?;
-    drive(&mut prepared, &build.stream, &input(1))?;
-    prepared.reset();
-    Ok(prepared)
+fn pieces(steps: &[Step]) -> u64 {
+    steps.iter().map(|step| if let Step::NeedPieces { count, .. } = step { u64::from(*count) } else { 0 }).sum()
 }
 
 #[test]
 fn every_budget_is_kept_and_gives_the_same_bits() {
     let build = adder(&[0, 1, 2, 3, 4, 5, 6, 7, 2, 2]);
     let (expected, _) =
-        drive(&mut warm(&build, Residency::All).expect("valid"), &build.stream, &input(9)).expect("runs");
+        drive(&mut build.prepare(Residency::All).expect("valid"), &build.stream, &input(9)).expect("runs");
     let mut last = u64::MAX;
     for bytes in (0..400_000).step_by(5_000) {
-        let mut prepared = match warm(&build, Residency::Budget { bytes }) {
+        let mut prepared = match build.prepare(Residency::Budget { bytes }) {
             Ok(prepared) => prepared,
             Err(EngineError::Memory {
                 at: Place::Instruction { .. },
@@ -75,9 +67,9 @@ fn every_budget_is_kept_and_gives_the_same_bits() {
         };
         let memory = prepared.memory();
         assert!(memory.weights + memory.window <= bytes, "{memory:?} in {bytes}");
-        let (outputs, seen) = drive(&mut prepared, &build.stream, &input(9)).expect("runs");
+        let (outputs, steps) = drive(&mut prepared, &build.stream, &input(9)).expect("runs");
         assert_eq!(outputs, expected);
-        assert_eq!(pieces(&seen), prepared.pieces_per_request());
+        assert_eq!(pieces(&steps), prepared.pieces_per_request());
         assert!(prepared.pieces_per_request() <= last, "more memory must not cost more pieces");
         last = prepared.pieces_per_request();
         let predicted = Prepared::predict(&build.program, &build.weights, Residency::Budget { bytes }).expect("valid");
@@ -102,11 +94,11 @@ fn f16_gives_the_bits_of_its_values_as_f32_in_half_the_room() {
         b.weight_f32(&halves(len).into_iter().map(cordon_kernels::half::to_f32).collect::<Vec<_>>())
     });
     assert_eq!(packed.stream.len() * 2, wide.stream.len());
-    let expected = drive(&mut warm(&wide, Residency::All).expect("valid"), &wide.stream, &input(9)).expect("runs").0;
+    let expected = drive(&mut wide.prepare(Residency::All).expect("valid"), &wide.stream, &input(9)).expect("runs").0;
     let (mut some_packed, mut some_streamed) = (false, false);
     let tile = u64::from(PER_CHUNK) * 2;
     for bytes in (0..400_000).step_by(5_000).map(|bytes| Residency::Budget { bytes }).chain([Residency::Least]) {
-        let mut prepared = match warm(&packed, bytes) {
+        let mut prepared = match packed.prepare(bytes) {
             Ok(prepared) => prepared,
             Err(EngineError::Memory { .. }) => continue,
             Err(other) => panic!("{other}"),
@@ -115,9 +107,9 @@ fn f16_gives_the_bits_of_its_values_as_f32_in_half_the_room() {
         if let Residency::Budget { bytes } = bytes {
             assert!(memory.weights + memory.window <= bytes, "{memory:?} in {bytes}");
         }
-        let (outputs, seen) = drive(&mut prepared, &packed.stream, &input(9)).expect("runs");
+        let (outputs, steps) = drive(&mut prepared, &packed.stream, &input(9)).expect("runs");
         assert_eq!(outputs, expected, "{bytes:?}");
-        assert_eq!(pieces(&seen), prepared.pieces_per_request());
+        assert_eq!(pieces(&steps), prepared.pieces_per_request());
         let predicted = Prepared::predict(&packed.program, &packed.weights, bytes).expect("valid");
         assert_eq!((predicted.memory.weights, predicted.memory.window), (memory.weights, memory.window));
         // All eight tiles as stored, and one tile of window.
@@ -147,7 +139,7 @@ fn one_f16_tile_read_twice_by_an_instruction_is_widened_once() {
     }
     let mut packed = 0;
     for bytes in (0..3_000).step_by(40) {
-        let mut prepared = match warm(&b, Residency::Budget { bytes }) {
+        let mut prepared = match b.prepare(Residency::Budget { bytes }) {
             Ok(prepared) => prepared,
             Err(EngineError::Memory { .. }) => continue,
             Err(other) => panic!("{other}"),
@@ -164,12 +156,12 @@ fn a_tile_read_three_times_stays_before_those_read_once() {
     let build = adder(&[0, 1, 2, 3, 4, 5, 6, 7, 4, 4]);
     // Room for the window, the pieces being opened, one tile and the tables.
     let bytes = u64::from(PER_CHUNK * 4) * 3 / 2 + 2_000;
-    let mut prepared = warm(&build, Residency::Budget { bytes }).expect("fits");
+    let mut prepared = build.prepare(Residency::Budget { bytes }).expect("fits");
     assert_eq!(prepared.memory().weights, u64::from(PER_CHUNK) * 2);
-    let (_, seen) = drive(&mut prepared, &build.stream, &input(1)).expect("runs");
+    let (_, steps) = drive(&mut prepared, &build.stream, &input(1)).expect("runs");
     // Every other tile comes once, four pieces each.
-    let asked: Vec<_> = seen.iter().filter(|seen| matches!(seen, Seen::Pieces(..))).copied().collect();
-    assert_eq!(asked, [0, 1, 2, 3, 5, 6, 7].map(|tile| Seen::Pieces(4 * tile, 4)));
+    let asked: Vec<_> = steps.into_iter().filter(|step| matches!(step, Step::NeedPieces { .. })).collect();
+    assert_eq!(asked, [0, 1, 2, 3, 5, 6, 7].map(|tile| Step::NeedPieces { first: 4 * tile, count: 4 }));
 }
 
 #[test]
@@ -177,13 +169,13 @@ fn fifty_inputs_make_one_sequence_of_pieces_and_steps() {
     let build = adder(&[0, 3, 1, 3, 2, 0]);
     let mut random = Random(11);
     for residency in [Residency::All, Residency::Budget { bytes: 170_000 }, Residency::Least] {
-        let mut prepared = warm(&build, residency).expect("fits");
+        let mut prepared = build.prepare(residency).expect("fits");
         let mut sequences = Vec::new();
         for _ in 0..50 {
             let bits = (0..PER_CHUNK / 2).map(|_| f32::from_bits(random.next() as u32)).collect();
-            let (_, seen) = drive(&mut prepared, &build.stream, &[Value::F32(bits)]).expect("runs");
+            let (_, steps) = drive(&mut prepared, &build.stream, &[Value::F32(bits)]).expect("runs");
             prepared.reset();
-            sequences.push(seen);
+            sequences.push(steps);
         }
         assert!(sequences.iter().all(|one| *one == sequences[0]), "{residency:?}");
     }

@@ -6,9 +6,9 @@ use cordon_engine::program::{
     BinaryOp, DType, Instruction, MAX_SPILL_CHUNKS, MAX_SPILLED, Operand, Region, Strided2, StridedCopy, UnaryOp,
 };
 use cordon_engine::{
-    CHUNK, EngineError, KernelSet, Limits, Moved, Place, Prepared, Program, Reply, Residency, Step, ValueRef,
+    CHUNK, EngineError, KernelSet, Limits, Moved, Place, Prepared, Program, Reply, Residency, Step, Unloaded, ValueRef,
 };
-use support::{Build, Random, Seen, Value, arena, drive, ramp};
+use support::{Build, Plain, Random, Value, arena, drive, ramp};
 
 const LEN: u32 = 3 * CHUNK as u32 / 4 + 5;
 
@@ -41,28 +41,28 @@ fn skip() -> Build {
 fn a_value_comes_back_as_it_left() {
     let build = skip();
     let x = ramp(LEN as usize, 5);
-    let (outputs, seen) =
+    let (outputs, steps) =
         drive(&mut build.prepare(Residency::All).expect("valid"), &[], &[Value::F32(x.clone())]).expect("runs");
     assert_eq!(outputs[0].f32(), x.iter().map(|v| 2.0 * v).collect::<Vec<_>>());
     let bytes = u64::from(LEN) * 4;
     let moved = |spill, slot| Moved { spill, slot, bytes };
     let expected = [
-        Seen::Input(0),
-        Seen::Ran(0),
-        Seen::Spill(moved(1, 0)),
-        Seen::Ran(1),
-        Seen::Ran(2),
-        Seen::Spill(moved(3, 4)),
-        Seen::Ran(3),
-        Seen::Restore(moved(1, 0)),
-        Seen::Ran(4),
-        Seen::Restore(moved(3, 4)),
-        Seen::Ran(5),
-        Seen::Ran(6),
-        Seen::Output(100),
-        Seen::Done,
+        Step::Input { port: 0 },
+        Step::Ran { instruction: 0 },
+        Step::Spill(moved(1, 0)),
+        Step::Ran { instruction: 1 },
+        Step::Ran { instruction: 2 },
+        Step::Spill(moved(3, 4)),
+        Step::Ran { instruction: 3 },
+        Step::Restore(moved(1, 0)),
+        Step::Ran { instruction: 4 },
+        Step::Restore(moved(3, 4)),
+        Step::Ran { instruction: 5 },
+        Step::Ran { instruction: 6 },
+        Step::Output { port: 0 },
+        Step::Done,
     ];
-    assert_eq!(seen, expected);
+    assert_eq!(steps, expected);
     assert_eq!((build.program.spill_chunks(), build.program.spilled_bytes()), (8, 2 * bytes));
 }
 
@@ -73,9 +73,9 @@ fn fifty_inputs_make_one_sequence_of_spills() {
     let mut sequences = Vec::new();
     for _ in 0..50 {
         let bits = (0..LEN).map(|_| f32::from_bits(random.next() as u32)).collect();
-        let (_, seen) = drive(&mut prepared, &[], &[Value::F32(bits)]).expect("runs");
+        let (_, steps) = drive(&mut prepared, &[], &[Value::F32(bits)]).expect("runs");
         prepared.reset();
-        sequences.push(seen);
+        sequences.push(steps);
     }
     assert!(sequences.iter().all(|one| *one == sequences[0]));
 }
@@ -104,7 +104,7 @@ fn all_types_are_spilled() {
 fn refused(change: impl FnOnce(&mut Program)) -> Option<(Place, &'static str)> {
     let Build { mut program, weights, .. } = skip();
     change(&mut program);
-    match Prepared::new(program, weights, KernelSet::PORTABLE, Residency::All, Limits::new(1 << 30)) {
+    match Unloaded::new(program, weights, KernelSet::PORTABLE, Residency::All, Limits::new(1 << 30)) {
         Ok(_) => None,
         Err(EngineError::Invalid { at, field, .. }) => Some((at, field)),
         Err(other) => panic!("{other}"),
@@ -238,7 +238,7 @@ fn until(build: &Build, restore: bool) -> Prepared {
     let mut reply = Reply::Go;
     loop {
         reply = match prepared.step(reply).expect("valid replies") {
-            Step::Input(_) => Reply::Value(ValueRef::F32(&x)),
+            Step::Input { .. } => Reply::Value(ValueRef::F32(&x)),
             Step::Restore(_) => return prepared,
             Step::Spill(_) if !restore => return prepared,
             _ => Reply::Go,
@@ -255,9 +255,9 @@ fn replies_that_do_not_fit_are_refused() {
         assert!(prepared.output().is_none() && prepared.fill(&[0; 4]).is_err());
     };
     let value = Reply::Value(ValueRef::F32(&[1.0]));
-    let chunk = Reply::Chunk { index: 0, plain: &[] };
-    [Reply::Filled, value, chunk].into_iter().for_each(|bad| refused(until(&build, false), bad));
-    [Reply::Go, Reply::Filled, value, chunk].into_iter().for_each(|bad| refused(until(&build, true), bad));
+    let pieces = Reply::Pieces { source: &Plain(&[]), count: 1 };
+    [Reply::Filled, value, pieces].into_iter().for_each(|bad| refused(until(&build, false), bad));
+    [Reply::Go, Reply::Filled, value, pieces].into_iter().for_each(|bad| refused(until(&build, true), bad));
     let bytes = vec![0; LEN as usize * 4];
     let partly = |bytes: &[u8]| {
         let mut prepared = until(&build, true);

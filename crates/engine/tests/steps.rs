@@ -4,9 +4,10 @@ mod support;
 
 use cordon_engine::program::{DType, Instruction, Operand, Strided2, Strided3, Tile, UnaryOp};
 use cordon_engine::{
-    CHUNK, Compute, EngineError, KernelSet, Limits, PIECE, Place, Prepared, Reply, Residency, Source, Step, ValueRef,
+    CHUNK, Compute, EngineError, KernelSet, Limits, PIECE, PieceSource, Place, Prepared, Reply, Residency, Step,
+    Unloaded, ValueRef,
 };
-use support::{Build, Plain, Random, Seen, Threads, Value, arena, cases, chunk, drive, ramp};
+use support::{Build, Plain, Random, Threads, Value, arena, cases, chunk, drive, load, ramp};
 
 const WINDOW: Residency = Residency::Least;
 const PER_CHUNK: usize = CHUNK / 4;
@@ -52,26 +53,54 @@ fn tensors_across_chunks_arrive_whole() {
 }
 
 #[test]
-fn all_is_loaded_once_in_order_and_pieces_come_with_every_request_without_holes() {
+fn pieces_come_with_every_request_without_holes() {
     let (build, _) = adder(&[10, 18 * PER_CHUNK]);
-    let chunks = build.stream.len().div_ceil(CHUNK) as u32;
-    assert_eq!(chunks, 22);
-    let load = (0..16).map(|i| Seen::Chunks(i, 16 - i)).chain((0..6).map(|i| Seen::Chunks(16 + i, 6 - i)));
-    let load: Vec<Seen> = load.collect();
-    let rest = [Seen::Output(100), Seen::Output(101), Seen::Done];
-    let check = |residency, request: &[Seen]| {
+    let [ran_0, ran_1] = [0, 1].map(|instruction| Step::Ran { instruction });
+    let rest = [Step::Output { port: 0 }, Step::Output { port: 1 }, Step::Done];
+    let check = |residency, request: &[Step]| {
         let mut prepared = build.prepare(residency).expect("valid");
-        for load in [&load[..], &[]] {
-            let (_, seen) = drive(&mut prepared, &build.stream, &[Value::F32(vec![0.0])]).expect("runs");
-            assert_eq!(seen, [load, request, &rest].concat());
+        for _ in 0..2 {
+            let (_, steps) = drive(&mut prepared, &build.stream, &[Value::F32(vec![0.0])]).expect("runs");
+            assert_eq!(steps, [request, &rest].concat());
             prepared.reset();
         }
     };
-    check(Residency::All, &[Seen::Input(0), Seen::Ran(0), Seen::Ran(1)]);
-    // Tensor 1 begins inside piece 24 and so ends inside piece 168: 145 pieces, in steps of 128 and 17.
+    let input = Step::Input { port: 0 };
+    check(Residency::All, &[input, ran_0, ran_1]);
+    // Tensor 1 begins inside piece 24 and so ends inside piece 168: 145 pieces, in steps of 127 and 18.
     assert_eq!(build.weights.0[1].offset as usize / PIECE, 24);
-    let [one, two] = [Seen::Pieces(24, 128), Seen::Pieces(152, 17)];
-    check(WINDOW, &[Seen::Input(0), Seen::Pieces(0, 1), Seen::Ran(0), one, two, Seen::Ran(1)]);
+    let pieces = |first, count| Step::NeedPieces { first, count };
+    check(WINDOW, &[input, pieces(0, 1), ran_0, pieces(24, 127), pieces(151, 18), ran_1]);
+}
+
+#[test]
+fn pieces_may_come_fewer_at_a_time_than_asked_for() {
+    let (build, tensors) = adder(&[10, 18 * PER_CHUNK]);
+    let source = Plain(&build.stream);
+    for most in [1, 5, 126] {
+        let mut prepared = build.prepare(WINDOW).expect("valid");
+        let (mut reply, mut asked, mut outputs) = (Reply::Go, 0, Vec::new());
+        loop {
+            reply = match prepared.step(reply).expect("valid replies") {
+                Step::NeedPieces { first, count } => {
+                    assert!(first >= asked, "none is asked for twice");
+                    let count = count.min(most);
+                    asked = first + count;
+                    Reply::Pieces { source: &source, count }
+                }
+                Step::Input { .. } => Reply::Value(ValueRef::F32(&[0.5])),
+                Step::Done => break,
+                _ => {
+                    outputs.extend(prepared.output().map(Value::from));
+                    Reply::Go
+                }
+            }
+        }
+        for (output, tensor) in outputs.iter().zip(&tensors) {
+            assert!(output.f32().iter().zip(tensor).all(|(a, b)| *a == b + 0.5), "{most} at a time");
+        }
+        assert_eq!(outputs.len(), 2);
+    }
 }
 
 #[test]
@@ -80,8 +109,7 @@ fn any_number_of_threads_fills_the_same_window() {
     let (build, tensors) = adder(&lens);
     for threads in [&Threads(1), &Threads(2), &Threads(3), &Threads(16)] {
         let compute = Compute { set: KernelSet::PORTABLE, workers: threads };
-        let (program, weights) = (build.program.clone(), build.weights.clone());
-        let mut prepared = Prepared::new(program, weights, compute, WINDOW, Limits::new(u64::MAX)).expect("valid");
+        let mut prepared = build.prepare_on(WINDOW, compute).expect("valid");
         let (outputs, _) = drive(&mut prepared, &build.stream, &[Value::F32(vec![0.5])]).expect("runs");
         for (output, tensor) in outputs.iter().zip(&tensors) {
             let expected: Vec<f32> = tensor.iter().map(|v| v + 0.5).collect();
@@ -111,8 +139,7 @@ fn overlapping_tiles_arrive_whole_whatever_the_threads() {
     let expected: Vec<f32> = values.iter().zip(&values[PER_CHUNK..]).map(|(a, b)| a + b).collect();
     for threads in [&Threads(1), &Threads(2), &Threads(4)] {
         let compute = Compute { set: KernelSet::PORTABLE, workers: threads };
-        let limits = Limits::new(u64::MAX);
-        let mut prepared = Prepared::new(b.program.clone(), b.weights.clone(), compute, WINDOW, limits).expect("valid");
+        let mut prepared = b.prepare_on(WINDOW, compute).expect("valid");
         let (outputs, _) = drive(&mut prepared, &b.stream, &[]).expect("runs");
         assert!(outputs[0].f32() == expected, "{} threads", threads.0);
     }
@@ -124,9 +151,7 @@ fn windows_of_several_types_are_the_same_whatever_the_threads() {
     for case in cases::all() {
         let run = |residency, threads: &'static Threads| {
             let compute = Compute { set: KernelSet::PORTABLE, workers: threads };
-            let (program, weights) = (case.build.program.clone(), case.build.weights.clone());
-            let limits = Limits::new(u64::MAX);
-            let mut prepared = Prepared::new(program, weights, compute, residency, limits).expect(case.name);
+            let mut prepared = case.build.prepare_on(residency, compute).expect(case.name);
             drive(&mut prepared, &case.build.stream, &case.inputs).expect(case.name).0
         };
         let resident = run(Residency::All, &Threads(1));
@@ -159,8 +184,7 @@ fn tiles_of_three_forms_in_one_window() {
     let expected: Vec<f32> = (0..len).map(chosen).collect();
     for threads in [&Threads(1), &Threads(2), &Threads(3), &Threads(4)] {
         let compute = Compute { set: KernelSet::PORTABLE, workers: threads };
-        let (program, weights) = (b.program.clone(), b.weights.clone());
-        let mut prepared = Prepared::new(program, weights, compute, WINDOW, Limits::new(u64::MAX)).expect("valid");
+        let mut prepared = b.prepare_on(WINDOW, compute).expect("valid");
         let (outputs, _) = drive(&mut prepared, &b.stream, &[]).expect("runs");
         assert!(outputs[0].f32() == expected, "{} threads", threads.0);
     }
@@ -169,7 +193,7 @@ fn tiles_of_three_forms_in_one_window() {
 /// Refuses one piece, whose plaintext it shows nevertheless.
 struct Refusing<'a>(Plain<'a>, u32);
 
-impl Source for Refusing<'_> {
+impl PieceSource for Refusing<'_> {
     fn open(&self, index: u32, into: &mut [u8]) -> bool {
         self.0.open(index, into) && index != self.1
     }
@@ -180,18 +204,17 @@ fn a_refused_piece_ends_the_request_and_is_named() {
     let (build, _) = adder(&[20 * PER_CHUNK]);
     for (bad, threads) in [(0, &Threads(1)), (79, &Threads(2)), (159, &Threads(2)), (11, &Threads(4))] {
         let compute = Compute { set: KernelSet::PORTABLE, workers: threads };
-        let (program, weights) = (build.program.clone(), build.weights.clone());
-        let mut prepared = Prepared::new(program, weights, compute, WINDOW, Limits::new(u64::MAX)).expect("valid");
+        let mut prepared = build.prepare_on(WINDOW, compute).expect("valid");
         drive(&mut prepared, &build.stream, &[Value::F32(vec![0.0])]).expect("runs");
         prepared.reset();
         let source = Refusing(Plain(&build.stream), bad);
-        assert!(matches!(prepared.step(Reply::Go), Ok(Step::Input(_))));
-        let mut refused = prepared.step(Reply::Value(ValueRef::F32(&[0.0]))).map(|_| ());
-        while refused.is_ok() {
-            refused = prepared.step(Reply::Pieces(&source)).map(|_| ());
+        assert_eq!(prepared.step(Reply::Go), Ok(Step::Input { port: 0 }));
+        let mut step = prepared.step(Reply::Value(ValueRef::F32(&[0.0])));
+        while let Ok(Step::NeedPieces { count, .. }) = step {
+            step = prepared.step(Reply::Pieces { source: &source, count });
         }
-        assert_eq!(refused, Err(EngineError::Piece { index: bad }), "{} threads", threads.0);
-        assert!(matches!(prepared.step(Reply::Pieces(&source)), Err(EngineError::NeedsReset)));
+        assert_eq!(step, Err(EngineError::Piece { index: bad }), "{} threads", threads.0);
+        assert_eq!(prepared.step(Reply::Pieces { source: &source, count: 1 }), Err(EngineError::NeedsReset));
         prepared.reset();
         drive(&mut prepared, &build.stream, &[Value::F32(vec![0.0])]).expect("the next request is served");
     }
@@ -212,8 +235,9 @@ fn two_tiles_in_one_piece_cost_one_piece() {
     });
     b.output(out);
     let mut prepared = b.prepare(WINDOW).expect("valid");
-    let (outputs, seen) = drive(&mut prepared, &b.stream, &[]).expect("runs");
-    assert_eq!(seen, [Seen::Chunks(0, 1), Seen::Pieces(0, 1), Seen::Ran(0), Seen::Output(100), Seen::Done]);
+    let (outputs, steps) = drive(&mut prepared, &b.stream, &[]).expect("runs");
+    let pieces = Step::NeedPieces { first: 0, count: 1 };
+    assert_eq!(steps, [pieces, Step::Ran { instruction: 0 }, Step::Output { port: 0 }, Step::Done]);
     let expected: Vec<f32> = ramp(8, 1).iter().zip(ramp(8, 2)).map(|(a, b)| a * b).collect();
     assert_eq!(outputs[0].f32(), expected);
 }
@@ -255,8 +279,8 @@ fn steps_do_not_depend_on_data() {
                     })
                     .collect();
                 let mut prepared = case.build.prepare(residency).expect(case.name);
-                let (_, seen) = drive(&mut prepared, &case.build.stream, &inputs).expect(case.name);
-                sequences.push(seen);
+                let (_, steps) = drive(&mut prepared, &case.build.stream, &inputs).expect(case.name);
+                sequences.push(steps);
             }
             assert!(sequences.windows(2).all(|pair| pair[0] == pair[1]), "{}", case.name);
         }
@@ -268,83 +292,73 @@ fn resident_weights_are_loaded_once() {
     let (build, _) = adder(&[5]);
     let mut prepared = build.prepare(Residency::All).expect("valid");
     let input = [Value::F32(vec![1.0])];
-    let (_, first) = drive(&mut prepared, &build.stream, &input).expect("runs");
+    let first = drive(&mut prepared, &[], &input).expect("runs");
     prepared.reset();
-    let (_, second) = drive(&mut prepared, &[], &input).expect("runs without chunks");
-    assert_eq!(first[1..], second);
+    assert_eq!(drive(&mut prepared, &[], &input).expect("runs again"), first);
 }
 
 #[test]
-fn an_interrupted_load_starts_over() {
-    let (build, tensors) = adder(&[PER_CHUNK + 1]);
-    let mut prepared = build.prepare(Residency::All).expect("valid");
-    assert!(matches!(prepared.step(Reply::Go), Ok(Step::NeedChunks { first: 0, count: 2 })));
-    assert!(prepared.step(Reply::Chunk { index: 0, plain: chunk(&build.stream, 0) }).is_ok());
-    prepared.reset();
-    let (outputs, seen) = drive(&mut prepared, &build.stream, &[Value::F32(vec![0.0])]).expect("runs");
-    assert_eq!(seen[0], Seen::Chunks(0, 2));
-    assert_eq!(outputs[0].f32(), tensors[0]);
-}
-
-/// Brings `prepared` to the step that asks for something.
-fn until(prepared: &mut Prepared, build: &Build, wanted: impl Fn(&Step<'_>) -> bool) {
-    prepared.reset();
-    let mut index = None;
-    loop {
-        let reply = match index {
-            Some(index) => Reply::Chunk { index, plain: chunk(&build.stream, index) },
-            None => Reply::Go,
-        };
-        let step = prepared.step(reply).expect("valid replies");
-        if wanted(&step) {
-            return;
-        }
-        index = if let Step::NeedChunks { first, .. } = step { Some(first) } else { None };
+fn only_all_chunks_in_order_make_a_program_ready() {
+    let (build, tensors) = adder(&[2 * PER_CHUNK + 1]);
+    let unloaded = || build.unloaded(Residency::All, KernelSet::PORTABLE, u64::MAX).expect("valid");
+    for came in 0..3 {
+        let mut unloaded = unloaded();
+        (0..came).for_each(|index| unloaded.accept(index, chunk(&build.stream, index)).expect("the next"));
+        assert_eq!(unloaded.chunks_left(), 3 - u64::from(came));
+        assert!(matches!(unloaded.finish().err(), Some(EngineError::Reply(_))), "{came} of 3");
     }
+    let mut unloaded = unloaded();
+    for index in 0..3 {
+        let whole = chunk(&build.stream, index);
+        let longer = [whole, &[0]].concat();
+        for (bad, plain) in [
+            (index.wrapping_sub(1), whole),
+            (index + 1, whole),
+            (u32::MAX, whole),
+            (index, &whole[1..]),
+            (index, &longer),
+            (index, &[]),
+        ] {
+            assert!(matches!(unloaded.accept(bad, plain), Err(EngineError::Reply(_))), "{bad} for {index}");
+        }
+        unloaded.accept(index, whole).expect("a refusal changes nothing");
+    }
+    assert!(matches!(unloaded.accept(3, &[]), Err(EngineError::Reply(_))), "after the last");
+    let mut prepared = unloaded.finish().expect("all came");
+    let (outputs, _) = drive(&mut prepared, &[], &[Value::F32(vec![0.0])]).expect("runs");
+    assert_eq!(outputs[0].f32(), tensors[0]);
 }
 
 #[test]
 fn replies_that_do_not_fit_are_refused() {
     let (build, _) = adder(&[PER_CHUNK + 1]);
-    let whole = chunk(&build.stream, 0);
-    let value = [1.0];
-    let fresh = || build.prepare(Residency::All).expect("valid");
-    let refused = |prepared: &mut Prepared, reply: Reply<'_>| {
-        assert!(matches!(prepared.step(reply), Err(EngineError::Reply(_))));
-        assert!(matches!(prepared.step(Reply::Go), Err(EngineError::NeedsReset)), "a refusal must last");
+    let source = Plain(&build.stream);
+    let pieces = |count| Reply::Pieces { source: &source, count };
+    let refused = |residency, before: &[Reply<'_>], bad| {
+        let mut prepared = build.prepare(residency).expect("valid");
+        assert!(before.iter().all(|reply| prepared.step(*reply).is_ok()));
+        assert!(matches!(prepared.step(bad), Err(EngineError::Reply(_))));
+        assert_eq!(prepared.step(Reply::Go), Err(EngineError::NeedsReset), "a refusal must last");
         assert!(prepared.output().is_none());
     };
-
-    refused(&mut fresh(), Reply::Chunk { index: 0, plain: whole });
-    refused(&mut fresh(), Reply::Value(ValueRef::F32(&value)));
-
-    let chunks = |step: &Step<'_>| matches!(step, Step::NeedChunks { .. });
-    for bad in [
-        Reply::Go,
-        Reply::Value(ValueRef::F32(&value)),
-        Reply::Chunk { index: 1, plain: whole },
-        Reply::Chunk { index: u32::MAX, plain: whole },
-        Reply::Chunk { index: 0, plain: &whole[1..] },
-        Reply::Chunk { index: 0, plain: &[] },
-        Reply::Pieces(&Plain(&build.stream)),
-    ] {
-        let mut prepared = fresh();
-        until(&mut prepared, &build, chunks);
-        refused(&mut prepared, bad);
+    let value = Reply::Value(ValueRef::F32(&[1.0]));
+    for bad in [value, pieces(1), Reply::Filled] {
+        refused(Residency::All, &[], bad);
     }
-
-    let input = |step: &Step<'_>| matches!(step, Step::Input(_));
     for bad in [
         Reply::Go,
-        Reply::Chunk { index: 0, plain: whole },
+        pieces(1),
+        Reply::Filled,
         Reply::Value(ValueRef::F32(&[])),
         Reply::Value(ValueRef::F32(&[1.0, 2.0])),
         Reply::Value(ValueRef::I64(&[1])),
         Reply::Value(ValueRef::Bool(&[1])),
     ] {
-        let mut prepared = fresh();
-        until(&mut prepared, &build, input);
-        refused(&mut prepared, bad);
+        refused(Residency::All, &[Reply::Go], bad);
+    }
+    // Nine pieces are asked for.
+    for bad in [Reply::Go, value, Reply::Filled, pieces(0), pieces(10), pieces(u32::MAX)] {
+        refused(WINDOW, &[Reply::Go, value], bad);
     }
 }
 
@@ -370,11 +384,9 @@ fn a_finished_request_needs_a_reset() {
 #[test]
 fn memory_is_counted_before_it_is_allocated() {
     let (build, _) = adder(&[1000, 3000]);
-    let prepare = |residency, bytes| {
-        Prepared::new(build.program.clone(), build.weights.clone(), KernelSet::PORTABLE, residency, Limits::new(bytes))
-    };
-    let resident = prepare(Residency::All, u64::MAX).expect("no limit");
-    let streamed = prepare(WINDOW, u64::MAX).expect("no limit");
+    let prepare = |residency, bytes| build.unloaded(residency, KernelSet::PORTABLE, bytes);
+    let whole = |residency| load(prepare(residency, u64::MAX).expect("no limit"), &build.stream).expect("loads");
+    let (resident, streamed) = (whole(Residency::All), whole(WINDOW));
     let (a, b) = (resident.memory(), streamed.memory());
     assert_eq!((a.arena, a.weights, a.window), (4 * 4001, 4 * 4000, 0));
     // The window holds the larger tensor; beside it pieces are opened.
@@ -392,7 +404,7 @@ fn memory_is_counted_before_it_is_allocated() {
     // An arena no machine has: refused by arithmetic, not by the allocator.
     let mut huge = build.program.clone();
     huge.arena.i64 = u32::MAX;
-    let refused = Prepared::new(huge, build.weights.clone(), KernelSet::PORTABLE, WINDOW, Limits::new(1 << 30)).err();
+    let refused = Unloaded::new(huge, build.weights.clone(), KernelSet::PORTABLE, WINDOW, Limits::new(1 << 30)).err();
     assert!(matches!(refused, Some(EngineError::Memory { what: "the arena", available: 0..=0x4000_0000, .. })));
 }
 
@@ -406,14 +418,14 @@ fn an_input_may_come_in_pieces_and_must_be_complete() {
     let bytes: Vec<u8> = [1.0f32, 2.0, 3.0].iter().flat_map(|v| v.to_le_bytes()).collect();
     let asked = || {
         let mut prepared = b.prepare(Residency::All).expect("valid");
-        assert!(matches!(prepared.step(Reply::Go), Ok(Step::Input(_))));
+        assert_eq!(prepared.step(Reply::Go), Ok(Step::Input { port: 0 }));
         prepared
     };
     let mut prepared = asked();
     prepared.fill(&bytes[..4]).expect("first");
     prepared.fill(&bytes[4..]).expect("rest");
     assert!(matches!(prepared.step(Reply::Filled), Ok(Step::Ran { .. })));
-    assert!(matches!(prepared.step(Reply::Go), Ok(Step::Output(_))));
+    assert_eq!(prepared.step(Reply::Go), Ok(Step::Output { port: 0 }));
     assert!(matches!(prepared.output(), Some(ValueRef::F32(v)) if v == [-1.0, -2.0, -3.0]));
     assert!(prepared.fill(&bytes).is_err(), "nothing is asked for now");
 

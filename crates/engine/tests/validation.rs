@@ -7,14 +7,14 @@ use cordon_engine::program::{
     Along, BinaryOp, Conv2d, ConvNd, DType, Instruction, Layout, MatMul, Operand, Pool, Program, Region, Stored,
     Strided1, Strided2, StridedCopy, Tile, UnaryOp, WeightTable,
 };
-use cordon_engine::{EngineError, KernelSet, Limits, Prepared, Residency};
+use cordon_engine::{EngineError, KernelSet, Limits, Residency, Unloaded};
 use support::{Build, arena, cases};
 
 /// The field named by the refusal, or why there is none.
 fn refused(program: &Program, weights: &WeightTable) -> Result<&'static str, String> {
     let residency = Residency::All;
     let limits = Limits::new(1 << 30);
-    match Prepared::new(program.clone(), weights.clone(), KernelSet::PORTABLE, residency, limits) {
+    match Unloaded::new(program.clone(), weights.clone(), KernelSet::PORTABLE, residency, limits) {
         Ok(_) => Err("accepted".into()),
         Err(EngineError::Invalid { field, .. }) => Ok(field),
         Err(other) => Err(format!("{other:?}")),
@@ -233,7 +233,7 @@ fn no_instruction_may_be_endless() {
         build.output(out);
         let limits = Limits { secure_memory_bytes: 1 << 20, instruction_work: 1000 };
         let residency = Residency::All;
-        Prepared::new(build.program.clone(), build.weights.clone(), KernelSet::PORTABLE, residency, limits).err()
+        Unloaded::new(build.program.clone(), build.weights.clone(), KernelSet::PORTABLE, residency, limits).err()
     };
     assert_eq!(product(1000), None);
     assert!(matches!(product(1001), Some(EngineError::Work { needed: 1001, available: 1000, .. })));
@@ -252,7 +252,7 @@ fn messages_name_the_place_and_the_next_step() {
     let Instruction::Dense { out, .. } = &mut build.program.instructions[0] else { unreachable!() };
     out.len -= 1;
     let limits = Limits::new(1 << 20);
-    let error = Prepared::new(build.program, build.weights, KernelSet::PORTABLE, Residency::All, limits).err();
+    let error = Unloaded::new(build.program, build.weights, KernelSet::PORTABLE, Residency::All, limits).err();
     let message = error.map(|error| error.to_string()).unwrap_or_default();
     assert!(message.starts_with("instruction 0 (Dense): out: has another length"), "{message}");
 }

@@ -3,15 +3,16 @@
 
 use crate::emit::Lowered;
 use crate::error::LowerError;
-use cordon_engine::program::{DType, Port};
-use cordon_engine::{CHUNK, Compute, KernelSet, Limits, MemoryReport, Prepared, Reply, Residency, Step, ValueRef};
+use cordon_engine::program::DType;
+use cordon_engine::{
+    CHUNK, Compute, EngineError, KernelSet, Limits, MemoryReport, Prepared, Reply, Residency, Step, Unloaded, ValueRef,
+};
 use cordon_graph::{ElemType, Tensor};
 use std::collections::HashMap;
 
 /// A segment loaded into an engine of its own, weights resident.
 pub struct Local {
     engine: Prepared,
-    ports: Vec<Port>,
     outputs: Vec<ElemType>,
 }
 
@@ -24,21 +25,12 @@ impl Local {
     /// Validates the program and loads the weights, packing them on the way.
     pub fn new(lowered: &Lowered, compute: impl Into<Compute>) -> Result<Self, LowerError> {
         let (program, weights) = (lowered.program.clone(), lowered.weights.clone());
-        let ports = program.inputs.clone();
         let limits = Limits { instruction_work: u64::MAX, ..Limits::new(u64::MAX) };
-        let mut engine = Prepared::new(program, weights, compute, Residency::All, limits).map_err(refused)?;
-        let mut step = wanted(engine.step(Reply::Go).map_err(refused)?);
-        let mut loader = Loader { chunk: Vec::with_capacity(CHUNK), index: 0, failed: None };
-        lowered.write_weights(&mut |bytes| loader.push(bytes, &mut engine, &mut step));
-        loader.flush(&mut engine, &mut step);
-        if let Some(error) = loader.failed {
-            return Err(error);
-        }
-        if step.is_some() {
-            return Err(LowerError::Engine("it asks for chunks past the end of the weight stream".into()));
-        }
-        engine.reset();
-        Ok(Self { engine, ports, outputs: lowered.outputs.clone() })
+        let unloaded = Unloaded::new(program, weights, compute, Residency::All, limits).map_err(refused)?;
+        let mut loader = Loader { unloaded, chunk: Vec::with_capacity(CHUNK), index: 0, loaded: Ok(()) };
+        lowered.write_weights(&mut |bytes| loader.push(bytes));
+        let engine = loader.finish().map_err(refused)?;
+        Ok(Self { engine, outputs: lowered.outputs.clone() })
     }
 
     /// One request.
@@ -48,8 +40,8 @@ impl Local {
 
     /// One request; `ran` gets the index of every instruction right after it was executed, to take the time.
     pub fn run_observed(&mut self, inputs: &[Tensor], ran: &mut dyn FnMut(u32)) -> Result<Vec<Tensor>, LowerError> {
-        if inputs.len() != self.ports.len() {
-            let (got, want) = (inputs.len(), self.ports.len());
+        let (got, want) = (inputs.len(), self.engine.inputs().len());
+        if got != want {
             return Err(LowerError::Misuse(format!("{got} inputs for {want} input ports")));
         }
         let result = self.drive(inputs, ran);
@@ -63,115 +55,95 @@ impl Local {
     }
 
     fn drive(&mut self, inputs: &[Tensor], ran: &mut dyn FnMut(u32)) -> Result<Vec<Tensor>, LowerError> {
-        enum Next {
-            Go,
-            Input(usize),
-            Output(Vec<usize>),
-            Spill(u32),
-            Restore(u32),
-        }
         let mut outputs = Vec::new();
         // Values outside the arena, as they are: nothing is protected here.
         let mut outside: HashMap<u32, Vec<u8>> = HashMap::new();
-        let mut fed = 0;
-        let mut next = Next::Go;
+        let mut step = self.engine.step(Reply::Go);
         loop {
-            let step = match next {
-                Next::Go => self.engine.step(Reply::Go),
-                Next::Input(index) => feed(&mut self.engine, &inputs[index], &self.ports[index])?,
-                Next::Spill(slot) => {
-                    let value = self.engine.output().ok_or_else(|| LowerError::Engine("a value is gone".into()))?;
-                    outside.insert(slot, tensor(&[value.len()], value, None).data.to_vec());
+            step = match step.map_err(refused)? {
+                Step::Ran { instruction } => {
+                    ran(instruction);
                     self.engine.step(Reply::Go)
                 }
-                Next::Restore(slot) => {
-                    let value = outside.remove(&slot).unwrap_or_default();
+                Step::Input { port } => feed(&mut self.engine, &inputs[port as usize], port as usize)?,
+                Step::Output { port } => {
+                    let dims: Vec<usize> = extents(&self.engine.outputs()[port as usize].shape).collect();
+                    let elem = self.outputs.get(port as usize).copied();
+                    outputs.push(tensor(&dims, self.announced()?, elem));
+                    self.engine.step(Reply::Go)
+                }
+                Step::Spill(moved) => {
+                    let value = self.announced()?;
+                    outside.insert(moved.slot, tensor(&[value.len()], value, None).data.to_vec());
+                    self.engine.step(Reply::Go)
+                }
+                Step::Restore(moved) => {
+                    let value = outside.remove(&moved.slot).unwrap_or_default();
                     self.engine.fill(&value).map_err(refused)?;
                     self.engine.step(Reply::Filled)
                 }
-                Next::Output(dims) => {
-                    let value = self.engine.output().ok_or_else(|| LowerError::Engine("an output is gone".into()))?;
-                    let elem = self.outputs.get(outputs.len()).copied();
-                    outputs.push(tensor(&dims, value, elem));
-                    self.engine.step(Reply::Go)
-                }
-            };
-            next = match step.map_err(refused)? {
-                Step::Ran { instruction } => {
-                    ran(instruction);
-                    Next::Go
-                }
-                Step::Input(_) => {
-                    fed += 1;
-                    Next::Input(fed - 1)
-                }
-                Step::Output(port) => Next::Output(port.shape.iter().map(|&extent| extent as usize).collect()),
-                Step::Spill(moved) => Next::Spill(moved.slot),
-                Step::Restore(moved) => Next::Restore(moved.slot),
                 Step::Done => return Ok(outputs),
-                Step::NeedChunks { .. } | Step::NeedPieces { .. } => {
-                    return Err(LowerError::Engine("resident weights are gone".into()));
-                }
+                Step::NeedPieces { .. } => return Err(LowerError::Engine("resident weights are gone".into())),
             };
         }
     }
-}
 
-fn refused(error: cordon_engine::EngineError) -> LowerError {
-    LowerError::Engine(error.to_string())
-}
-
-/// The first chunk a step asks for.
-fn wanted(step: Step<'_>) -> Option<u32> {
-    match step {
-        Step::NeedChunks { first, .. } => Some(first),
-        _ => None,
+    fn announced(&self) -> Result<ValueRef<'_>, LowerError> {
+        self.engine.output().ok_or_else(|| LowerError::Engine("an announced value is gone".into()))
     }
 }
 
-/// Cuts the weight stream into chunks and hands the engine those it asks for, which it does in ascending order.
+fn refused(error: EngineError) -> LowerError {
+    LowerError::Engine(error.to_string())
+}
+
+/// Cuts the weight stream into chunks.
 struct Loader {
+    unloaded: Unloaded,
     chunk: Vec<u8>,
     index: u32,
-    failed: Option<LowerError>,
+    loaded: Result<(), EngineError>,
 }
 
 impl Loader {
-    fn push(&mut self, mut bytes: &[u8], engine: &mut Prepared, step: &mut Option<u32>) {
+    fn push(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             let (now, later) = bytes.split_at(bytes.len().min(CHUNK - self.chunk.len()));
             self.chunk.extend_from_slice(now);
             bytes = later;
             if self.chunk.len() == CHUNK {
-                self.flush(engine, step);
+                self.flush();
             }
         }
     }
 
-    fn flush(&mut self, engine: &mut Prepared, step: &mut Option<u32>) {
-        if self.chunk.is_empty() || self.failed.is_some() {
-            return;
-        }
-        if *step == Some(self.index) {
-            match engine.step(Reply::Chunk { index: self.index, plain: &self.chunk }) {
-                Ok(next) => *step = wanted(next),
-                Err(error) => self.failed = Some(refused(error)),
-            }
+    fn flush(&mut self) {
+        if self.loaded.is_ok() {
+            self.loaded = self.unloaded.accept(self.index, &self.chunk);
         }
         self.index += 1;
         self.chunk.clear();
     }
+
+    fn finish(mut self) -> Result<Prepared, EngineError> {
+        if !self.chunk.is_empty() {
+            self.flush();
+        }
+        self.loaded?;
+        self.unloaded.finish()
+    }
+}
+
+fn extents(shape: &[u32]) -> impl Iterator<Item = usize> + '_ {
+    shape.iter().map(|&extent| extent as usize)
 }
 
 /// Hands one input over after checking it against its port.
-fn feed<'e>(
-    engine: &'e mut Prepared,
-    input: &Tensor,
-    port: &Port,
-) -> Result<Result<Step<'e>, cordon_engine::EngineError>, LowerError> {
-    let extents: Vec<usize> = port.shape.iter().map(|&extent| extent as usize).collect();
-    if input.dims != extents {
-        return Err(LowerError::Misuse(format!("an input of extents {:?} where {extents:?} belong", input.dims)));
+fn feed(engine: &mut Prepared, input: &Tensor, port: usize) -> Result<Result<Step, EngineError>, LowerError> {
+    let port = &engine.inputs()[port];
+    if !input.dims.iter().copied().eq(extents(&port.shape)) {
+        let (got, want) = (&input.dims, &port.shape);
+        return Err(LowerError::Misuse(format!("an input of extents {got:?} where {want:?} belong")));
     }
     Ok(match port.region.dtype {
         DType::F32 => engine.step(Reply::Value(ValueRef::F32(&input.to_f32().map_err(LowerError::Misuse)?))),

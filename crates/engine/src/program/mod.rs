@@ -5,6 +5,7 @@
 //! chunks is fixed by the Program, never by data (rule 8).
 
 mod instruction;
+mod table;
 
 use alloc::vec::Vec;
 
@@ -15,6 +16,7 @@ pub use cordon_kernels::geometry::{
 pub use cordon_kernels::quant::{QConv2d, QDense, Sum, Target};
 
 pub use self::instruction::{Instruction, QResidual};
+use crate::stream::CHUNK;
 
 /// Version of the instruction set; a Program of another version is refused.
 pub const INSTRUCTION_SET: u16 = 1;
@@ -249,7 +251,7 @@ impl Program {
     /// Chunks of the normal world's memory that spilled values lie in.
     pub fn spill_chunks(&self) -> u64 {
         let end = |instruction: &Instruction| match instruction {
-            Instruction::Spill { slot, value } => u64::from(*slot) + value.bytes().div_ceil(crate::CHUNK as u64),
+            Instruction::Spill { slot, value } => u64::from(*slot) + value.bytes().div_ceil(CHUNK as u64),
             _ => 0,
         };
         self.instructions.iter().map(end).max().unwrap_or(0)

@@ -5,7 +5,7 @@ use cordon_kernels::geometry::{Axis, BinaryOp, Conv2d, ConvNd, Pool, PoolKind, S
 use cordon_kernels::quant::{QConv2d, Target};
 
 use super::Checker;
-use crate::EngineError;
+use crate::error::EngineError;
 use crate::program::{DType, Instruction, Operand, Region, Tile};
 
 use DType::{Bool, F32, I64, U8};

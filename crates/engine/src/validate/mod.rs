@@ -9,11 +9,12 @@ mod spill;
 
 use cordon_kernels::geometry::MAX_DIMS;
 
+use crate::error::{EngineError, Place};
 use crate::program::{
     DType, Instruction, MAX_INSTRUCTIONS, MAX_PORTS, MAX_WEIGHTS, Operand, Port, Program, Region, Tile,
     WEIGHT_ALIGNMENT, WeightTable,
 };
-use crate::{EngineError, PIECE, Place};
+use crate::stream::PIECE;
 
 /// Checks `program` against itself and against the weight table it names. `max_work` bounds each instruction.
 pub(crate) fn validate(program: &Program, weights: &WeightTable, max_work: u64) -> Result<(), EngineError> {

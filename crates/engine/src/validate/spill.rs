@@ -3,8 +3,9 @@
 use alloc::vec::Vec;
 
 use super::{check, invalid, overlap};
+use crate::error::{EngineError, Place};
 use crate::program::{DType, Instruction, MAX_SPILL_CHUNKS, MAX_SPILLED, Operand, Program, Region};
-use crate::{CHUNK, EngineError, Place};
+use crate::stream::CHUNK;
 
 /// Most stretches of the arena whose value is elsewhere: what bounds the work of this check.
 const MAX_AWAY: usize = 2 * MAX_SPILLED as usize;

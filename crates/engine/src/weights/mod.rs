@@ -1,105 +1,38 @@
 //! Where constants lie inside: some resident, the others one instruction's at a time in a window ([`residency`]).
 //!
 //! Loading takes the whole stream once, in chunks of [`CHUNK`] plaintext bytes, and keeps what is resident. What streams comes
-//! again with every request, in pieces of [`PIECE`] bytes, from wherever the caller has put it ([`streaming`]). Tensors straddle
-//! the borders of both; they start on multiples of 64 bytes, as do chunks and pieces, so an element never does.
+//! again with every request, in pieces of [`PIECE`](crate::PIECE) bytes, from wherever the caller has put it
+//! ([`streaming`]). Tensors straddle the borders of both; they start on multiples of 64 bytes, as do chunks and pieces, so
+//! an element never does.
 //! Constants stored as f16 are computed with as `f32`: streamed ones are widened on their way into the window; resident
 //! ones stay inside as `f32` where there is room, else as they are stored, and are then widened into the window just
 //! before use.
 //! Which pieces are asked for, and in which order, follows from the tiles the Program names, the budget, and nothing else.
 
 mod residency;
+mod slot;
 mod streaming;
 
-use core::ops::Range;
-
+use cordon_kernels::KernelSet;
 use cordon_kernels::parallel::Compute;
 
-use self::residency::Layout;
-pub use self::streaming::Source;
+pub use self::residency::Residency;
+use self::residency::{Layout, Needs};
+pub use self::streaming::PieceSource;
 use self::streaming::{Load, Rooms};
-use crate::memory::{Buffers, Span};
-use crate::prepared::{Residency, ValueRef};
-use crate::program::{DType, Instruction, Program, Stored, Tile, WeightInfo, WeightTable};
-use crate::{CHUNK, CHUNKS_PER_STEP, EngineError, KernelSet, PIECE, Place};
+use crate::error::{EngineError, Place};
+use crate::memory::Buffers;
+use crate::program::{DType, Instruction, Program, Tile, WeightTable};
+use crate::stream::CHUNK;
+use crate::value::ValueRef;
 
-impl WeightInfo {
-    /// Bytes the tensor takes in the stream.
-    pub fn bytes(&self) -> u64 {
-        u64::from(self.len) * u64::from(self.stored.bytes())
-    }
-}
-
-impl WeightTable {
-    /// Bytes of the whole stream: up to the end of the last tensor, without padding.
-    pub fn stream_bytes(&self) -> u64 {
-        self.0.last().map_or(0, |last| last.offset.saturating_add(last.bytes()))
-    }
-
-    /// Chunks of the whole stream.
-    pub fn chunks(&self) -> u64 {
-        self.stream_bytes().div_ceil(CHUNK as u64)
-    }
-}
-
-/// A stretch of the stream and the place its elements go to.
-struct Slot {
-    tile: Tile,
-    stored: Stored,
-    /// Of the memory it lies in; `U8` for f16 kept as it is stored.
-    held: DType,
-    /// Bytes of the stream.
-    bytes: Range<u64>,
-    /// First element in the buffers.
-    at: u64,
-}
-
-impl Slot {
-    fn first_piece(&self) -> u64 {
-        self.bytes.start / PIECE as u64
-    }
-
-    /// Whether it lies there as stored, and instructions cannot read it so.
-    fn is_packed(&self) -> bool {
-        self.held != self.stored.dtype()
-    }
-
-    fn last_piece(&self) -> u64 {
-        (self.bytes.end - 1) / PIECE as u64
-    }
-
-    /// Copies what it holds of the stream from byte `start` on.
-    fn take(&self, start: u64, plain: &[u8], compute: Compute, span: &mut Span<'_>) -> Result<(), EngineError> {
-        let end = start + plain.len() as u64;
-        let (from, to) = (self.bytes.start.max(start), self.bytes.end.min(end));
-        if from >= to {
-            return Ok(());
-        }
-        let part = plain.get((from - start) as usize..(to - start) as usize);
-        let part = part.ok_or(EngineError::Bug("a part of the stream lies outside it"))?;
-        let at = self.element(from);
-        match (self.stored, self.held) {
-            (Stored::F16, DType::F32) => span.store_f16(compute, at, part),
-            _ => span.store_bytes(self.held, at, part, Place::Weight(self.tile.tensor)),
-        }
-    }
-
-    /// Where the element lies whose bytes of the stream begin at `byte`.
-    fn element(&self, byte: u64) -> u64 {
-        let size = if self.is_packed() { 1 } else { u64::from(self.stored.bytes()) };
-        self.at + byte.saturating_sub(self.bytes.start) / size
-    }
-}
-
-/// The one load of what is resident.
-#[derive(Default)]
-struct Loading {
+/// How far the one load of the stream has come.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Loaded {
     /// First chunk not taken yet.
-    next: u64,
+    pub(crate) chunks: u64,
     /// Resident tiles that end before it.
     passed: usize,
-    /// Chunks asked for and not taken yet.
-    pending: u32,
 }
 
 /// The constants of one Program.
@@ -109,7 +42,6 @@ pub(crate) struct Weights {
     window: Buffers,
     rooms: Rooms,
     stream_bytes: u64,
-    loading: Loading,
     load: Load,
     /// Packed tiles of the instruction at hand, and where the window holds them widened.
     widened: [Option<(Tile, u64)>; MAX_TILES],
@@ -118,20 +50,9 @@ pub(crate) struct Weights {
 /// Most tiles of an instruction.
 const MAX_TILES: usize = 5;
 
-/// What the constants of a Program will take, in bytes, and the traffic of one request.
-pub(crate) struct Needs {
-    pub(crate) resident: u64,
-    pub(crate) window: u64,
-    pub(crate) tables: u64,
-    /// Pieces, and instructions that ask for some.
-    pub(crate) traffic: [u64; 2],
-}
-
 /// What [`Weights`] will report, without allocating it.
 pub(crate) fn predict(program: &Program, table: &WeightTable, residency: Residency) -> Result<Needs, EngineError> {
-    let layout = Layout::choose(program, table, residency)?;
-    let (resident, window) = layout.bytes();
-    Ok(Needs { resident, window, tables: layout.table_bytes(), traffic: layout.traffic() })
+    Ok(Layout::choose(program, table, residency)?.needs())
 }
 
 impl Weights {
@@ -158,7 +79,6 @@ impl Weights {
             rooms: Rooms::allocate(layout.rooms)?,
             layout,
             stream_bytes: table.stream_bytes(),
-            loading: Loading::default(),
             load: Load::default(),
             widened: [None; MAX_TILES],
         })
@@ -176,53 +96,45 @@ impl Weights {
 
     /// Pieces every request asks for.
     pub(crate) fn pieces_per_request(&self) -> u64 {
-        self.layout.traffic()[0]
+        self.layout.needs().pieces
     }
 
-    /// Before a request: wipes the window, and starts loading over if it never finished.
+    /// Before a request: wipes the window.
     pub(crate) fn restart(&mut self) {
         self.window.wipe(KernelSet::PORTABLE);
         self.rooms.wipe();
         self.load = Load::default();
-        if self.chunks_left() > 0 {
-            self.loading = Loading::default();
-        }
     }
 
-    /// The chunks to bring next, or `None` when all were loaded.
-    pub(crate) fn wanted_chunks(&mut self) -> Option<(u32, u32)> {
-        if self.loading.pending == 0 {
-            // The minimum is a u32.
-            self.loading.pending = self.chunks_left().min(CHUNKS_PER_STEP.into()) as u32;
-        }
-        let Loading { next, pending, .. } = self.loading;
-        // Validation bounds the number of chunks by u32, so the conversion succeeds.
-        u32::try_from(next).ok().map(|first| (first, pending)).filter(|(_, count)| *count > 0)
-    }
-
-    /// Takes one chunk of those wanted.
-    pub(crate) fn accept(&mut self, index: u32, plain: &[u8], compute: Compute) -> Result<(), EngineError> {
-        let Loading { next, passed, pending } = &mut self.loading;
-        if *pending == 0 || u64::from(index) != *next {
+    /// Keeps what is resident of the chunk that comes next.
+    pub(crate) fn accept(
+        &mut self,
+        loaded: &mut Loaded,
+        index: u32,
+        plain: &[u8],
+        compute: Compute,
+    ) -> Result<(), EngineError> {
+        let Loaded { chunks, mut passed } = *loaded;
+        let start = chunks.saturating_mul(CHUNK as u64);
+        if u64::from(index) != chunks || start >= self.stream_bytes {
             return Err(EngineError::Reply("not the chunk that comes next"));
         }
-        let start = *next * CHUNK as u64;
         if plain.len() as u64 != (self.stream_bytes - start).min(CHUNK as u64) {
             return Err(EngineError::Reply("the chunk has another length than the weight stream gives it"));
         }
         let end = start + plain.len() as u64;
         let kept = &self.layout.kept;
-        *passed += kept.iter().skip(*passed).take_while(|slot| slot.bytes.end <= start).count();
-        for slot in kept.iter().skip(*passed).take_while(|slot| slot.bytes.start < end) {
+        passed += kept.iter().skip(passed).take_while(|slot| slot.bytes.end <= start).count();
+        for slot in kept.iter().skip(passed).take_while(|slot| slot.bytes.start < end) {
             slot.take(start, plain, compute, &mut self.kept.span())?;
         }
-        *next += 1;
-        *pending -= 1;
+        *loaded = Loaded { chunks: chunks + 1, passed };
         Ok(())
     }
 
-    fn chunks_left(&self) -> u64 {
-        self.stream_bytes.div_ceil(CHUNK as u64) - self.loading.next
+    /// Chunks of the whole stream.
+    pub(crate) fn chunks(&self) -> u64 {
+        self.stream_bytes.div_ceil(CHUNK as u64)
     }
 
     /// Before an instruction: what its tiles need of the stream is now wanted.
@@ -235,10 +147,10 @@ impl Weights {
         self.load.wanted(&self.layout.streamed)
     }
 
-    /// Fills the window with the pieces wanted.
-    pub(crate) fn fill(&mut self, source: &dyn Source, compute: Compute) -> Result<(), EngineError> {
+    /// Fills the window with the first `count` of the pieces wanted.
+    pub(crate) fn fill(&mut self, source: &dyn PieceSource, count: u32, compute: Compute) -> Result<(), EngineError> {
         let Self { layout, window, rooms, stream_bytes, load, .. } = self;
-        load.fill(&layout.streamed, window, rooms, *stream_bytes, source, compute)
+        load.fill(&layout.streamed, window, rooms, *stream_bytes, (source, count), compute)
     }
 
     /// Just before an instruction runs: widens the packed tiles it reads, behind what was loaded into the window.

@@ -11,12 +11,39 @@ use alloc::vec::Vec;
 use core::cmp::Reverse;
 use core::ops::Range;
 
-use super::Slot;
+use super::slot::Slot;
 use super::streaming::ROOMS;
+use crate::error::{EngineError, Place};
 use crate::memory::Extent;
-use crate::prepared::Residency;
 use crate::program::{DType, Program, Stored, Tile, WeightTable};
-use crate::{EngineError, PIECE, Place};
+use crate::stream::PIECE;
+
+/// How many constants stay inside, loaded once and kept over requests. The others stay in the normal world, encrypted;
+/// each instruction's come into a window and are overwritten by the next ones. Which is which follows from the Program
+/// and the budget, never from data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Residency {
+    /// All of them.
+    All,
+    /// As many as fit, those first that are read most often per request.
+    Budget {
+        /// Most bytes resident constants, the window and their tables may take together.
+        bytes: u64,
+    },
+    /// None.
+    Least,
+}
+
+/// What the constants of a Program take, in bytes, and the traffic of one request.
+pub(crate) struct Needs {
+    pub(crate) resident: u64,
+    pub(crate) window: u64,
+    pub(crate) tables: u64,
+    /// Pieces a request asks for.
+    pub(crate) pieces: u64,
+    /// Instructions that ask for some.
+    pub(crate) loads: u64,
+}
 
 /// What lies where.
 pub(crate) struct Layout {
@@ -100,20 +127,21 @@ impl Layout {
         instruction.checked_sub(1).map_or(0, end)..end(instruction)
     }
 
-    /// Pieces one request asks for, and instructions that ask.
-    pub(crate) fn traffic(&self) -> [u64; 2] {
+    /// What all of it takes.
+    pub(crate) fn needs(&self) -> Needs {
+        let (resident, window) = self.bytes();
         let (mut pieces, mut loads) = (0, 0);
         for instruction in 0..self.ends.len() {
             let group = self.streamed.get(self.group(instruction)).unwrap_or(&[]);
             let mut next = 0;
             for slot in group {
-                let first = slot.first_piece().max(next);
-                next = next.max(slot.last_piece() + 1);
-                pieces += next - first.min(next);
+                let Range { start, end } = slot.pieces();
+                pieces += end.saturating_sub(start.max(next));
+                next = next.max(end);
             }
             loads += u64::from(!group.is_empty());
         }
-        [pieces, loads]
+        Needs { resident, window, tables: self.table_bytes(), pieces, loads }
     }
 }
 

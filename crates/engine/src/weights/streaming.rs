@@ -10,13 +10,14 @@ use core::ops::Range;
 use cordon_kernels::parallel::{Compute, Task};
 use zeroize::Zeroize;
 
-use super::Slot;
+use super::slot::Slot;
+use crate::error::EngineError;
 use crate::memory::{Buffers, Extent, Span};
 use crate::program::DType;
-use crate::{EngineError, PIECE, PIECES_PER_STEP};
+use crate::stream::{PIECE, PIECES_PER_STEP};
 
 /// Where streamed weights come from.
-pub trait Source: Sync {
+pub trait PieceSource: Sync {
     /// Makes `into` the plaintext of piece `index`, which has that length; false unless it is authentic.
     fn open(&self, index: u32, into: &mut [u8]) -> bool;
 
@@ -93,18 +94,21 @@ impl Load {
         Ok(Some((first, self.pending)))
     }
 
-    /// Brings what is wanted.
+    /// Brings the first `count` of what is wanted.
     pub(crate) fn fill(
         &mut self,
         streamed: &[Slot],
         window: &mut Buffers,
         rooms: &mut Rooms,
         stream_bytes: u64,
-        source: &dyn Source,
+        (source, count): (&dyn PieceSource, u32),
         compute: Compute,
     ) -> Result<(), EngineError> {
+        if count == 0 || count > self.pending {
+            return Err(EngineError::Reply("other pieces were asked for"));
+        }
         let slots = streamed.get(self.slots.clone()).unwrap_or(&[]);
-        let count = u64::from(self.pending);
+        let count = u64::from(count);
         let threads = if overlap(slots) { 1 } else { compute.workers.threads().min(ROOMS) as u64 };
         let threads = threads.min(count);
         let mut parts: [Option<Part<'_>>; ROOMS] = [const { None }; ROOMS];
@@ -132,7 +136,7 @@ impl Load {
             part.filled?;
         }
         self.next += count;
-        self.pending = 0;
+        self.pending -= count as u32;
         Ok(())
     }
 }
@@ -149,7 +153,7 @@ struct Part<'a> {
 }
 
 impl Part<'_> {
-    fn fill(&mut self, source: &dyn Source, compute: Compute) {
+    fn fill(&mut self, source: &dyn PieceSource, compute: Compute) {
         self.filled = self.pieces.clone().try_for_each(|piece| {
             let start = piece * PIECE as u64;
             let len = self.stream_bytes.saturating_sub(start).min(PIECE as u64) as usize;
@@ -171,7 +175,7 @@ impl Part<'_> {
 /// The first piece at or after `from` that holds bytes of a slot. Slots are in the order of their first byte, so the first
 /// one that does not end before `from` decides.
 fn next_piece(slots: &[Slot], from: u64) -> Option<u64> {
-    slots.iter().find(|slot| slot.last_piece() >= from).map(|slot| slot.first_piece().max(from))
+    slots.iter().map(Slot::pieces).find(|pieces| pieces.end > from).map(|pieces| pieces.start.max(from))
 }
 
 /// Whether tiles share bytes of the stream: what a stretch of it fills is then no stretch of the window.

@@ -9,8 +9,8 @@ use cordon_engine::program::{
     WeightInfo, WeightTable,
 };
 use cordon_engine::{
-    CHUNK, EngineError, KernelSet, Limits, Moved, PIECE, Parallel, Prepared, Reply, Residency, Source, Step, Task,
-    ValueRef,
+    CHUNK, Compute, EngineError, KernelSet, Limits, Moved, PIECE, Parallel, PieceSource, Prepared, Reply, Residency,
+    Step, Task, Unloaded, ValueRef,
 };
 use std::collections::HashMap;
 
@@ -56,19 +56,6 @@ impl From<ValueRef<'_>> for Value {
             ValueRef::U8(v) => Self::U8(v.to_vec()),
         }
     }
-}
-
-/// A step without its data: what an observer sees.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Seen {
-    Chunks(u32, u32),
-    Pieces(u32, u32),
-    Input(u32),
-    Spill(Moved),
-    Restore(Moved),
-    Ran(u32),
-    Output(u32),
-    Done,
 }
 
 /// A Program under construction: regions are laid out one after the other and nothing is reused.
@@ -159,9 +146,21 @@ impl Build {
         self.program.instructions.push(instruction);
     }
 
+    pub fn unloaded(
+        &self,
+        residency: Residency,
+        compute: impl Into<Compute>,
+        limit: u64,
+    ) -> Result<Unloaded, EngineError> {
+        Unloaded::new(self.program.clone(), self.weights.clone(), compute, residency, Limits::new(limit))
+    }
+
+    pub fn prepare_on(&self, residency: Residency, compute: impl Into<Compute>) -> Result<Prepared, EngineError> {
+        load(self.unloaded(residency, compute, u64::MAX)?, &self.stream)
+    }
+
     pub fn prepare(&self, residency: Residency) -> Result<Prepared, EngineError> {
-        let limits = Limits::new(u64::MAX);
-        Prepared::new(self.program.clone(), self.weights.clone(), KernelSet::PORTABLE, residency, limits)
+        self.prepare_on(residency, KernelSet::PORTABLE)
     }
 
     /// Prepares and runs with everything resident.
@@ -176,66 +175,54 @@ impl Build {
     }
 }
 
-/// Answers every step until the end; returns the outputs and what was seen on the way.
-pub fn drive(prepared: &mut Prepared, stream: &[u8], inputs: &[Value]) -> Result<(Vec<Value>, Vec<Seen>), EngineError> {
-    enum Answer {
-        Go,
-        Chunk(u32),
-        Pieces,
-        Value(usize),
-        Filled,
+/// Hands over the whole weight stream.
+pub fn load(mut unloaded: Unloaded, stream: &[u8]) -> Result<Prepared, EngineError> {
+    for index in 0..unloaded.chunks_left() as u32 {
+        unloaded.accept(index, chunk(stream, index))?;
     }
+    unloaded.finish()
+}
+
+/// Answers every step until the end; returns the outputs and the steps on the way.
+pub fn drive(prepared: &mut Prepared, stream: &[u8], inputs: &[Value]) -> Result<(Vec<Value>, Vec<Step>), EngineError> {
     let source = Plain(stream);
-    let (mut outputs, mut seen, mut next_input) = (Vec::new(), Vec::new(), 0);
+    let (mut outputs, mut steps) = (Vec::new(), Vec::new());
     let mut outside: HashMap<u32, Vec<u8>> = HashMap::new();
-    let mut answer = Answer::Go;
+    let mut reply = Reply::Go;
     loop {
-        let reply = match answer {
-            Answer::Go => Reply::Go,
-            Answer::Chunk(index) => Reply::Chunk { index, plain: chunk(stream, index) },
-            Answer::Pieces => Reply::Pieces(&source),
-            Answer::Value(index) => Reply::Value(inputs[index].view()),
-            Answer::Filled => Reply::Filled,
+        let step = prepared.step(reply)?;
+        steps.push(step);
+        let shown = prepared.output().map(Value::from);
+        assert_eq!(shown.is_some(), matches!(step, Step::Output { .. } | Step::Spill(_)), "{step:?}");
+        reply = match step {
+            Step::NeedPieces { count, .. } => Reply::Pieces { source: &source, count },
+            Step::Input { port } => Reply::Value(inputs[port as usize].view()),
+            Step::Spill(Moved { slot, bytes, .. }) => {
+                let value = shown.expect("just announced").bytes();
+                assert_eq!(value.len() as u64, bytes);
+                outside.insert(slot, value);
+                Reply::Go
+            }
+            Step::Restore(Moved { slot, .. }) => {
+                // In pieces, as an enclave brings it.
+                let value = outside.remove(&slot).expect("it was spilled");
+                value.chunks(CHUNK).try_for_each(|piece| prepared.fill(piece))?;
+                Reply::Filled
+            }
+            Step::Ran { .. } => Reply::Go,
+            Step::Output { .. } => {
+                outputs.extend(shown);
+                Reply::Go
+            }
+            Step::Done => return Ok((outputs, steps)),
         };
-        let (now, next) = match prepared.step(reply)? {
-            Step::NeedChunks { first, count } => (Seen::Chunks(first, count), Answer::Chunk(first)),
-            Step::NeedPieces { first, count } => (Seen::Pieces(first, count), Answer::Pieces),
-            Step::Input(port) => {
-                next_input += 1;
-                (Seen::Input(port.value), Answer::Value(next_input - 1))
-            }
-            Step::Spill(moved) => (Seen::Spill(moved), Answer::Go),
-            Step::Restore(moved) => (Seen::Restore(moved), Answer::Filled),
-            Step::Ran { instruction } => (Seen::Ran(instruction), Answer::Go),
-            Step::Output(port) => (Seen::Output(port.value), Answer::Go),
-            Step::Done => {
-                seen.push(Seen::Done);
-                return Ok((outputs, seen));
-            }
-        };
-        match now {
-            Seen::Output(_) => outputs.push(prepared.output().expect("just announced").into()),
-            Seen::Spill(Moved { slot, bytes, .. }) => {
-                let value: Value = prepared.output().expect("just announced").into();
-                assert_eq!(value.bytes().len() as u64, bytes);
-                outside.insert(slot, value.bytes());
-            }
-            _ => assert!(prepared.output().is_none(), "a value is visible at {now:?}"),
-        }
-        if let Seen::Restore(Moved { slot, .. }) = now {
-            // In pieces, as an enclave brings it.
-            let value = outside.remove(&slot).expect("it was spilled");
-            value.chunks(CHUNK).try_for_each(|piece| prepared.fill(piece))?;
-        }
-        seen.push(now);
-        answer = next;
     }
 }
 
 /// The weight stream as it is: no piece is refused but one that the stream does not have.
 pub struct Plain<'a>(pub &'a [u8]);
 
-impl Source for Plain<'_> {
+impl PieceSource for Plain<'_> {
     fn open(&self, index: u32, into: &mut [u8]) -> bool {
         let piece = self.0.chunks(PIECE).nth(index as usize).filter(|piece| piece.len() == into.len());
         piece.is_some_and(|piece| {
