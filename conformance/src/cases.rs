@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use cordon_executor::{Tensor, elem, files};
+use cordon_executor::{ElemType, Tensor, files};
 use cordon_graph::onnx::{GraphProto, ModelProto, NodeProto, TypeProto, type_proto};
 use prost::Message as _;
 
@@ -88,7 +88,7 @@ impl Case {
             return Some(Reason::Sequence);
         }
         let quantised = graph.node.iter().all(|node| QUANTISED.contains(&node.op_type()));
-        let trusted = |code: i32| trusted(code) || quantised && matches!(code, elem::UINT8 | elem::INT8 | elem::INT32);
+        let trusted = |code: i32| ElemType::from_code(code).is_some_and(|elem| is_trusted(elem, quantised));
         if types.any(|ty| !elem_of(ty).is_some_and(trusted)) || constants.chain(inner).any(|code| !trusted(code)) {
             return Some(Reason::Dtype);
         }
@@ -139,11 +139,15 @@ impl Reason {
 /// Operators whose bytes the trusted engine computes with.
 const QUANTISED: [&str; 4] = ["QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul"];
 
-fn trusted(code: i32) -> bool {
-    matches!(code, elem::FLOAT | elem::INT64 | elem::BOOL)
+fn is_trusted(elem: ElemType, quantised: bool) -> bool {
+    match elem {
+        ElemType::Float | ElemType::Int64 | ElemType::Bool => true,
+        ElemType::Uint8 | ElemType::Int8 | ElemType::Int32 => quantised,
+        _ => false,
+    }
 }
 
-/// The element type of a tensor type; `None` for sequences, optionals and maps.
+/// The element type code of a tensor type; `None` for sequences, optionals and maps.
 fn elem_of(ty: &TypeProto) -> Option<i32> {
     match ty.value.as_ref()? {
         type_proto::Value::TensorType(tensor) => Some(tensor.elem_type()),

@@ -1,6 +1,6 @@
 //! Equality of tensors as ONNX's own test runner has it.
 
-use cordon_executor::{Tensor, elem};
+use cordon_executor::{ElemType, Tensor};
 
 /// Relative tolerance.
 pub const RTOL: f64 = 1e-3;
@@ -10,12 +10,12 @@ pub const ATOL: f64 = 1e-5;
 /// `None` when equal, else the first difference in words.
 pub fn difference(got: &Tensor, want: &Tensor) -> Option<String> {
     if got.elem != want.elem {
-        return Some(format!("type {} where {} belongs", elem::name(got.elem), elem::name(want.elem)));
+        return Some(format!("type {} where {} belongs", got.elem, want.elem));
     }
     if got.dims != want.dims {
         return Some(format!("shape {:?} where {:?} belongs", got.dims, want.dims));
     }
-    let float = matches!(want.elem, elem::FLOAT | elem::DOUBLE | elem::FLOAT16 | elem::BFLOAT16);
+    let float = matches!(want.elem, ElemType::Float | ElemType::Double | ElemType::Float16 | ElemType::Bfloat16);
     let (got, want) = (got.to_f64_lossy(), want.to_f64_lossy());
     got.iter().zip(&want).enumerate().find_map(|(i, (g, w))| {
         let close = g == w || g.is_nan() && w.is_nan() || float && (g - w).abs() <= ATOL + RTOL * w.abs();

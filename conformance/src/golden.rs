@@ -13,7 +13,7 @@ use cordon_graph::{
 };
 use cordon_lower::{Local, LowerOptions, Lowered, OperatorTable, lower, lower_graph, run_lowered, with_threads};
 
-use crate::bridge::{Rten, source, to_executor, to_graph};
+use crate::bridge::Rten;
 use crate::compare::relative_error;
 
 /// Largest difference allowed, relative to the output's largest magnitude.
@@ -90,16 +90,13 @@ pub fn check(model: &Path, size: usize, reference: &dyn Executor) -> Result<Row,
         let want = run(&mut *plain, &graph, &inputs)?;
         row.plain = row.plain.max(worst(&run(&mut *embedded, &graph, &inputs)?, &want));
 
-        let fed = inputs.iter().map(to_graph).collect::<Result<Vec<_>, String>>()?;
-        let got = run_lowered(&whole, &fed).map_err(|e| e.to_string())?;
+        let got = run_lowered(&whole, &inputs).map_err(|e| e.to_string())?;
         if probe == 0 {
-            same_bits(&whole, &fed, &got)?;
+            same_bits(&whole, &inputs, &got)?;
         }
-        let got = got.iter().map(to_executor).collect::<Result<Vec<_>, String>>()?;
         row.all_secure = row.all_secure.max(worst(&got, &want));
 
-        let got = run_lowered(&rounded, &fed).map_err(|e| e.to_string())?;
-        let got = got.iter().map(to_executor).collect::<Result<Vec<_>, String>>()?;
+        let got = run_lowered(&rounded, &inputs).map_err(|e| e.to_string())?;
         row.f16 = row.f16.max(worst(&got, &want));
         row.f16_same_class += u64::from(best(&got) == best(&want));
 
@@ -184,7 +181,7 @@ pub(crate) fn draw(graph: &Graph, seed: u64) -> Result<Vec<Tensor>, String> {
                     (state >> 40) as f32 / (1u64 << 22) as f32 - 2.0
                 })
                 .collect();
-            Tensor::from_f32(ty.dims.clone(), &values).map_err(|e| e.to_string())
+            Ok(Tensor::from_f32(ty.dims.clone(), &values)?)
         })
         .collect()
 }
@@ -226,7 +223,7 @@ impl Ternary {
                     export(graph, &part, &NamePolicy::Neutral(Default::default())).map_err(|e| e.to_string())?;
                 let names = |list: &[(ValueId, String)]| list.iter().map(|(_, name)| name.clone()).collect();
                 Runs::Normal {
-                    session: executor.load(&source(&model)).map_err(|e| e.to_string())?,
+                    session: executor.load(&ModelSource::from(&model)).map_err(|e| e.to_string())?,
                     inputs: names(&model.inputs),
                     outputs: names(&model.outputs),
                 }
@@ -245,11 +242,7 @@ impl Ternary {
         for part in &mut self.parts {
             let fed = part.inputs.iter().map(|id| find(&known, id)).collect::<Result<Vec<_>, String>>()?;
             let results = match &mut part.runs {
-                Runs::Secure(lowered) => {
-                    let fed = fed.iter().map(to_graph).collect::<Result<Vec<_>, String>>()?;
-                    let results = run_lowered(lowered, &fed).map_err(|e| e.to_string())?;
-                    results.iter().map(to_executor).collect::<Result<Vec<_>, String>>()?
-                }
+                Runs::Secure(lowered) => run_lowered(lowered, &fed).map_err(|e| e.to_string())?,
                 Runs::Normal { session, inputs, outputs } => {
                     let fed: Vec<_> = inputs.iter().map(String::as_str).zip(&fed).collect();
                     let wanted: Vec<&str> = outputs.iter().map(String::as_str).collect();

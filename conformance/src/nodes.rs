@@ -1,13 +1,12 @@
 //! One node test on the trusted engine: import, infer, lower, run, compare.
 
 use bytes::Bytes;
-use cordon_executor::Tensor;
+use cordon_executor::{ElemType, Tensor};
 use cordon_graph::onnx::{ModelProto, TensorProto};
 use cordon_graph::{ImportOptions, OPSETS, import_bytes, infer};
 use cordon_lower::{OperatorTable, lower_graph, run_lowered, supported};
 use prost::Message as _;
 
-use crate::bridge::{to_executor, to_graph};
 use crate::cases::{Case, DataSet};
 use crate::compare::difference;
 
@@ -56,7 +55,7 @@ fn run_set(model: &ModelProto, set: &DataSet) -> Result<Bound, String> {
         let constant: Vec<usize> = (0..set.inputs.len())
             .filter(|i| match bound {
                 Bound::Nothing => false,
-                Bound::Integers => set.inputs[*i].1.elem == cordon_executor::elem::INT64 && *i > 0,
+                Bound::Integers => set.inputs[*i].1.elem == ElemType::Int64 && *i > 0,
                 Bound::AllButFirst => *i > 0,
             })
             .collect();
@@ -66,9 +65,8 @@ fn run_set(model: &ModelProto, set: &DataSet) -> Result<Bound, String> {
         match prepare(model, set, &constant) {
             Ok(lowered) => {
                 let inputs = (0..set.inputs.len()).filter(|i| !constant.contains(i));
-                let inputs = inputs.map(|i| to_graph(&set.inputs[i].1)).collect::<Result<Vec<_>, String>>()?;
+                let inputs: Vec<_> = inputs.map(|i| set.inputs[i].1.clone()).collect();
                 let outputs = run_lowered(&lowered, &inputs).map_err(|e| format!("run: {e}"))?;
-                let outputs = outputs.iter().map(to_executor).collect::<Result<Vec<_>, String>>()?;
                 return compare(&outputs, set).map(|()| bound);
             }
             Err(why) => refused.push(why),
@@ -116,7 +114,7 @@ fn readable(mut model: ModelProto) -> ModelProto {
 fn initializer((name, tensor): &(String, Tensor)) -> TensorProto {
     TensorProto {
         name: Some(name.clone()),
-        data_type: Some(tensor.elem),
+        data_type: Some(tensor.elem.code().into()),
         dims: tensor.dims.iter().map(|d| *d as i64).collect(),
         raw_data: Some(tensor.data.clone()),
         ..TensorProto::default()

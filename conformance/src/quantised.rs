@@ -10,7 +10,6 @@ use cordon_executor::{Executor, Tensor};
 use cordon_graph::{Graph, NodeView};
 use cordon_lower::{Local, lower_graph, run_lowered};
 
-use crate::bridge::{to_executor, to_graph};
 use crate::golden::{Ternary, draw, load, prepare, run};
 
 /// Most steps an output may differ by: docs/decisions/0008-int8.md says where a single one comes from.
@@ -62,17 +61,16 @@ pub fn check(model: &Path, size: usize, reference: &dyn Executor) -> Result<Row,
     for probe in 0..PROBES {
         let inputs = draw(&graph, probe)?;
         let want = values(&run(&mut *plain, &graph, &inputs)?);
-        let fed = inputs.iter().map(to_graph).collect::<Result<Vec<_>, String>>()?;
-        let got = run_lowered(&whole, &fed).map_err(|e| e.to_string())?;
+        let got = run_lowered(&whole, &inputs).map_err(|e| e.to_string())?;
         if probe == 0 {
             for set in KernelSet::all_available() {
-                let other = Local::new(&whole, set).and_then(|mut it| it.run(&fed)).map_err(|e| e.to_string())?;
+                let other = Local::new(&whole, set).and_then(|mut it| it.run(&inputs)).map_err(|e| e.to_string())?;
                 if other != got {
                     return Err(format!("the kernels of {} give other bytes", set.integer_name()));
                 }
             }
         }
-        let got = values(&got.iter().map(to_executor).collect::<Result<Vec<_>, String>>()?);
+        let got = values(&got);
         row.elements += want.len();
         row.different += got.iter().zip(&want).filter(|(got, want)| got != want).count();
         row.all_secure = row.all_secure.max(steps(&got, &want, step));

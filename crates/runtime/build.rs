@@ -14,6 +14,7 @@ fn main() {
     for path in [
         "tee/process",
         "crates/codec",
+        "crates/onnx-types",
         "crates/kernels",
         "crates/engine",
         "crates/package",

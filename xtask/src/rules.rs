@@ -8,19 +8,20 @@ use crate::metadata::packages;
 use crate::steps::Outcome;
 
 /// Crates of the trusted computing base.
-pub(crate) const TRUSTED: [&str; 6] = ["codec", "kernels", "engine", "package", "protocol", "enclave"];
+pub(crate) const TRUSTED: [&str; 7] = ["codec", "onnx-types", "kernels", "engine", "package", "protocol", "enclave"];
 
 /// Which workspace crates each may use; what those may use is allowed as well. The design's section 3.
-const DIRECTION: [(&str, &[&str]); 16] = [
+const DIRECTION: [(&str, &[&str]); 17] = [
     ("codec", &[]),
+    ("onnx-types", &[]),
     ("kernels", &[]),
     ("engine", &["codec", "kernels"]),
-    ("package", &["codec"]),
+    ("package", &["codec", "onnx-types"]),
     ("protocol", &["codec"]),
     ("enclave", &["engine", "package", "protocol"]),
     ("mapped", &[]),
-    ("graph", &["mapped"]),
-    ("executor", &[]),
+    ("graph", &["mapped", "onnx-types"]),
+    ("executor", &["graph"]),
     ("lower", &["graph", "engine"]),
     ("plan", &["lower"]),
     // Runtime: sealing re-opens what it wrote and runs the probes in the enclave.

@@ -1,7 +1,7 @@
 //! What went wrong and what to do next: the only error a person sees.
 
 use cordon_executor::ExecutorError;
-use cordon_graph::GraphError;
+use cordon_graph::{GraphError, TensorError};
 use cordon_package::{ErrorKind, PackageError};
 use cordon_plan::PlanError;
 use cordon_runtime::RuntimeError;
@@ -83,6 +83,12 @@ impl From<ExecutorError> for Failure {
             _ => "`cordon doctor` shows which engines this machine has",
         };
         split(&error.to_string(), default)
+    }
+}
+
+impl From<TensorError> for Failure {
+    fn from(error: TensorError) -> Self {
+        ExecutorError::from(error).into()
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::failure::{Failure, Outcome};
 use crate::{images, ui};
-use cordon_executor::{Tensor, elem};
+use cordon_executor::{ElemType, Tensor};
 use cordon_package::{Manifest, Preprocessing};
 use std::path::{Path, PathBuf};
 
@@ -16,8 +16,8 @@ pub(crate) struct Request {
 
 /// What the model takes, from the package or from a plan.
 pub(crate) struct Interface {
-    /// Name, ONNX element type code and extents of each input.
-    pub(crate) inputs: Vec<(String, i32, Vec<usize>)>,
+    /// Name, element type and extents of each input.
+    pub(crate) inputs: Vec<(String, ElemType, Vec<usize>)>,
     /// How an image becomes the input of that name.
     pub(crate) preprocessing: Option<(String, Preprocessing)>,
 }
@@ -31,7 +31,7 @@ impl Interface {
             .filter_map(|&id| manifest.value(id))
             .map(|value| {
                 let dims = value.shape.iter().map(|&dim| dim as usize).collect();
-                (value.name.clone().unwrap_or_default(), i32::from(value.elem.code()), dims)
+                (value.name.clone().unwrap_or_default(), value.elem, dims)
             })
             .collect();
         let preprocessing = manifest.preprocessing.clone().and_then(|preprocessing| {
@@ -77,21 +77,20 @@ impl Interface {
                 found.push((inner, tensor));
             }
         }
-        for (name, code, dims) in &self.inputs {
+        for (name, elem, dims) in &self.inputs {
             let Some((_, tensor)) = found.iter().find(|(given, _)| given == name) else {
                 return Err(Failure::new(
-                    format!("input `{name}` ({} {}) is missing", elem::name(*code), ui::shape(dims)),
+                    format!("input `{name}` ({elem} {}) is missing", ui::shape(dims)),
                     format!("add --input {name}=FILE"),
                 ));
             };
-            if tensor.elem != *code || tensor.dims != *dims {
+            if tensor.elem != *elem || tensor.dims != *dims {
                 return Err(Failure::new(
                     format!(
-                        "input `{name}` takes {} {}, but {} holds {} {}",
-                        elem::name(*code),
+                        "input `{name}` takes {elem} {}, but {} holds {} {}",
                         ui::shape(dims),
                         label(files),
-                        elem::name(tensor.elem),
+                        tensor.elem,
                         ui::shape(&tensor.dims)
                     ),
                     "convert the file; shapes are fixed when the model is planned (--shape)",
@@ -184,7 +183,7 @@ mod tests {
 
     fn interface() -> Interface {
         Interface {
-            inputs: vec![("a".into(), elem::FLOAT, vec![1, 2]), ("b".into(), elem::INT64, vec![1])],
+            inputs: vec![("a".into(), ElemType::Float, vec![1, 2]), ("b".into(), ElemType::Int64, vec![1])],
             preprocessing: None,
         }
     }

@@ -2,7 +2,7 @@
 
 use crate::failure::{Failure, Outcome};
 use crate::ui;
-use cordon_executor::{Tensor, elem};
+use cordon_executor::Tensor;
 use cordon_package::{Manifest, Normalisation, OutputPolicy};
 use cordon_runtime::{Output, Ranked};
 use serde_json::{Value, json};
@@ -99,7 +99,7 @@ pub(crate) fn summary(tensor: &Tensor) -> String {
     let values = tensor.to_f64_lossy();
     let (min, max) = values.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(lo, hi), &v| (lo.min(v), hi.max(v)));
     let mean = values.iter().sum::<f64>() / values.len().max(1) as f64;
-    format!("{} {}, min {min:.4}, mean {mean:.4}, max {max:.4}", elem::name(tensor.elem), ui::shape(&tensor.dims))
+    format!("{} {}, min {min:.4}, mean {mean:.4}, max {max:.4}", tensor.elem, ui::shape(&tensor.dims))
 }
 
 /// A tensor to write: a ranked output becomes its class indices.
@@ -132,9 +132,9 @@ pub(crate) fn concatenate(parts: &[Tensor]) -> Outcome<Tensor> {
     if parts.iter().any(|part| part.elem != first.elem || part.dims != first.dims) {
         return Err(Failure::new("outputs of different shape cannot share one array", "run the files one by one"));
     }
-    let dims = core::iter::once(leading * parts.len()).chain(rest).collect();
+    let dims: Vec<usize> = core::iter::once(leading * parts.len()).chain(rest).collect();
     let data: Vec<u8> = parts.iter().flat_map(|part| part.data.iter().copied()).collect();
-    Ok(Tensor::new(first.elem, dims, data.into())?)
+    Ok(Tensor::new(first.elem, dims, data)?)
 }
 
 #[cfg(test)]

@@ -52,7 +52,7 @@ fn from_model_to_predictions_and_back_to_public_parts() {
         assert!(result["secure_memory_measured"].as_u64().expect("a number") > 0);
     }
     let classes = cordon_executor::files::read(&world.path("classes.npy")).expect("an array").remove(0).1;
-    assert_eq!((classes.dims.as_slice(), classes.len()), ([10, 2].as_slice(), 20));
+    assert_eq!((classes.dims.as_slice(), classes.elements()), ([10, 2].as_slice(), 20));
 
     world.ok(&["unpack", "digits.cordon", "--owner", "owner.key.pub", "-o", "parts"]);
     let middle = lines(&world.ok(&["--json", "inspect", "parts/segment-1/model.onnx"]));

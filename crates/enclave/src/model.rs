@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use cordon_engine::program::{DType, Port, Stored, Via};
 use cordon_engine::{Limits, Prepared, Program, Residency, Unloaded, WeightTable};
-use cordon_package::{Elem, Header, Manifest, SealedSection};
+use cordon_package::{ElemType, Header, Manifest, SealedSection};
 use cordon_protocol::{Code, LoadReport, Refusal, SPILL_CHUNK, stored_weights};
 use sha2::{Digest, Sha256};
 
@@ -163,12 +163,12 @@ fn check_ports(draft: &Draft, manifest: &Manifest) -> Result<(), Refusal> {
     for port in program.inputs.iter().chain(&program.outputs) {
         let value = manifest.value(port.value).ok_or(invalid)?;
         let elem = match port.region.dtype {
-            DType::F32 => Elem::Float,
-            DType::I64 => Elem::Int64,
-            DType::Bool => Elem::Bool,
+            DType::F32 => ElemType::Float,
+            DType::I64 => ElemType::Int64,
+            DType::Bool => ElemType::Bool,
             // A byte crosses as it is; which of the two it stands for is the business of the instructions around it.
-            DType::U8 if value.elem == Elem::Int8 => Elem::Int8,
-            DType::U8 => Elem::Uint8,
+            DType::U8 if value.elem == ElemType::Int8 => ElemType::Int8,
+            DType::U8 => ElemType::Uint8,
         };
         if value.elem != elem || value.shape != port.shape {
             return Err(invalid.about(port.value));

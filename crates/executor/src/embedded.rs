@@ -5,13 +5,12 @@ use std::collections::HashMap;
 use std::panic::catch_unwind;
 use std::sync::Arc;
 
-use bytes::Bytes;
+use cordon_graph::{ElemType, Tensor, signature};
 use rten::{Model, ModelOptions, NodeId, RunOptions, ThreadPool, Value, ValueOrView};
 use rten_tensor::Layout;
 use rten_tensor::prelude::*;
 
-use crate::tensor::bytes_of;
-use crate::{Executor, ExecutorError, ModelSource, Options, Session, Tensor, elem, proto};
+use crate::{Executor, ExecutorError, ModelSource, Options, Session};
 
 const NAME: &str = "rten";
 
@@ -32,7 +31,7 @@ impl Executor for Rten {
     }
 
     fn load(&self, model: &ModelSource) -> Result<Box<dyn Session>, ExecutorError> {
-        let types = proto::output_types(&model.onnx)?;
+        let types = signature(model.onnx.clone())?.1.into_iter().collect();
         let mut options = ModelOptions::with_all_ops();
         if let Some((location, data)) = &model.data {
             options.external_data(location, data.to_vec());
@@ -46,7 +45,7 @@ impl Executor for Rten {
 struct RtenSession {
     model: Model,
     /// Declared element types of the graph's outputs: rten computes int64 and bool as int32.
-    types: HashMap<String, i32>,
+    types: HashMap<String, Option<ElemType>>,
     threads: Option<Arc<ThreadPool>>,
 }
 
@@ -99,51 +98,56 @@ fn guarded<T>(job: impl FnOnce() -> Result<T, ExecutorError>) -> Result<T, Execu
 fn to_rten(name: &str, tensor: &Tensor) -> Result<Value, ExecutorError> {
     let dims = &tensor.dims;
     let value = match tensor.elem {
-        elem::FLOAT => Value::from_shape(dims, tensor.to_f32()?).map_err(engine)?,
-        elem::INT32 | elem::INT64 => {
+        ElemType::Float => Value::from_shape(dims, tensor.to_f32()?).map_err(engine)?,
+        ElemType::Int32 | ElemType::Int64 => {
             let narrow: Result<Vec<i32>, _> = tensor.to_i64()?.into_iter().map(i32::try_from).collect();
             let narrow = narrow.map_err(|_| {
                 ExecutorError::Unsupported(format!("{NAME} computes integers in 32 bits; input `{name}` needs more"))
             })?;
             Value::from_shape(dims, narrow).map_err(engine)?
         }
-        elem::BOOL => {
+        ElemType::Bool => {
             Value::from_shape(dims, tensor.data.iter().map(|b| i32::from(*b != 0)).collect()).map_err(engine)?
         }
-        elem::INT8 => {
+        ElemType::Int8 => {
             Value::from_shape(dims, tensor.data.iter().map(|b| b.cast_signed()).collect::<Vec<i8>>()).map_err(engine)?
         }
-        elem::UINT8 => Value::from_shape(dims, tensor.data.to_vec()).map_err(engine)?,
+        ElemType::Uint8 => Value::from_shape(dims, tensor.data.to_vec()).map_err(engine)?,
         other => return Err(unsupported(name, other)),
     };
     Ok(value)
 }
 
-fn from_rten(name: &str, value: &Value, declared: i32) -> Result<Tensor, ExecutorError> {
-    let (dims, natural, data): (Vec<usize>, i32, Bytes) = match value {
-        Value::FloatTensor(t) => (t.shape().to_vec(), elem::FLOAT, bytes_of(t.iter().map(|v| v.to_le_bytes()))),
-        Value::Int32Tensor(t) => {
-            let data = match declared {
-                elem::BOOL => t.iter().map(|v| u8::from(*v != 0)).collect(),
-                elem::INT64 => bytes_of(t.iter().map(|v| i64::from(*v).to_le_bytes())),
-                _ => bytes_of(t.iter().map(|v| v.to_le_bytes())),
-            };
-            let natural = if matches!(declared, elem::BOOL | elem::INT64) { declared } else { elem::INT32 };
-            (t.shape().to_vec(), natural, data)
+fn from_rten(name: &str, value: &Value, declared: Option<ElemType>) -> Result<Tensor, ExecutorError> {
+    let tensor = match (value, declared) {
+        (Value::FloatTensor(t), _) => {
+            Tensor::from_elements(ElemType::Float, t.shape().to_vec(), t.iter().map(|v| v.to_le_bytes()))?
         }
-        Value::Int8Tensor(t) => (t.shape().to_vec(), elem::INT8, t.iter().map(|v| v.cast_unsigned()).collect()),
-        Value::UInt8Tensor(t) => (t.shape().to_vec(), elem::UINT8, t.iter().copied().collect()),
+        (Value::Int32Tensor(t), Some(ElemType::Bool)) => {
+            Tensor::from_elements(ElemType::Bool, t.shape().to_vec(), t.iter().map(|v| [u8::from(*v != 0)]))?
+        }
+        (Value::Int32Tensor(t), Some(ElemType::Int64)) => {
+            Tensor::from_elements(ElemType::Int64, t.shape().to_vec(), t.iter().map(|v| i64::from(*v).to_le_bytes()))?
+        }
+        (Value::Int32Tensor(t), _) => {
+            Tensor::from_elements(ElemType::Int32, t.shape().to_vec(), t.iter().map(|v| v.to_le_bytes()))?
+        }
+        (Value::Int8Tensor(t), _) => {
+            Tensor::from_elements(ElemType::Int8, t.shape().to_vec(), t.iter().map(|v| [v.cast_unsigned()]))?
+        }
+        (Value::UInt8Tensor(t), _) => {
+            Tensor::from_elements(ElemType::Uint8, t.shape().to_vec(), t.iter().map(|v| [*v]))?
+        }
         _ => return Err(ExecutorError::Unsupported(format!("output `{name}` is no tensor"))),
     };
-    if declared != 0 && natural != declared {
-        return Err(unsupported(name, declared));
+    match declared {
+        Some(declared) if declared != tensor.elem => Err(unsupported(name, declared)),
+        _ => Ok(tensor),
     }
-    Tensor::new(natural, dims, data)
 }
 
-fn unsupported(name: &str, code: i32) -> ExecutorError {
+fn unsupported(name: &str, elem: ElemType) -> ExecutorError {
     ExecutorError::Unsupported(format!(
-        "{NAME} cannot carry `{name}`, a tensor of {}; the executor onnxruntime can",
-        elem::name(code)
+        "{NAME} cannot carry `{name}`, a tensor of {elem}; the executor onnxruntime can"
     ))
 }

@@ -1,5 +1,7 @@
 use core::fmt;
 
+use cordon_graph::{GraphError, TensorError};
+
 /// Why an executor could not do what it was asked.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -26,6 +28,26 @@ pub enum ExecutorError {
         /// The system's reason.
         source: std::io::Error,
     },
+}
+
+impl From<GraphError> for ExecutorError {
+    fn from(error: GraphError) -> Self {
+        match error {
+            GraphError::Unsupported(fault) | GraphError::Limit(fault) => Self::Unsupported(fault.to_string()),
+            GraphError::Malformed(fault) => Self::Malformed(fault.to_string()),
+            other => Self::Malformed(other.to_string()),
+        }
+    }
+}
+
+/// Values that cannot form a tensor.
+impl From<TensorError> for ExecutorError {
+    fn from(error: TensorError) -> Self {
+        match error {
+            TensorError::Type { .. } => Self::Misuse(error.to_string()),
+            _ => Self::Malformed(error.to_string()),
+        }
+    }
 }
 
 impl fmt::Display for ExecutorError {

@@ -8,7 +8,9 @@ use std::path::Path;
 
 use bytes::Bytes;
 
-use crate::{ExecutorError, Tensor, elem, proto, tensor::element_count};
+use cordon_graph::{ElemType, Tensor, read_tensor, write_tensor};
+
+use crate::ExecutorError;
 
 /// Largest tensor that an archive may expand to: 16 GiB.
 const LIMIT: u64 = 16 << 30;
@@ -19,7 +21,7 @@ pub fn read(path: &Path) -> Result<Vec<(String, Tensor)>, ExecutorError> {
     let tensors = match path.extension().and_then(|e| e.to_str()) {
         Some("npy") => npy(bytes.into()).map(|t| vec![(String::new(), t)]),
         Some("npz") => npz(&bytes),
-        Some("pb") => proto::read_tensor(&bytes).map(|named| vec![named]),
+        Some("pb") => read_tensor(bytes.into()).map(|named| vec![named]).map_err(ExecutorError::from),
         _ => Err(ExecutorError::Unsupported("tensor files end in .npy, .npz or .pb".into())),
     };
     tensors.map_err(|e| match e {
@@ -33,7 +35,7 @@ pub fn read(path: &Path) -> Result<Vec<(String, Tensor)>, ExecutorError> {
 pub fn write(path: &Path, tensors: &[(String, Tensor)]) -> Result<(), ExecutorError> {
     let bytes = match (path.extension().and_then(|e| e.to_str()), tensors) {
         (Some("npy"), [(_, tensor)]) => to_npy(tensor)?,
-        (Some("pb"), [(name, tensor)]) => proto::write_tensor(name, tensor),
+        (Some("pb"), [(name, tensor)]) => write_tensor(name, tensor),
         (Some("npz"), _) => to_npz(tensors)?,
         (Some("npy" | "pb"), _) => {
             return Err(ExecutorError::Misuse(format!(
@@ -73,8 +75,8 @@ pub fn npy(file: Bytes) -> Result<Tensor, ExecutorError> {
         .ok_or_else(|| ExecutorError::Unsupported("structured .npy arrays; save plain arrays of numbers".into()))?;
     let fortran = after(header, "'fortran_order':").ok_or_else(|| bad("no 'fortran_order'"))?.starts_with("True");
     let dims = after(header, "'shape':").and_then(shape).ok_or_else(|| bad("no valid 'shape'"))?;
-    let (code, big_endian) = element_type(descr)?;
-    let tensor = Tensor::new(code, dims, file.slice(end..))?;
+    let (elem, big_endian) = element_type(descr)?;
+    let tensor = Tensor::new(elem, dims, file.slice(end..))?;
     let tensor = if big_endian { swap_bytes(&tensor) } else { tensor };
     Ok(if fortran { to_row_major(&tensor) } else { tensor })
 }
@@ -92,50 +94,50 @@ fn shape(text: &str) -> Option<Vec<usize>> {
     let (inside, _) = text.strip_prefix('(')?.split_once(')')?;
     let dims: Vec<usize> =
         inside.split(',').map(str::trim).filter(|d| !d.is_empty()).map(|d| d.parse().ok()).collect::<Option<_>>()?;
-    element_count(&dims).map(|_| dims)
+    Some(dims)
 }
 
 /// The element type of a NumPy type string and whether its bytes are big-endian.
-fn element_type(descr: &str) -> Result<(i32, bool), ExecutorError> {
+fn element_type(descr: &str) -> Result<(ElemType, bool), ExecutorError> {
     let (order, kind) = descr.split_at_checked(1).unwrap_or(("", descr));
-    let code = match kind {
-        "f4" => elem::FLOAT,
-        "f8" => elem::DOUBLE,
-        "f2" => elem::FLOAT16,
-        "i1" => elem::INT8,
-        "i2" => elem::INT16,
-        "i4" => elem::INT32,
-        "i8" => elem::INT64,
-        "u1" => elem::UINT8,
-        "u2" => elem::UINT16,
-        "u4" => elem::UINT32,
-        "u8" => elem::UINT64,
-        "b1" => elem::BOOL,
+    let elem = match kind {
+        "f4" => ElemType::Float,
+        "f8" => ElemType::Double,
+        "f2" => ElemType::Float16,
+        "i1" => ElemType::Int8,
+        "i2" => ElemType::Int16,
+        "i4" => ElemType::Int32,
+        "i8" => ElemType::Int64,
+        "u1" => ElemType::Uint8,
+        "u2" => ElemType::Uint16,
+        "u4" => ElemType::Uint32,
+        "u8" => ElemType::Uint64,
+        "b1" => ElemType::Bool,
         _ => {
             return Err(ExecutorError::Unsupported(format!("NumPy type '{descr}'; save numbers or booleans")));
         }
     };
     match order {
-        "<" | "|" | "=" => Ok((code, false)),
-        ">" => Ok((code, true)),
+        "<" | "|" | "=" => Ok((elem, false)),
+        ">" => Ok((elem, true)),
         _ => Err(ExecutorError::Unsupported(format!("NumPy byte order in '{descr}'"))),
     }
 }
 
 fn swap_bytes(tensor: &Tensor) -> Tensor {
-    let size = elem::size(tensor.elem).unwrap_or(1);
+    let size = tensor.elem.crossing_bytes().map_or(1, usize::from);
     let data = tensor.data.chunks_exact(size).flat_map(|element| element.iter().rev().copied()).collect();
     Tensor { data, ..tensor.clone() }
 }
 
 /// Reorders column-major elements, NumPy's "Fortran order".
 fn to_row_major(tensor: &Tensor) -> Tensor {
-    let size = elem::size(tensor.elem).unwrap_or(1);
+    let size = tensor.elem.crossing_bytes().map_or(1, usize::from);
     let strides: Vec<usize> =
         tensor.dims.iter().scan(1, |stride, d| Some(core::mem::replace(stride, *stride * d))).collect();
     let mut data = Vec::with_capacity(tensor.data.len());
     let mut index = vec![0usize; tensor.dims.len()];
-    for _ in 0..tensor.len() {
+    for _ in 0..tensor.elements() {
         let at = index.iter().zip(&strides).map(|(i, s)| i * s).sum::<usize>() * size;
         data.extend_from_slice(&tensor.data[at..at + size]);
         for axis in (0..index.len()).rev() {
@@ -152,20 +154,20 @@ fn to_row_major(tensor: &Tensor) -> Tensor {
 /// Serialises a tensor as `.npy` version 1.
 pub fn to_npy(tensor: &Tensor) -> Result<Vec<u8>, ExecutorError> {
     let kind = match tensor.elem {
-        elem::FLOAT => "<f4",
-        elem::DOUBLE => "<f8",
-        elem::FLOAT16 => "<f2",
-        elem::INT8 => "|i1",
-        elem::INT16 => "<i2",
-        elem::INT32 => "<i4",
-        elem::INT64 => "<i8",
-        elem::UINT8 => "|u1",
-        elem::UINT16 => "<u2",
-        elem::UINT32 => "<u4",
-        elem::UINT64 => "<u8",
-        elem::BOOL => "|b1",
+        ElemType::Float => "<f4",
+        ElemType::Double => "<f8",
+        ElemType::Float16 => "<f2",
+        ElemType::Int8 => "|i1",
+        ElemType::Int16 => "<i2",
+        ElemType::Int32 => "<i4",
+        ElemType::Int64 => "<i8",
+        ElemType::Uint8 => "|u1",
+        ElemType::Uint16 => "<u2",
+        ElemType::Uint32 => "<u4",
+        ElemType::Uint64 => "<u8",
+        ElemType::Bool => "|b1",
         other => {
-            return Err(ExecutorError::Unsupported(format!("NumPy has no {}; write a .pb instead", elem::name(other))));
+            return Err(ExecutorError::Unsupported(format!("NumPy has no {other}; write a .pb instead")));
         }
     };
     let dims = tensor.dims.iter().map(|d| format!("{d},")).collect::<String>();

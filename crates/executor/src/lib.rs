@@ -16,16 +16,15 @@ mod error;
 pub mod files;
 mod locate;
 mod onnxruntime;
-mod proto;
-mod tensor;
 
 use std::path::PathBuf;
 
 use bytes::Bytes;
 
+use cordon_graph::ExportedModel;
+
+pub use cordon_graph::{Declared, ElemType, Tensor, signature};
 pub use error::ExecutorError;
-pub use proto::interface;
-pub use tensor::{Tensor, elem};
 
 /// How to open an executor.
 #[derive(Clone, Debug, Default)]
@@ -44,6 +43,13 @@ pub struct ModelSource {
     /// The `location` that initializers name, and the content of that file. rten only takes plain file names whose
     /// extension starts with `data` or `onnx_data`, as exporters write them.
     pub data: Option<(String, Bytes)>,
+}
+
+impl From<&ExportedModel> for ModelSource {
+    fn from(model: &ExportedModel) -> Self {
+        let data = (model.data_len() > 0).then(|| (model.location.clone(), model.data_bytes()));
+        Self { onnx: model.model.clone().into(), data }
+    }
 }
 
 /// An engine that can load models.

@@ -10,8 +10,9 @@ use ort::session::builder::GraphOptimizationLevel;
 use ort::session::{OutputSelector, RunOptions, SessionInputValue};
 use ort::value::{DynValue, TensorElementType, ValueType};
 
-use crate::tensor::bytes_of;
-use crate::{Executor, ExecutorError, ModelSource, Options, Session, Tensor, elem, locate};
+use cordon_graph::{ElemType, Tensor};
+
+use crate::{Executor, ExecutorError, ModelSource, Options, Session, locate};
 
 const NAME: &str = "onnxruntime";
 
@@ -131,13 +132,13 @@ macro_rules! for_each_type {
     ($($code:ident, $ort:ident, $ty:ty;)*) => {
         fn to_ort(name: &str, tensor: &Tensor) -> Result<DynValue, ExecutorError> {
             match tensor.elem {
-                $(elem::$code => {
+                $(ElemType::$code => {
                     let values: Vec<$ty> =
                         tensor.data.as_chunks().0.iter().map(|b| <$ty>::from_le_bytes(*b)).collect();
                     make(tensor, values)
                 })*
-                elem::BOOL => make(tensor, tensor.data.iter().map(|b| *b != 0).collect::<Vec<bool>>()),
-                other => Err(unsupported(name, &format!("a tensor of {}", elem::name(other)))),
+                ElemType::Bool => make(tensor, tensor.data.iter().map(|b| *b != 0).collect::<Vec<bool>>()),
+                other => Err(unsupported(name, &format!("a tensor of {other}"))),
             }
         }
 
@@ -150,11 +151,11 @@ macro_rules! for_each_type {
             match ty {
                 $(TensorElementType::$ort => {
                     let (_, values) = value.try_extract_tensor::<$ty>().map_err(engine)?;
-                    Tensor::new(elem::$code, dims, bytes_of(values.iter().map(|v| v.to_le_bytes())))
+                    Ok(Tensor::from_elements(ElemType::$code, dims, values.iter().map(|v| v.to_le_bytes()))?)
                 })*
                 TensorElementType::Bool => {
                     let (_, values) = value.try_extract_tensor::<bool>().map_err(engine)?;
-                    Tensor::new(elem::BOOL, dims, values.iter().map(|v| u8::from(*v)).collect())
+                    Ok(Tensor::from_bool(dims, values)?)
                 }
                 other => Err(unsupported(name, &format!("a tensor of {other}"))),
             }
@@ -163,18 +164,18 @@ macro_rules! for_each_type {
 }
 
 for_each_type! {
-    FLOAT, Float32, f32;
-    UINT8, Uint8, u8;
-    INT8, Int8, i8;
-    UINT16, Uint16, u16;
-    INT16, Int16, i16;
-    INT32, Int32, i32;
-    INT64, Int64, i64;
-    FLOAT16, Float16, f16;
-    DOUBLE, Float64, f64;
-    UINT32, Uint32, u32;
-    UINT64, Uint64, u64;
-    BFLOAT16, Bfloat16, bf16;
+    Float, Float32, f32;
+    Uint8, Uint8, u8;
+    Int8, Int8, i8;
+    Uint16, Uint16, u16;
+    Int16, Int16, i16;
+    Int32, Int32, i32;
+    Int64, Int64, i64;
+    Float16, Float16, f16;
+    Double, Float64, f64;
+    Uint32, Uint32, u32;
+    Uint64, Uint64, u64;
+    Bfloat16, Bfloat16, bf16;
 }
 
 fn make<T>(tensor: &Tensor, values: Vec<T>) -> Result<DynValue, ExecutorError>

@@ -1,7 +1,7 @@
 //! The engines behind the trait give the same values, the same types and the same refusals.
 
 use bytes::Bytes;
-use cordon_executor::{Executor, ExecutorError, ModelSource, Options, Tensor, elem, open};
+use cordon_executor::{ElemType, Executor, ExecutorError, ModelSource, Options, Tensor, open};
 
 /// Length-delimited protobuf field.
 fn field(number: u8, content: &[u8]) -> Vec<u8> {
@@ -24,8 +24,8 @@ fn node(op_type: &str, inputs: &[&str], output: &str) -> Vec<u8> {
 }
 
 /// A graph input (11) or output (12) of one dimension of 3.
-fn signature(number: u8, name: &str, code: i32) -> Vec<u8> {
-    let elem = [0x08, u8::try_from(code).expect("small code")];
+fn signature(number: u8, name: &str, elem: ElemType) -> Vec<u8> {
+    let elem = [0x08, elem.code()];
     let shape = field(2, &field(1, &[0x08, 3]));
     let tensor_type = field(1, &[elem.as_slice(), &shape].concat());
     field(number, &[field(1, name.as_bytes()), field(2, &tensor_type)].concat())
@@ -54,10 +54,10 @@ fn model() -> ModelSource {
         node("Shape", &["x"], "ids"),
         field(2, b"g"),
         external_initializer(),
-        signature(11, "x", elem::FLOAT),
-        signature(12, "y", elem::FLOAT),
-        signature(12, "above", elem::BOOL),
-        signature(12, "ids", elem::INT64),
+        signature(11, "x", ElemType::Float),
+        signature(12, "y", ElemType::Float),
+        signature(12, "above", ElemType::Bool),
+        signature(12, "ids", ElemType::Int64),
     ]
     .concat();
     let length = graph.len();
@@ -76,12 +76,12 @@ fn check(executor: &dyn Executor) {
     let outputs = session.run(&[("x", &x)], &["ids", "y", "above", "y"]).expect("valid inputs");
     assert_eq!(outputs[0], Tensor::from_i64(vec![1], &[3]).expect("one value"), "{}", executor.name());
     assert_eq!(outputs[1].to_f32().expect("float"), [11.0, 0.0, 3.5]);
-    assert_eq!(outputs[2], Tensor::from_bool(vec![3], &[0, 1, 1]).expect("three values"));
+    assert_eq!(outputs[2], Tensor::from_bool(vec![3], &[false, true, true]).expect("three values"));
     assert_eq!(outputs[3], outputs[1], "an output may be asked for twice");
 
     let refused = session.run(&[("x", &x)], &["nothing"]).expect_err("no such output").to_string();
     assert!(refused.contains("nothing"), "{refused}");
-    let double = Tensor::new(elem::DOUBLE, vec![3], vec![0; 24].into()).expect("three values");
+    let double = Tensor::new(ElemType::Double, vec![3], vec![0; 24]).expect("three values");
     assert!(session.run(&[("x", &double)], &["y"]).is_err(), "{}: a double is no float", executor.name());
     assert!(session.run(&[], &["y"]).is_err(), "{}: an input is missing", executor.name());
 
@@ -105,7 +105,7 @@ fn rten_runs_models_with_external_data() {
 #[test]
 fn rten_says_which_types_it_cannot_carry() {
     let mut session = open("rten", &Options::default()).expect("built in").load(&model()).expect("a valid model");
-    let double = Tensor::new(elem::DOUBLE, vec![3], vec![0; 24].into()).expect("three values");
+    let double = Tensor::new(ElemType::Double, vec![3], vec![0; 24]).expect("three values");
     let refused = session.run(&[("x", &double)], &["y"]).expect_err("no doubles").to_string();
     assert!(refused.contains("double") && refused.contains("`x`"), "{refused}");
     let wide = Tensor::from_i64(vec![3], &[0, 0, 1 << 40]).expect("three values");

@@ -3,10 +3,12 @@
 use crate::decode::Decoder;
 use crate::error::{GraphError, NodeSite};
 use crate::functions::domain;
-use crate::model::{Attribute, ElemType, Graph, Node, NodeId, Tensor, TensorType, Value, ValueId};
+use crate::model::{Attribute, Graph, Node, NodeId, Value, ValueId};
 use crate::onnx::{AttributeProto, NodeProto};
 use crate::rename;
+use crate::tensor::{Tensor, TensorType};
 use bytes::Bytes;
+use cordon_onnx_types::ElemType;
 use core::cmp::Reverse;
 use prost::Message as _;
 use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet};
@@ -189,10 +191,10 @@ fn constant(attributes: &BTreeMap<String, Attribute>) -> Result<Option<Tensor>, 
     };
     Ok(Some(match (name.as_str(), attribute) {
         ("value", Attribute::Tensor(tensor)) => tensor.clone(),
-        ("value_float", Attribute::Float(value)) => Tensor::from_f32(&[], &[*value]),
-        ("value_floats", Attribute::Floats(values)) => Tensor::from_f32(&[values.len()], values),
-        ("value_int", Attribute::Int(value)) => Tensor::from_i64(&[], &[*value]),
-        ("value_ints", Attribute::Ints(values)) => Tensor::from_i64(&[values.len()], values),
+        ("value_float", Attribute::Float(value)) => Tensor::from_f32([], &[*value])?,
+        ("value_floats", Attribute::Floats(values)) => Tensor::from_f32([values.len()], values)?,
+        ("value_int", Attribute::Int(value)) => Tensor::from_i64([], &[*value])?,
+        ("value_ints", Attribute::Ints(values)) => Tensor::from_i64([values.len()], values)?,
         ("value_string", Attribute::String(value)) => string_tensor(vec![], vec![value.clone()]),
         ("value_strings", Attribute::Strings(values)) => string_tensor(vec![values.len()], values.clone()),
         ("sparse_value", Attribute::Opaque(_)) => return Ok(None),

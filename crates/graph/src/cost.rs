@@ -1,8 +1,9 @@
 //! What a node costs: multiplications and parameters, for `inspect` and the planner.
 
-use crate::model::{ElemType, Graph, Node, ValueId};
+use crate::model::{Graph, Node, ValueId};
 use crate::tensor::count;
 use crate::view::NodeView;
+use cordon_onnx_types::ElemType;
 use std::collections::BTreeSet;
 
 /// Multiply-accumulate operations of a node; 0 for operators that are not made of them, `None` while a shape they depend

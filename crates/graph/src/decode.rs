@@ -3,13 +3,15 @@
 use crate::error::GraphError;
 use crate::external::{External, Reference};
 use crate::limits::Limits;
-use crate::model::{Attribute, ElemType, Tensor};
+use crate::model::Attribute;
 use crate::onnx::attribute_proto::AttributeType;
 use crate::onnx::tensor_proto::DataLocation;
 use crate::onnx::{AttributeProto, GraphProto, TensorProto};
 use crate::scan;
+use crate::tensor::Tensor;
 use crate::tensor::count;
 use bytes::Bytes;
+use cordon_onnx_types::ElemType;
 use prost::Message as _;
 
 /// Reads tensors of one model.
@@ -53,7 +55,7 @@ impl Decoder<'_> {
             GraphError::limit(format!("extents {dims:?} need more than {} bytes", self.limits.tensor_bytes))
         })?;
         let data = self.data(proto, elem, elements, size)?;
-        Tensor::new(elem, dims, data).map_err(GraphError::malformed)
+        Ok(Tensor::new(elem, dims, data)?)
     }
 
     fn data(&mut self, proto: &TensorProto, elem: ElemType, elements: u64, size: u64) -> Result<Bytes, GraphError> {

@@ -5,8 +5,10 @@
 //! its size; [`crate::Value::quantised`] lets lowering find the integers again, and a normal segment is written with them.
 
 use crate::infer::sources;
-use crate::model::{ElemType, Graph, Node, Quantised, Tensor};
+use crate::model::{Graph, Node, Quantised};
+use crate::tensor::Tensor;
 use crate::view::NodeView;
+use cordon_onnx_types::ElemType;
 
 /// Folds every DequantizeLinear of constants whose form is known; others stay as they are.
 pub(crate) fn fold_weights(graph: &mut Graph) {
@@ -55,7 +57,7 @@ fn evaluate(graph: &Graph, node: &Node) -> Option<(Tensor, Vec<f32>)> {
         value.wrapping_sub(zero[at]) as f32 * scale[at]
     };
     let values: Vec<f32> = integers(q)?.into_iter().enumerate().map(real).collect();
-    Some((Tensor::from_f32(&q.dims, &values), scale))
+    Some((Tensor::from_f32(q.dims.as_slice(), &values).ok()?, scale))
 }
 
 fn integers(tensor: &Tensor) -> Option<Vec<i32>> {
@@ -80,7 +82,7 @@ mod tests {
     fn graph(weight: Tensor, scale: &[f32], zero: Tensor, axis: i64) -> Graph {
         let constant =
             |name: &str, tensor: Tensor| Value { ty: Some(tensor.ty()), constant: Some(tensor), ..Value::new(name) };
-        let scales = Tensor::from_f32(&[scale.len()], scale);
+        let scales = Tensor::from_f32([scale.len()], scale).unwrap();
         let values =
             vec![constant("q", weight), constant("s", scales), constant("z", zero), Value::new("w"), Value::new("y")];
         let node = |op_type: &str, inputs: &[u32], out: u32, attributes| Node {
@@ -114,7 +116,7 @@ mod tests {
         assert_eq!(proto.node[0].attribute.len(), 1, "the axis");
         let held = |name: &String| proto.initializer.iter().find(|it| it.name() == name).map(|it| it.data_type());
         let types: Vec<_> = proto.node[0].input.iter().map(held).collect();
-        assert_eq!(types, [ElemType::Int8, ElemType::Float, ElemType::Int8].map(|elem| Some(elem.code())));
+        assert_eq!(types, [ElemType::Int8, ElemType::Float, ElemType::Int8].map(|elem| Some(elem.code().into())));
         assert_eq!(proto.initializer.len(), 3, "and not the numbers as well");
         let mut names: Vec<&str> = proto.node.iter().map(|node| node.name()).collect();
         names.dedup();
@@ -134,7 +136,7 @@ mod tests {
         fold_weights(&mut folded);
         assert_eq!(folded.nodes.len(), 1, "nothing is left that a cut could part from its layer");
         let value = folded.value(ValueId(3));
-        assert_eq!(value.constant, Some(Tensor::from_f32(&[2, 2], &[-64.0, 1.0, 4.0, -4.0])));
+        assert_eq!(value.constant, Tensor::from_f32([2, 2], &[-64.0, 1.0, 4.0, -4.0]).ok());
         assert_eq!(value.quantised.as_ref().map(|it| it.scales.clone()), Some(vec![0.5, 2.0]));
         assert!(folded.origins(ValueId(3)).contains(&ValueId(0)), "the integers stay known as the source");
         assert_written_as_integers(&folded);

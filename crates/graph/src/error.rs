@@ -1,6 +1,7 @@
 //! Why a model could not be read, typed, folded, cut or written.
 
 use crate::model::{Graph, Node};
+use crate::tensor::TensorError;
 use core::fmt;
 use std::io;
 use std::path::PathBuf;
@@ -102,6 +103,12 @@ impl GraphError {
             fault.node = Some(site());
         }
         self
+    }
+}
+
+impl From<TensorError> for GraphError {
+    fn from(error: TensorError) -> Self {
+        Self::malformed(error.to_string())
     }
 }
 

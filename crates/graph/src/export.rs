@@ -4,7 +4,7 @@
 use crate::build::reopen;
 use crate::cut::Segment;
 use crate::error::{GraphError, NodeSite};
-use crate::model::{Attribute, ElemType, Graph, Node, Tensor, TensorType, ValueId};
+use crate::model::{Attribute, Graph, Node, ValueId};
 use crate::onnx::attribute_proto::AttributeType;
 use crate::onnx::tensor_proto::DataLocation;
 use crate::onnx::tensor_shape_proto::{Dimension, dimension};
@@ -13,7 +13,9 @@ use crate::onnx::{
     TensorShapeProto, TypeProto, ValueInfoProto, type_proto,
 };
 use crate::rename::{self, Names, Scope};
+use crate::tensor::{Tensor, TensorType};
 use bytes::Bytes;
+use cordon_onnx_types::ElemType;
 use prost::Message as _;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
@@ -334,7 +336,7 @@ fn embeds(tensor: &Tensor) -> bool {
 pub(crate) fn tensor_proto(tensor: &Tensor) -> TensorProto {
     let mut proto = TensorProto {
         dims: tensor.dims.iter().map(|&dim| dim as i64).collect(),
-        data_type: Some(tensor.elem.code()),
+        data_type: Some(tensor.elem.code().into()),
         ..Default::default()
     };
     match tensor.elem {
@@ -361,7 +363,7 @@ fn value_info(name: &str, ty: Option<&TensorType>) -> ValueInfoProto {
     let r#type = ty.map(|ty| {
         let dim = |&dim: &usize| Dimension { value: Some(dimension::Value::DimValue(dim as i64)), denotation: None };
         let shape = TensorShapeProto { dim: ty.dims.iter().map(dim).collect() };
-        let tensor = type_proto::Tensor { elem_type: Some(ty.elem.code()), shape: Some(shape) };
+        let tensor = type_proto::Tensor { elem_type: Some(ty.elem.code().into()), shape: Some(shape) };
         TypeProto { value: Some(type_proto::Value::TensorType(tensor)), denotation: None }
     });
     ValueInfoProto { name: Some(name.to_owned()), r#type, ..Default::default() }

@@ -6,10 +6,11 @@ use crate::dequantise;
 use crate::error::{GraphError, NodeSite};
 use crate::export::{ExportedModel, NamePolicy, export};
 use crate::infer::{sources, untyped};
-use crate::model::{Attribute, ElemType, Graph, Node, NodeId, Tensor, TensorType, ValueId};
+use crate::model::{Attribute, Graph, Node, NodeId, ValueId};
 use crate::onnx::GraphProto;
 use crate::rename;
-use bytes::Bytes;
+use crate::tensor::{Tensor, TensorType};
+use cordon_onnx_types::ElemType;
 use std::collections::HashSet;
 
 /// An engine the owner trusts, behind the interface this crate needs of it.
@@ -212,13 +213,13 @@ fn sample(ty: &TensorType, seed: Option<u64>) -> Result<Tensor, String> {
     let mut state = seed.unwrap_or(0);
     if let (ElemType::Float, Some(_)) = (ty.elem, seed) {
         let noise: Vec<f32> = (0..ty.elements()).map(|_| noise(&mut state)).collect();
-        return Ok(Tensor::from_f32(&ty.dims, &noise));
+        return Ok(Tensor::from_f32(ty.dims.as_slice(), &noise)?);
     }
     if ty.elem == ElemType::String {
         return Err("no sample of string tensors can be made".into());
     }
     let bytes = if let (ElemType::Bool, Some(_)) = (ty.elem, seed) { 1u8 } else { 0 };
-    Tensor::new(ty.elem, ty.dims.clone(), Bytes::from(vec![bytes; ty.bytes() as usize]))
+    Ok(Tensor::new(ty.elem, ty.dims.as_slice(), vec![bytes; ty.bytes() as usize])?)
 }
 
 /// One step of splitmix64, as a float in [-1, 1).

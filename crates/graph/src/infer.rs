@@ -6,7 +6,8 @@ use crate::control;
 use crate::error::GraphError;
 use crate::import::check_size;
 use crate::limits::Limits;
-use crate::model::{Graph, Node, Tensor, TensorType, ValueId};
+use crate::model::{Graph, Node, ValueId};
+use crate::tensor::{Tensor, TensorType};
 use crate::view::{NodeView, ShapeError, ShapeRules};
 use std::collections::HashSet;
 

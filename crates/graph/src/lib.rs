@@ -17,6 +17,7 @@ mod functions;
 mod import;
 mod infer;
 mod limits;
+mod message;
 mod model;
 #[doc(hidden)]
 pub mod onnx;
@@ -26,6 +27,7 @@ mod shape;
 mod tensor;
 mod view;
 
+pub use cordon_onnx_types::ElemType;
 pub use cost::{macs, parameters};
 pub use cut::{CutPoint, Segment, cut_table, segment};
 pub use digest::digest;
@@ -35,5 +37,7 @@ pub use fold::{Evaluator, FoldReport, complete_shapes, fold};
 pub use import::{IR_VERSIONS, ImportOptions, OPSETS, import, import_bytes, input_shapes};
 pub use infer::infer;
 pub use limits::Limits;
-pub use model::{Attribute, ElemType, Graph, Node, NodeId, Quantised, Tensor, TensorType, Value, ValueId};
+pub use message::{Declared, read_tensor, signature, write_tensor};
+pub use model::{Attribute, Graph, Node, NodeId, Quantised, Value, ValueId};
+pub use tensor::{Tensor, TensorError, TensorType};
 pub use view::{NodeView, ShapeError, ShapeRule, ShapeRules};

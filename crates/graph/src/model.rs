@@ -1,5 +1,6 @@
 //! `Graph`: an ONNX model with every name resolved to an index and every value, once inferred, typed and shaped.
 
+use crate::tensor::{Tensor, TensorType};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,60 +11,6 @@ pub struct ValueId(pub u32);
 /// Index of a [`Node`] in [`Graph::nodes`], which is in topological order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeId(pub u32);
-
-/// ONNX element type, the codes of `TensorProto.DataType`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[expect(missing_docs, reason = "the names are ONNX's own")]
-#[non_exhaustive]
-pub enum ElemType {
-    Float = 1,
-    Uint8 = 2,
-    Int8 = 3,
-    Uint16 = 4,
-    Int16 = 5,
-    Int32 = 6,
-    Int64 = 7,
-    String = 8,
-    Bool = 9,
-    Float16 = 10,
-    Double = 11,
-    Uint32 = 12,
-    Uint64 = 13,
-    Complex64 = 14,
-    Complex128 = 15,
-    Bfloat16 = 16,
-    Float8E4M3Fn = 17,
-    Float8E4M3Fnuz = 18,
-    Float8E5M2 = 19,
-    Float8E5M2Fnuz = 20,
-    Uint4 = 21,
-    Int4 = 22,
-    Float4E2M1 = 23,
-    Float8E8M0 = 24,
-    Uint2 = 25,
-    Int2 = 26,
-}
-
-/// A tensor of constant data: the file's own bytes where they were raw, little-endian, row-major.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Tensor {
-    /// Element type.
-    pub elem: ElemType,
-    /// Extents.
-    pub dims: Vec<usize>,
-    /// Row-major little-endian elements; `Bool` one byte each; `Int4`-like types packed as ONNX does; the encoded
-    /// `string_data` records for `String`.
-    pub data: Bytes,
-}
-
-/// Type and static shape of a value.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TensorType {
-    /// Element type.
-    pub elem: ElemType,
-    /// Extents.
-    pub dims: Vec<usize>,
-}
 
 /// One value: a graph input, an initializer, or a node's output.
 #[derive(Clone, Debug)]

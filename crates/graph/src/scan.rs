@@ -99,6 +99,11 @@ pub(crate) fn model(bytes: &[u8], limit: u64) -> Result<(), GraphError> {
     Scan { left: limit, limit }.message(bytes, Kind::Model, 0)
 }
 
+/// The same for a lone `TensorProto`.
+pub(crate) fn tensor(bytes: &[u8], limit: u64) -> Result<(), GraphError> {
+    Scan { left: limit, limit }.message(bytes, Kind::Tensor, 0)
+}
+
 struct Scan {
     left: u64,
     limit: u64,

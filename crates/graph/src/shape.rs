@@ -3,9 +3,11 @@
 use crate::error::GraphError;
 use crate::import::check_size;
 use crate::limits::Limits;
-use crate::model::{ElemType, TensorType, ValueId};
+use crate::model::ValueId;
 use crate::onnx::tensor_shape_proto::dimension::Value as Dim;
 use crate::onnx::{ValueInfoProto, type_proto};
+use crate::tensor::TensorType;
+use cordon_onnx_types::ElemType;
 use std::collections::{BTreeMap, HashMap};
 
 /// One declared dimension.

@@ -1,80 +1,32 @@
-//! Constant tensors: element sizes, typed access, construction.
+//! Tensors: construction, typed access, sizes.
 
-use crate::model::{ElemType, Tensor, TensorType};
 use bytes::Bytes;
+use cordon_onnx_types::ElemType;
+use core::fmt;
+use half::{bf16, f16};
 use std::borrow::Cow;
 
-impl ElemType {
-    /// The type behind a `TensorProto.DataType` code.
-    pub fn from_code(code: i32) -> Option<Self> {
-        Some(match code {
-            1 => Self::Float,
-            2 => Self::Uint8,
-            3 => Self::Int8,
-            4 => Self::Uint16,
-            5 => Self::Int16,
-            6 => Self::Int32,
-            7 => Self::Int64,
-            8 => Self::String,
-            9 => Self::Bool,
-            10 => Self::Float16,
-            11 => Self::Double,
-            12 => Self::Uint32,
-            13 => Self::Uint64,
-            14 => Self::Complex64,
-            15 => Self::Complex128,
-            16 => Self::Bfloat16,
-            17 => Self::Float8E4M3Fn,
-            18 => Self::Float8E4M3Fnuz,
-            19 => Self::Float8E5M2,
-            20 => Self::Float8E5M2Fnuz,
-            21 => Self::Uint4,
-            22 => Self::Int4,
-            23 => Self::Float4E2M1,
-            24 => Self::Float8E8M0,
-            25 => Self::Uint2,
-            26 => Self::Int2,
-            _ => return None,
-        })
-    }
-
-    /// The `TensorProto.DataType` code.
-    pub fn code(self) -> i32 {
-        self as i32
-    }
-
-    /// Bits of one element; `None` for `String`, whose elements have no fixed size.
-    pub fn bits(self) -> Option<u64> {
-        Some(match self {
-            Self::String => return None,
-            Self::Uint2 | Self::Int2 => 2,
-            Self::Uint4 | Self::Int4 | Self::Float4E2M1 => 4,
-            Self::Uint8
-            | Self::Int8
-            | Self::Bool
-            | Self::Float8E4M3Fn
-            | Self::Float8E4M3Fnuz
-            | Self::Float8E5M2
-            | Self::Float8E5M2Fnuz
-            | Self::Float8E8M0 => 8,
-            Self::Uint16 | Self::Int16 | Self::Float16 | Self::Bfloat16 => 16,
-            Self::Float | Self::Int32 | Self::Uint32 => 32,
-            Self::Int64 | Self::Double | Self::Uint64 | Self::Complex64 => 64,
-            Self::Complex128 => 128,
-        })
-    }
-
-    /// Bytes of `count` elements packed as ONNX packs them; `None` on overflow or for `String`.
-    pub fn packed_bytes(self, count: u64) -> Option<u64> {
-        Some(self.bits()?.checked_mul(count)?.div_ceil(8))
-    }
+/// A dense tensor: a constant of the model (the file's own bytes where they were raw), an input or a result.
+///
+/// [`Tensor::new`] and its typed companions see to it that the data fills the extents.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tensor {
+    /// Element type.
+    pub elem: ElemType,
+    /// Extents.
+    pub dims: Vec<usize>,
+    /// Row-major little-endian elements; `Bool` one byte each; `Int4`-like types packed as ONNX does; the encoded
+    /// `string_data` records for `String`.
+    pub data: Bytes,
 }
 
-impl core::fmt::Display for ElemType {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        let name = format!("{self:?}").to_lowercase();
-        f.write_str(&name)
-    }
+/// Type and static shape of a value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorType {
+    /// Element type.
+    pub elem: ElemType,
+    /// Extents.
+    pub dims: Vec<usize>,
 }
 
 /// Product of extents; `None` on overflow of 63 bits.
@@ -103,42 +55,86 @@ impl TensorType {
     }
 }
 
-impl core::fmt::Display for TensorType {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+impl fmt::Display for TensorType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let dims: Vec<String> = self.dims.iter().map(usize::to_string).collect();
         write!(f, "{}[{}]", self.elem, dims.join("x"))
     }
 }
 
-impl Tensor {
-    /// A tensor of `elem` over little-endian `data`; an error when the size does not fit the extents.
-    pub fn new(elem: ElemType, dims: impl Into<Vec<usize>>, data: Bytes) -> Result<Self, String> {
-        let dims = dims.into();
-        let want = count(&dims).and_then(|count| elem.packed_bytes(count));
-        if want != Some(data.len() as u64) {
-            return Err(format!("a {elem} tensor of extents {dims:?} cannot have {} bytes of data", data.len()));
+/// Why a tensor cannot be made or read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TensorError {
+    /// The data does not fill the extents, or elements of this type have no fixed size.
+    Size {
+        /// The type asked for.
+        ty: TensorType,
+        /// Bytes that were given.
+        bytes: usize,
+    },
+    /// It was read as elements of another type.
+    Type {
+        /// The type it was read as.
+        wanted: ElemType,
+        /// What it is.
+        found: TensorType,
+    },
+}
+
+impl fmt::Display for TensorError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Size { ty, bytes } => write!(f, "{bytes} bytes do not fill a tensor {ty}"),
+            Self::Type { wanted, found } => write!(f, "expected a {wanted} tensor, found {found}"),
         }
-        Ok(Self { elem, dims, data })
+    }
+}
+
+impl core::error::Error for TensorError {}
+
+/// For [`crate::Evaluator`] and shape rules, whose errors are reasons in words.
+impl From<TensorError> for String {
+    fn from(error: TensorError) -> Self {
+        error.to_string()
+    }
+}
+
+impl Tensor {
+    /// A tensor of `elem` over little-endian `data`, which must fill the extents.
+    pub fn new(elem: ElemType, dims: impl Into<Vec<usize>>, data: impl Into<Bytes>) -> Result<Self, TensorError> {
+        let (dims, data) = (dims.into(), data.into());
+        let wanted = count(&dims).and_then(|count| elem.packed_bytes(count));
+        match wanted == Some(data.len() as u64) {
+            true => Ok(Self { elem, dims, data }),
+            false => Err(TensorError::Size { ty: TensorType { elem, dims }, bytes: data.len() }),
+        }
     }
 
-    /// A float tensor; panics when `data` does not fill `dims`.
-    pub fn from_f32(dims: &[usize], data: &[f32]) -> Self {
-        Self::filled(ElemType::Float, dims, data.len(), data.iter().flat_map(|v| v.to_le_bytes()).collect())
+    /// A tensor of `elem` from the little-endian bytes of each element.
+    pub fn from_elements<const N: usize>(
+        elem: ElemType,
+        dims: impl Into<Vec<usize>>,
+        elements: impl Iterator<Item = [u8; N]>,
+    ) -> Result<Self, TensorError> {
+        // Collected as arrays: an iterator over single bytes does not know its length and is many times slower, which
+        // every value that crosses between the worlds would feel.
+        Self::new(elem, dims, elements.collect::<Vec<_>>().into_flattened())
     }
 
-    /// An int64 tensor; panics when `data` does not fill `dims`.
-    pub fn from_i64(dims: &[usize], data: &[i64]) -> Self {
-        Self::filled(ElemType::Int64, dims, data.len(), data.iter().flat_map(|v| v.to_le_bytes()).collect())
+    /// A float tensor.
+    pub fn from_f32(dims: impl Into<Vec<usize>>, data: &[f32]) -> Result<Self, TensorError> {
+        Self::from_elements(ElemType::Float, dims, data.iter().map(|v| v.to_le_bytes()))
     }
 
-    /// A bool tensor; panics when `data` does not fill `dims`.
-    pub fn from_bool(dims: &[usize], data: &[bool]) -> Self {
-        Self::filled(ElemType::Bool, dims, data.len(), data.iter().map(|&v| u8::from(v)).collect())
+    /// An int64 tensor.
+    pub fn from_i64(dims: impl Into<Vec<usize>>, data: &[i64]) -> Result<Self, TensorError> {
+        Self::from_elements(ElemType::Int64, dims, data.iter().map(|v| v.to_le_bytes()))
     }
 
-    fn filled(elem: ElemType, dims: &[usize], len: usize, data: Vec<u8>) -> Self {
-        assert_eq!(count(dims), Some(len as u64), "extents {dims:?} do not hold {len} elements");
-        Self { elem, dims: dims.to_vec(), data: Bytes::from(data) }
+    /// A bool tensor.
+    pub fn from_bool(dims: impl Into<Vec<usize>>, data: &[bool]) -> Result<Self, TensorError> {
+        Self::from_elements(ElemType::Bool, dims, data.iter().map(|&v| [u8::from(v)]))
     }
 
     /// Its type and extents.
@@ -152,13 +148,13 @@ impl Tensor {
     }
 
     /// Its elements as f32; an error for any other element type (nothing is converted silently).
-    pub fn to_f32(&self) -> Result<Vec<f32>, String> {
+    pub fn to_f32(&self) -> Result<Vec<f32>, TensorError> {
         self.expect(ElemType::Float)?;
         Ok(self.chunks::<4>().map(f32::from_le_bytes).collect())
     }
 
     /// Its elements as i64, from int64 or int32.
-    pub fn to_i64(&self) -> Result<Vec<i64>, String> {
+    pub fn to_i64(&self) -> Result<Vec<i64>, TensorError> {
         match self.elem {
             ElemType::Int32 => Ok(self.chunks::<4>().map(|b| i64::from(i32::from_le_bytes(b))).collect()),
             _ => {
@@ -169,13 +165,13 @@ impl Tensor {
     }
 
     /// Its elements as bool.
-    pub fn to_bool(&self) -> Result<Vec<bool>, String> {
+    pub fn to_bool(&self) -> Result<Vec<bool>, TensorError> {
         self.expect(ElemType::Bool)?;
         Ok(self.data.iter().map(|&byte| byte != 0).collect())
     }
 
     /// Its bool elements as bytes 0 or 1.
-    pub fn to_mask(&self) -> Result<Cow<'_, [u8]>, String> {
+    pub fn to_mask(&self) -> Result<Cow<'_, [u8]>, TensorError> {
         self.expect(ElemType::Bool)?;
         Ok(match self.data.iter().all(|&byte| byte <= 1) {
             true => Cow::Borrowed(&self.data),
@@ -183,10 +179,30 @@ impl Tensor {
         })
     }
 
-    fn expect(&self, elem: ElemType) -> Result<(), String> {
-        match self.elem == elem {
+    /// Every number of it as f64, whatever its type, to compare and print; large integers are rounded. Empty for types
+    /// whose elements do not cross ([`ElemType::crossing_bytes`]).
+    pub fn to_f64_lossy(&self) -> Vec<f64> {
+        match self.elem {
+            ElemType::Float => self.chunks().map(|b| f64::from(f32::from_le_bytes(b))).collect(),
+            ElemType::Double => self.chunks().map(f64::from_le_bytes).collect(),
+            ElemType::Float16 => self.chunks().map(|b| f16::from_le_bytes(b).to_f64()).collect(),
+            ElemType::Bfloat16 => self.chunks().map(|b| bf16::from_le_bytes(b).to_f64()).collect(),
+            ElemType::Int64 => self.chunks().map(|b| i64::from_le_bytes(b) as f64).collect(),
+            ElemType::Uint64 => self.chunks().map(|b| u64::from_le_bytes(b) as f64).collect(),
+            ElemType::Int32 => self.chunks().map(|b| f64::from(i32::from_le_bytes(b))).collect(),
+            ElemType::Uint32 => self.chunks().map(|b| f64::from(u32::from_le_bytes(b))).collect(),
+            ElemType::Int16 => self.chunks().map(|b| f64::from(i16::from_le_bytes(b))).collect(),
+            ElemType::Uint16 => self.chunks().map(|b| f64::from(u16::from_le_bytes(b))).collect(),
+            ElemType::Int8 => self.data.iter().map(|b| f64::from(b.cast_signed())).collect(),
+            ElemType::Uint8 | ElemType::Bool => self.data.iter().map(|b| f64::from(*b)).collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    fn expect(&self, wanted: ElemType) -> Result<(), TensorError> {
+        match self.elem == wanted {
             true => Ok(()),
-            false => Err(format!("expected a {elem} tensor, found {}", self.ty())),
+            false => Err(TensorError::Type { wanted, found: self.ty() }),
         }
     }
 
@@ -200,34 +216,40 @@ mod tests {
     use super::*;
 
     #[test]
-    fn packs_small_elements_as_onnx_does() {
-        assert_eq!(ElemType::Int4.packed_bytes(3), Some(2));
-        assert_eq!(ElemType::Uint2.packed_bytes(5), Some(2));
-        assert_eq!(ElemType::Double.packed_bytes(u64::MAX), None);
-        assert_eq!(ElemType::String.packed_bytes(1), None);
-    }
-
-    #[test]
-    fn codes_round_trip() {
-        for code in 1..=26 {
-            assert_eq!(ElemType::from_code(code).unwrap().code(), code);
-        }
-        assert_eq!(ElemType::from_code(0), None);
-        assert_eq!(ElemType::from_code(27), None);
-    }
-
-    #[test]
     fn typed_access_refuses_other_types() {
-        let tensor = Tensor::from_i64(&[2], &[1, -2]);
+        let tensor = Tensor::from_i64([2], &[1, -2]).unwrap();
         assert_eq!(tensor.to_i64().unwrap(), [1, -2]);
-        assert!(tensor.to_f32().unwrap_err().contains("int64[2]"));
-        assert_eq!(Tensor::from_f32(&[1], &[1.5]).to_f32().unwrap(), [1.5]);
+        assert!(tensor.to_f32().unwrap_err().to_string().contains("int64[2]"));
+        assert_eq!(Tensor::from_f32([1], &[1.5]).unwrap().to_f32().unwrap(), [1.5]);
+    }
+
+    #[test]
+    fn any_number_is_read_for_comparing() {
+        let bytes = |elem, data: &[u8]| Tensor::new(elem, [1], data.to_vec()).unwrap().to_f64_lossy();
+        for (elem, data) in [
+            (ElemType::Float, (-2f32).to_le_bytes().as_slice()),
+            (ElemType::Double, (-2f64).to_le_bytes().as_slice()),
+            (ElemType::Float16, &[0x00, 0xc0]),
+            (ElemType::Bfloat16, &[0x00, 0xc0]),
+            (ElemType::Int8, &[0xfe]),
+            (ElemType::Int16, &[0xfe, 0xff]),
+            (ElemType::Int32, &[0xfe, 0xff, 0xff, 0xff]),
+            (ElemType::Int64, (-2i64).to_le_bytes().as_slice()),
+        ] {
+            assert_eq!(bytes(elem, data), [-2.0], "{elem}");
+        }
+        assert_eq!(bytes(ElemType::Uint8, &[0xfe]), [254.0]);
+        assert_eq!(bytes(ElemType::Uint64, &u64::MAX.to_le_bytes()), [u64::MAX as f64]);
     }
 
     #[test]
     fn sizes_must_fit_and_overflow_is_seen() {
-        assert!(Tensor::new(ElemType::Float, [2, 3], Bytes::from(vec![0; 23])).is_err());
+        assert!(Tensor::new(ElemType::Float, [2, 3], vec![0; 23]).is_err());
         assert!(Tensor::new(ElemType::Float, [usize::MAX, 2], Bytes::new()).is_err());
+        assert!(Tensor::new(ElemType::Float, [usize::MAX, 2, 0], Bytes::new()).is_err());
+        assert!(Tensor::new(ElemType::String, [0], Bytes::new()).is_err());
+        assert!(Tensor::new(ElemType::Int64, [0, 4], Bytes::new()).is_ok());
+        assert!(Tensor::from_f32([2, 3], &[0.0; 5]).is_err());
         assert_eq!(TensorType::new(ElemType::Float, [usize::MAX, 2]).bytes(), u64::MAX);
     }
 }

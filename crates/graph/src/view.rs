@@ -1,7 +1,8 @@
 //! What a shape rule or a lowering sees of a node: its typed inputs, constants and attributes.
 
 use crate::error::NodeSite;
-use crate::model::{Attribute, Graph, Node, Tensor, TensorType, ValueId};
+use crate::model::{Attribute, Graph, Node, ValueId};
+use crate::tensor::{Tensor, TensorError, TensorType};
 
 /// A node within its graph.
 #[derive(Clone, Copy)]
@@ -24,6 +25,12 @@ pub enum ShapeError {
 impl From<String> for ShapeError {
     fn from(what: String) -> Self {
         Self::Invalid(what)
+    }
+}
+
+impl From<TensorError> for ShapeError {
+    fn from(error: TensorError) -> Self {
+        String::from(error).into()
     }
 }
 

@@ -8,7 +8,7 @@ use crate::draft::Draft;
 use crate::layout::block_copies;
 use crate::weights::{Form, WeightSource};
 use cordon_engine::program::{DType, Instruction, Layout, Operand, Region, StridedCopy, Tile};
-use cordon_graph::{ElemType, Graph, NodeView, ShapeError, Tensor, TensorType, ValueId};
+use cordon_graph::{ElemType, Graph, NodeView, ShapeError, Tensor, TensorError, TensorType, ValueId};
 use std::collections::HashMap;
 
 /// Channels in one block.
@@ -27,6 +27,12 @@ impl From<String> for Reason {
 impl From<&str> for Reason {
     fn from(what: &str) -> Self {
         Self(what.into())
+    }
+}
+
+impl From<TensorError> for Reason {
+    fn from(error: TensorError) -> Self {
+        Self(error.to_string())
     }
 }
 
@@ -412,12 +418,12 @@ impl<'s, 'g> LowerCtx<'s, 'g> {
 
     /// A computed constant as a value.
     pub fn constant_val(&self, dims: &[usize], values: &[f32]) -> Result<Val, Reason> {
-        constant(Tensor::from_f32(dims, values))
+        constant(Tensor::from_f32(dims, values)?)
     }
 
     /// A computed integer constant as a value.
     pub fn constant_i64_val(&self, dims: &[usize], values: &[i64]) -> Result<Val, Reason> {
-        constant(Tensor::from_i64(dims, values))
+        constant(Tensor::from_i64(dims, values)?)
     }
 
     /// The same elements with other extents: no copy when the value is plain.

@@ -1,5 +1,6 @@
 //! Why a segment cannot be lowered.
 
+use cordon_graph::TensorError;
 use core::fmt;
 
 /// Every variant names the node or value and says what to do next.
@@ -78,3 +79,10 @@ impl fmt::Display for LowerError {
 }
 
 impl core::error::Error for LowerError {}
+
+/// An input that is not of the type its port takes.
+impl From<TensorError> for LowerError {
+    fn from(error: TensorError) -> Self {
+        Self::Misuse(error.to_string())
+    }
+}

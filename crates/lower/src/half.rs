@@ -124,7 +124,7 @@ mod tests {
     fn rounded(tensor: &Tensor) -> Tensor {
         let values = tensor.to_f32().expect("f32");
         let round = |value: &f32| to_f32(from_f32(*value).expect("in range"));
-        Tensor::from_f32(&tensor.dims, &values.iter().map(round).collect::<Vec<_>>())
+        f32s(&tensor.dims, &values.iter().map(round).collect::<Vec<_>>())
     }
 
     /// Convolutions by blocks, of groups and in one dimension, and both kinds of products, with biases.

@@ -66,7 +66,7 @@ mod tests {
             let input = noise(&[2, channels, 3, 2], 1);
             let mut identity = vec![0.0; channels * channels];
             (0..channels).for_each(|channel| identity[channel * (channels + 1)] = 1.0);
-            let weight = cordon_graph::Tensor::from_f32(&[channels, channels, 1, 1], &identity);
+            let weight = cordon_graph::Tensor::from_f32([channels, channels, 1, 1], &identity).expect("fits");
             assert_eq!(OneNode::new("Conv", 14).input(input.clone()).constant(weight).run(), vec![input]);
         }
     }

@@ -69,12 +69,12 @@ impl Local {
                 Step::Output { port } => {
                     let dims: Vec<usize> = extents(&self.engine.outputs()[port as usize].shape).collect();
                     let elem = self.outputs.get(port as usize).copied();
-                    outputs.push(tensor(&dims, self.announced()?, elem));
+                    outputs.push(tensor(&dims, self.announced()?, elem)?);
                     self.engine.step(Reply::Go)
                 }
                 Step::Spill(moved) => {
                     let value = self.announced()?;
-                    outside.insert(moved.slot, tensor(&[value.len()], value, None).data.to_vec());
+                    outside.insert(moved.slot, tensor(&[value.len()], value, None)?.data.to_vec());
                     self.engine.step(Reply::Go)
                 }
                 Step::Restore(moved) => {
@@ -146,21 +146,19 @@ fn feed(engine: &mut Prepared, input: &Tensor, port: usize) -> Result<Result<Ste
         return Err(LowerError::Misuse(format!("an input of extents {got:?} where {want:?} belong")));
     }
     Ok(match port.region.dtype {
-        DType::F32 => engine.step(Reply::Value(ValueRef::F32(&input.to_f32().map_err(LowerError::Misuse)?))),
-        DType::I64 => engine.step(Reply::Value(ValueRef::I64(&input.to_i64().map_err(LowerError::Misuse)?))),
-        DType::Bool => engine.step(Reply::Value(ValueRef::Bool(&input.to_mask().map_err(LowerError::Misuse)?))),
+        DType::F32 => engine.step(Reply::Value(ValueRef::F32(&input.to_f32()?))),
+        DType::I64 => engine.step(Reply::Value(ValueRef::I64(&input.to_i64()?))),
+        DType::Bool => engine.step(Reply::Value(ValueRef::Bool(&input.to_mask()?))),
         DType::U8 => engine.step(Reply::Value(ValueRef::U8(&input.data))),
     })
 }
 
-fn tensor(dims: &[usize], value: ValueRef<'_>, elem: Option<ElemType>) -> Tensor {
-    match value {
+fn tensor(dims: &[usize], value: ValueRef<'_>, elem: Option<ElemType>) -> Result<Tensor, LowerError> {
+    let tensor = match value {
         ValueRef::F32(data) => Tensor::from_f32(dims, data),
         ValueRef::I64(data) => Tensor::from_i64(dims, data),
-        ValueRef::U8(data) => {
-            let elem = elem.unwrap_or(ElemType::Uint8);
-            Tensor { elem, dims: dims.to_vec(), data: data.to_vec().into() }
-        }
-        ValueRef::Bool(data) => Tensor { elem: ElemType::Bool, dims: dims.to_vec(), data: data.to_vec().into() },
-    }
+        ValueRef::U8(data) => Tensor::new(elem.unwrap_or(ElemType::Uint8), dims, data.to_vec()),
+        ValueRef::Bool(data) => Tensor::new(ElemType::Bool, dims, data.to_vec()),
+    };
+    tensor.map_err(|error| LowerError::Engine(error.to_string()))
 }

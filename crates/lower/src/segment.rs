@@ -141,7 +141,8 @@ pub fn lower_untiled(graph: &Graph, segment: &Segment, options: &LowerOptions) -
     if options.f16_weights {
         half::mark(&mut draft, graph)?;
     }
-    let outputs = segment.outputs.iter().map(|&id| Ok(value_type(graph, id)?.elem)).collect::<Result<_, _>>()?;
+    let outputs =
+        segment.outputs.iter().map(|&id| value_type(graph, id).map(|ty| ty.elem)).collect::<Result<_, _>>()?;
     Ok(Untiled { forms: vec![draft], batch: options.batch, winograd: options.winograd, outputs })
 }
 
@@ -326,7 +327,7 @@ mod tests {
         let output = graph.outputs[0];
         graph.outputs.push(output);
         graph.outputs.push(graph.inputs[0]);
-        let constant = Tensor::from_f32(&[2], &[7.0, 8.0]);
+        let constant = Tensor::from_f32([2], &[7.0, 8.0]).expect("fits");
         graph.values.push(cordon_graph::Value {
             ty: Some(constant.ty()),
             constant: Some(constant.clone()),

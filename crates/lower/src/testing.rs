@@ -6,17 +6,17 @@ use std::collections::BTreeMap;
 
 /// A tensor of `f32`.
 pub(crate) fn f32s(dims: &[usize], data: &[f32]) -> Tensor {
-    Tensor::from_f32(dims, data)
+    Tensor::from_f32(dims, data).expect("data fills the extents")
 }
 
 /// A tensor of `i64`.
 pub(crate) fn i64s(dims: &[usize], data: &[i64]) -> Tensor {
-    Tensor::from_i64(dims, data)
+    Tensor::from_i64(dims, data).expect("data fills the extents")
 }
 
 /// A tensor of `bool`.
 pub(crate) fn bools(dims: &[usize], data: &[bool]) -> Tensor {
-    Tensor::from_bool(dims, data)
+    Tensor::from_bool(dims, data).expect("data fills the extents")
 }
 
 /// `count` values between -1 and 1, the same on every call.

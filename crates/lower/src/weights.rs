@@ -261,6 +261,7 @@ fn write_bytes<const N: usize>(values: impl Iterator<Item = [u8; N]>, sink: &mut
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::f32s;
 
     fn packed(source: &WeightSource) -> Vec<f32> {
         let mut bytes = Vec::new();
@@ -275,8 +276,8 @@ mod tests {
         let (outer, inner) = (18, 1500);
         let data: Vec<f32> = (0..outer * inner).map(|index| index as f32).collect();
         let moved: Vec<f32> = (0..outer * inner).map(|index| data[index % outer * inner + index / outer]).collect();
-        let rows = Form::Rows { tensor: Tensor::from_f32(&[outer, inner], &data), outer, inner };
-        let columns = Form::Columns { tensor: Tensor::from_f32(&[inner, outer], &moved), outer, inner };
+        let rows = Form::Rows { tensor: f32s(&[outer, inner], &data), outer, inner };
+        let columns = Form::Columns { tensor: f32s(&[inner, outer], &moved), outer, inner };
         let got = packed(&WeightSource::new(rows));
         assert_eq!(got, packed(&WeightSource::new(columns)));
         for (lane, index) in [(0, 0), (15, 1), (16, 1499), (17, 1024)] {
@@ -289,7 +290,7 @@ mod tests {
     fn blocks_of_channels_keep_the_channels_of_a_tap_together() {
         let (outer, channels, taps) = (18, 21, 9);
         let data: Vec<f32> = (0..outer * channels * taps).map(|index| index as f32).collect();
-        let tensor = Tensor::from_f32(&[outer, channels, 3, 3], &data);
+        let tensor = f32s(&[outer, channels, 3, 3], &data);
         let got = packed(&WeightSource::new(Form::Blocks { tensor, outer, channels, taps }));
         let mut at = 0;
         for (block, first) in [(0, 0), (0, 16), (16, 0), (16, 16)] {
@@ -309,7 +310,7 @@ mod tests {
 
     #[test]
     fn a_scale_multiplies_its_channel() {
-        let tensor = Tensor::from_f32(&[2, 3], &[1.0; 6]);
+        let tensor = f32s(&[2, 3], &[1.0; 6]);
         let form = Form::Rows { tensor: tensor.clone(), outer: 2, inner: 3 };
         let got = packed(&WeightSource { form, scale: Some(vec![2.0, 3.0]), scale_inner: 1, half: false });
         assert_eq!((got[0], got[1], got[32], got[2]), (2.0, 3.0, 2.0, 0.0));

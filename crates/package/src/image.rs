@@ -3,10 +3,11 @@
 use alloc::vec::Vec;
 
 use cordon_codec::{DecodeError, Reader, Writer};
+use cordon_onnx_types::ElemType;
 
 use crate::error::PackageError;
 use crate::limits::MAX_IMAGE_SIDE;
-use crate::manifest::{Elem, Manifest};
+use crate::manifest::Manifest;
 
 /// How an image of any size is brought to the input's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,7 +141,7 @@ impl Preprocessing {
         let fits = manifest.inputs.contains(&self.input)
             && manifest
                 .value(self.input)
-                .is_some_and(|v| v.elem == Elem::Float && v.shape.len() == 4 && v.shape.ends_with(&shape));
+                .is_some_and(|v| v.elem == ElemType::Float && v.shape.len() == 4 && v.shape.ends_with(&shape));
         if fits { Ok(()) } else { broken("preprocessing makes a float input of shape (n, channels, height, width)") }
     }
 }

@@ -50,13 +50,14 @@ mod write;
 
 pub use aead::{Aead, ChunkAead, NONCE_BYTES};
 pub use check::{Checked, check, check_public, chunk, leaves, stored};
+pub use cordon_onnx_types::ElemType;
 pub use error::{ErrorKind, PackageError};
 pub use grant::write_grant;
 pub use header::{Header, header_length};
 pub use image::{Channels, Fit, ImageLayout, Preprocessing};
 pub use keys::{DeviceFile, DeviceKey, OwnerKey, OwnerPublic, PlatformKind, Random, Recipient};
 pub use limits::{NORMAL_DATA_LOCATION, TAG_BYTES};
-pub use manifest::{Elem, Manifest, Normalisation, Placement, SegmentInfo, ValueInfo};
+pub use manifest::{Manifest, Normalisation, Placement, SegmentInfo, ValueInfo};
 pub use open::{Opened, Parsed, Trust, Verified};
 pub use policy::OutputPolicy;
 pub use secret::{ProgramKind, SealedProgram, SegmentSecret};

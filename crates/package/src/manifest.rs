@@ -5,6 +5,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use cordon_codec::{DecodeError, Reader, Writer};
+use cordon_onnx_types::ElemType;
 
 use crate::error::PackageError;
 use crate::header::Header;
@@ -15,76 +16,11 @@ use crate::limits::{
 use crate::policy::OutputPolicy;
 use crate::section::SectionKind;
 
-/// Element type of a value, with the codes of ONNX's `TensorProto.DataType`. Secure segments take `Float`, `Int64` and
-/// `Bool` only.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the names are ONNX's own")]
-#[non_exhaustive]
-pub enum Elem {
-    Float = 1,
-    Uint8 = 2,
-    Int8 = 3,
-    Uint16 = 4,
-    Int16 = 5,
-    Int32 = 6,
-    Int64 = 7,
-    Bool = 9,
-    Float16 = 10,
-    Double = 11,
-    Uint32 = 12,
-    Uint64 = 13,
-    Bfloat16 = 16,
-}
-
-impl Elem {
-    const ALL: [Self; 13] = [
-        Self::Float,
-        Self::Uint8,
-        Self::Int8,
-        Self::Uint16,
-        Self::Int16,
-        Self::Int32,
-        Self::Int64,
-        Self::Bool,
-        Self::Float16,
-        Self::Double,
-        Self::Uint32,
-        Self::Uint64,
-        Self::Bfloat16,
-    ];
-
-    /// ONNX's code.
-    #[expect(clippy::as_conversions, reason = "the discriminant of a fieldless enum whose codes are below 256")]
-    pub fn code(self) -> u8 {
-        self as u8
-    }
-
-    /// From ONNX's code; `None` for types that cannot cross a boundary.
-    pub fn from_code(code: u8) -> Option<Self> {
-        Self::ALL.into_iter().find(|e| e.code() == code)
-    }
-
-    /// Whether the trusted engine computes on it.
-    pub fn is_secure(self) -> bool {
-        matches!(self, Self::Float | Self::Int64 | Self::Bool | Self::Uint8 | Self::Int8)
-    }
-
-    /// Bytes of one element.
-    pub fn bytes(self) -> u64 {
-        match self {
-            Self::Uint8 | Self::Int8 | Self::Bool => 1,
-            Self::Uint16 | Self::Int16 | Self::Float16 | Self::Bfloat16 => 2,
-            Self::Float | Self::Int32 | Self::Uint32 => 4,
-            Self::Int64 | Self::Uint64 | Self::Double => 8,
-        }
-    }
-}
-
 /// A value that passes between segments, or enters or leaves the model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ValueInfo {
-    /// Element type.
-    pub elem: Elem,
+    /// Element type, one that has [`ElemType::crossing_bytes`].
+    pub elem: ElemType,
     /// Extents, each at least one.
     pub shape: Vec<u32>,
     /// Present exactly for the model's inputs and outputs.
@@ -99,7 +35,7 @@ impl ValueInfo {
 
     /// Bytes of the elements.
     pub fn bytes(&self) -> u64 {
-        self.elements().saturating_mul(self.elem.bytes())
+        self.elements().saturating_mul(self.elem.crossing_bytes().unwrap_or(0).into())
     }
 }
 
@@ -211,7 +147,7 @@ impl Manifest {
         let manifest = Self {
             values: r.list(6, MAX_VALUES, "values", |r| {
                 Ok::<_, PackageError>(ValueInfo {
-                    elem: Elem::from_code(r.u8("element type")?).ok_or(DecodeError::Invalid("element type"))?,
+                    elem: read_elem(r)?,
                     shape: r.list(4, MAX_RANK, "shape", |r| r.u32("shape"))?,
                     name: r.option("value name", |r| r.string(MAX_STRING_BYTES, "value name"))?,
                 })
@@ -287,7 +223,7 @@ impl Manifest {
         if self.class_axis.is_none() {
             return Err(broken("an output policy but full needs a class axis", *output));
         }
-        if self.value(*output).is_none_or(|v| v.elem != Elem::Float) {
+        if self.value(*output).is_none_or(|v| v.elem != ElemType::Float) {
             return Err(broken("an output policy but full needs an output of type float", *output));
         }
         let inside = |s: &SegmentInfo| s.placement == Placement::Secure && s.outputs.contains(output);
@@ -300,6 +236,16 @@ impl Manifest {
 
 fn broken(rule: &'static str, index: u32) -> PackageError {
     PackageError::Manifest { rule, index }
+}
+
+fn read_elem(r: &mut Reader<'_>) -> Result<ElemType, DecodeError> {
+    let elem = ElemType::from_code(r.u8("element type")?.into()).filter(|elem| elem.crossing_bytes().is_some());
+    elem.ok_or(DecodeError::Invalid("element type"))
+}
+
+/// Whether the trusted engine computes on values of this type.
+fn computed_inside(elem: ElemType) -> bool {
+    matches!(elem, ElemType::Float | ElemType::Int64 | ElemType::Bool | ElemType::Uint8 | ElemType::Int8)
 }
 
 fn write_indices(w: &mut Writer, indices: &[u32]) {
@@ -395,7 +341,7 @@ mod rules {
         }
         for list in [&segment.inputs, &segment.outputs, &segment.retained_in, &segment.retained_out] {
             distinct(list, "duplicate crossing")?;
-            let outside_engine = |v: &&u32| secure && m.value(**v).is_some_and(|v| !v.elem.is_secure());
+            let outside_engine = |v: &&u32| secure && m.value(**v).is_some_and(|v| !computed_inside(v.elem));
             if let Some(value) = list.iter().find(outside_engine) {
                 return Err(broken("a secure segment takes float, int64, bool, uint8 and int8 only", *value));
             }
@@ -447,6 +393,9 @@ mod rules {
             }
             if value.name.is_some() != seen.interface || value.name.as_deref() == Some("") {
                 return Err(broken("the model's inputs and outputs have names, and nothing else", index));
+            }
+            if value.elem.crossing_bytes().is_none() {
+                return Err(broken("a value is numbers of 1, 2, 4 or 8 bytes, or booleans", index));
             }
             let rank = u32::try_from(value.shape.len()).unwrap_or(u32::MAX);
             let elements = value.elements();

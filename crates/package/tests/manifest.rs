@@ -3,7 +3,7 @@
 mod support;
 
 use cordon_package::limits::{MAX_IMAGE_SIDE, MAX_PLAN_TEXT_BYTES, MAX_RANK, MAX_STRING_BYTES, MAX_VALUES};
-use cordon_package::{Elem, Fit, Manifest, PackageError, Placement, SegmentInfo, ValueInfo};
+use cordon_package::{ElemType, Fit, Manifest, PackageError, Placement, SegmentInfo, ValueInfo};
 use support::manifest;
 
 fn refusal(change: impl FnOnce(&mut Manifest)) -> String {
@@ -47,7 +47,7 @@ fn every_rule_is_refused_by_name() {
         (refusal(|m| m.segments[1].resident_peak = 1), "neither retains"),
         (refusal(|m| m.segments[0].minimum_peak = 8193), "needs more at least"),
         (refusal(|m| m.segments[1].f16_weights = true), "neither retains"),
-        (refusal(|m| m.values[1].elem = Elem::Uint16), "float, int64, bool, uint8 and int8"),
+        (refusal(|m| m.values[1].elem = ElemType::Uint16), "float, int64, bool, uint8 and int8"),
         (refusal(|m| m.values[0].name = None), "have names"),
         (refusal(|m| m.values[1].name = Some("x".into())), "have names"),
         (refusal(|m| m.values[0].name = Some(String::new())), "have names"),
@@ -79,7 +79,7 @@ fn a_value_may_cross_and_be_retained_by_its_one_producer() {
 
 /// A chain of normal segments over `n` values.
 fn chain(n: u32) -> Manifest {
-    let value = ValueInfo { elem: Elem::Float, shape: vec![1, 2], name: None };
+    let value = ValueInfo { elem: ElemType::Float, shape: vec![1, 2], name: None };
     let mut m = Manifest {
         inputs: vec![0],
         outputs: (1..n).collect(),

@@ -98,5 +98,5 @@ fn noise(dims: &[usize]) -> Tensor {
             (state >> 8) as f32 / (1 << 23) as f32 - 1.0
         })
         .collect();
-    Tensor::from_f32(dims, &data)
+    Tensor::from_f32(dims, &data).expect("data fills the extents")
 }

@@ -82,7 +82,7 @@ mod tests {
 
     #[test]
     fn one_number_repeated_is_told_from_several() {
-        let tensor = |values: &[f32]| Tensor::from_f32(&[values.len()], values);
+        let tensor = |values: &[f32]| Tensor::from_f32([values.len()], values).expect("one dimension");
         assert!(repeats(&tensor(&[1.0; 768])) && repeats(&tensor(&[0.0; 2])) && repeats(&tensor(&[-0.3; 5])));
         assert!(!repeats(&tensor(&[1.0, 1.0, 1.0 + f32::EPSILON])));
         assert!(!repeats(&tensor(&[0.0, -0.0])), "bits decide");

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use cordon_executor::{Executor, Tensor, elem};
+use cordon_executor::{Executor, Tensor};
 use cordon_package::{Manifest, Placement, SectionKind};
 use cordon_protocol::{Greeting, LoadReport, MAX_THREADS, MemoryUse, Ranked, stored_weights};
 
@@ -365,16 +365,12 @@ impl Deployment {
             let Some((_, tensor)) = inputs.iter().find(|(given, _)| *given == name) else {
                 return Err(RuntimeError::Input(format!("input `{name}` is missing")));
             };
-            let code = i32::from(info.elem.code());
-            let fits = tensor.elem == code
+            let fits = tensor.elem == info.elem
                 && tensor.dims.iter().map(|&dim| dim as u64).eq(info.shape.iter().map(|&dim| u64::from(dim)));
             if !fits {
                 return Err(RuntimeError::Input(format!(
                     "input `{name}` is {} of shape {:?}; the model was sealed for {} of shape {:?}",
-                    elem::name(tensor.elem),
-                    tensor.dims,
-                    elem::name(code),
-                    info.shape
+                    tensor.elem, tensor.dims, info.elem, info.shape
                 )));
             }
             values.insert(value, (*tensor).clone());

@@ -26,7 +26,7 @@ mod process;
 mod transport;
 
 pub use client::Enclave;
-pub use cordon_executor::Tensor;
+pub use cordon_executor::{ElemType, Tensor};
 pub use cordon_package::{Manifest, OutputPolicy};
 pub use cordon_protocol::{Entry, Expiry, Greeting, LoadReport, MAX_THREADS, MemoryUse, Protection, Ranked, Refusal};
 pub use deployment::{Deployment, Options, Output, Run, SegmentCost};

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use cordon_executor::{Executor, ModelSource, Session, Tensor, interface};
+use cordon_executor::{Declared, Executor, ModelSource, Session, Tensor, signature};
 use cordon_package::{Placement, SectionKind};
 
 use crate::error::RuntimeError;
@@ -39,18 +39,13 @@ impl NormalSegment {
         let missing = RuntimeError::Protocol("a normal segment without a model");
         let onnx = file.public(SectionKind::NormalModel, number).ok_or(missing)?;
         let data = file.public(SectionKind::NormalData, number);
-        let (inputs, outputs) = interface(&onnx).map_err(failed)?;
+        let (inputs, outputs) = signature(onnx.clone()).map_err(|error| failed(error.into()))?;
         if inputs.len() != segment.inputs.len() || outputs.len() != segment.outputs.len() {
             return Err(RuntimeError::Protocol("a normal model whose inputs and outputs are not the manifest's"));
         }
         let source = ModelSource { onnx, data: data.map(|data| (cordon_package::NORMAL_DATA_LOCATION.into(), data)) };
         let session = executor.load(&source).map_err(failed)?;
-        Ok(Self {
-            index,
-            session,
-            inputs: segment.inputs.iter().copied().zip(inputs).collect(),
-            outputs: segment.outputs.iter().copied().zip(outputs).collect(),
-        })
+        Ok(Self { index, session, inputs: named(&segment.inputs, inputs), outputs: named(&segment.outputs, outputs) })
     }
 
     /// Runs the segment on `values`, adding what it computes.
@@ -66,4 +61,9 @@ impl NormalSegment {
         values.extend(self.outputs.iter().map(|(value, _)| *value).zip(computed));
         Ok(())
     }
+}
+
+/// Value indices of the manifest with the names of the model, both in the segment's order.
+fn named(values: &[u32], declared: Declared) -> Vec<(u32, String)> {
+    values.iter().copied().zip(declared.into_iter().map(|(name, _)| name)).collect()
 }

@@ -3,7 +3,7 @@
 use crate::SealError;
 use cordon_graph::{ExportedModel, NamePolicy, ValueId, export};
 use cordon_package::{
-    Channels, Elem, Fit, ImageLayout, Manifest, Normalisation, Placement, Preprocessing, ProgramKind, SealedProgram,
+    Channels, Fit, ImageLayout, Manifest, Normalisation, Placement, Preprocessing, ProgramKind, SealedProgram,
     SectionKind, SectionPlan, SegmentInfo, SegmentSecret, ValueInfo,
 };
 use cordon_plan::{LoweredPlan, LoweredSegment, Model, Plan, lower_plan, shared};
@@ -160,15 +160,15 @@ fn interface_names(model: &Model) -> BTreeMap<ValueId, String> {
 fn value_info(model: &Model, value: ValueId, name: Option<&String>) -> Result<ValueInfo, SealError> {
     let what = model.graph.value(value);
     let ty = what.ty.as_ref().ok_or_else(|| SealError::Misuse(format!("value `{}` has no static shape", what.name)))?;
-    let elem = u8::try_from(ty.elem.code()).ok().and_then(Elem::from_code).ok_or_else(|| {
-        SealError::Misuse(format!(
+    if ty.elem.crossing_bytes().is_none() {
+        return Err(SealError::Misuse(format!(
             "value `{}` of type {} passes between segments, which the package format does not allow; move the cut",
             what.name, ty.elem
-        ))
-    })?;
+        )));
+    }
     let shape = ty.dims.iter().map(|&dim| u32::try_from(dim)).collect::<Result<Vec<_>, _>>();
     let shape = shape.map_err(|_| SealError::Misuse(format!("value `{}` is too large", what.name)))?;
-    Ok(ValueInfo { elem, shape, name: name.cloned() })
+    Ok(ValueInfo { elem: ty.elem, shape, name: name.cloned() })
 }
 
 fn segment_info(segment: &LoweredSegment) -> SegmentInfo {

@@ -8,8 +8,8 @@
 
 use crate::steps::{STEPS, Step, Steps, steps};
 use crate::write::{Identity, random, write};
-use crate::{Contents, Probe, SealError, source};
-use cordon_executor::{Tensor, elem};
+use crate::{Contents, Probe, SealError};
+use cordon_executor::{ElemType, ModelSource, Tensor};
 use cordon_graph::{NamePolicy, ValueId, export, segment};
 use cordon_package::{OutputPolicy, Parsed, Recipient, Trust, write_grant};
 use cordon_plan::{Model, Plan};
@@ -149,7 +149,7 @@ fn references(
     whole.outputs = wanted;
     let exported = export(graph, &whole, &NamePolicy::Original)?;
     let engine = cordon_executor::open(executor.0, executor.1)?;
-    let mut session = engine.load(&source(&exported))?;
+    let mut session = engine.load(&ModelSource::from(&exported))?;
     let names: Vec<&str> = exported.outputs.iter().map(|(_, name)| name.as_str()).collect();
     probes
         .iter()
@@ -293,16 +293,14 @@ fn difference(reference: &Tensor, tensor: &Tensor, step: Option<Step>) -> Result
     if (reference.elem, &reference.dims) != (tensor.elem, &tensor.dims) {
         return Err(format!(
             "the plain model gives {} {:?}, the package {} {:?}",
-            elem::name(reference.elem),
-            reference.dims,
-            elem::name(tensor.elem),
-            tensor.dims
+            reference.elem, reference.dims, tensor.elem, tensor.dims
         ));
     }
     let (a, b) = (reference.to_f64_lossy(), tensor.to_f64_lossy());
     let largest = a.iter().filter(|x| x.is_finite()).fold(0f64, |max, x| max.max(x.abs()));
-    let bytes = step.is_some() && matches!(reference.elem, elem::UINT8 | elem::INT8);
-    if !bytes && !matches!(reference.elem, elem::FLOAT | elem::DOUBLE | elem::FLOAT16 | elem::BFLOAT16) {
+    let bytes = step.is_some() && matches!(reference.elem, ElemType::Uint8 | ElemType::Int8);
+    if !bytes && !matches!(reference.elem, ElemType::Float | ElemType::Double | ElemType::Float16 | ElemType::Bfloat16)
+    {
         let worst = if a == b { 0.0 } else { f64::INFINITY };
         return Ok(Difference { worst, mean: worst, largest, step: None });
     }
@@ -403,8 +401,7 @@ mod tests {
         assert!(of(&reference, &float(&[1.0, -9.5]), step).exceeds(TOLERANCE), "2.5 in the mean");
         assert!(!of(&reference, &float(&[1.0, -9.7]), Step::Unknown).exceeds(TOLERANCE));
         assert!(of(&reference, &float(&[1.0, -9.6]), Step::Unknown).exceeds(TOLERANCE));
-        let byte =
-            |v: u8| Tensor::new(elem::UINT8, vec![30], [[v].as_slice(), &[7; 29]].concat().into()).expect("fits");
+        let byte = |v: u8| Tensor::new(ElemType::Uint8, vec![30], [[v].as_slice(), &[7; 29]].concat()).expect("fits");
         assert!(!of(&byte(130), &byte(178), Step::Known(1.0)).exceeds(TOLERANCE));
         assert!(of(&byte(130), &byte(179), Step::Known(1.0)).exceeds(TOLERANCE), "49 in one of 30");
         let plain = difference(&byte(30), &byte(31), None).expect("comparable");

@@ -19,7 +19,7 @@ mod write;
 
 pub use contents::Contents;
 pub use error::SealError;
-pub use evaluator::{OwnerEvaluator, source};
+pub use evaluator::OwnerEvaluator;
 pub use golden::{Compared, Golden, TOLERANCE, golden};
 pub use probes::{Probe, seeded};
 pub use steps::{STEPS, Steps};

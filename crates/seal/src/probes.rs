@@ -1,7 +1,7 @@
 //! Inputs for the golden check.
 
 use crate::SealError;
-use cordon_executor::{Tensor, elem};
+use cordon_executor::{ElemType, ExecutorError, Tensor};
 use cordon_plan::Model;
 
 /// One request: a name for people, and every input of the model.
@@ -25,14 +25,16 @@ pub fn seeded(model: &Model, count: u64) -> Result<Vec<Probe>, SealError> {
                     SealError::Misuse(format!("input `{}` has no static shape; bind it with --shape", value.name))
                 })?;
                 let n = ty.dims.iter().product();
-                let tensor = match ty.elem.code() {
-                    elem::FLOAT => {
+                let tensor = match ty.elem {
+                    ElemType::Float => {
                         Tensor::from_f32(ty.dims.clone(), &(0..n).map(|_| state.normal()).collect::<Vec<_>>())
                     }
-                    elem::INT64 => {
+                    ElemType::Int64 => {
                         Tensor::from_i64(ty.dims.clone(), &(0..n).map(|_| i64::from(state.bit())).collect::<Vec<_>>())
                     }
-                    elem::BOOL => Tensor::from_bool(ty.dims.clone(), &(0..n).map(|_| state.bit()).collect::<Vec<_>>()),
+                    ElemType::Bool => {
+                        Tensor::from_bool(ty.dims.clone(), &(0..n).map(|_| state.bit() != 0).collect::<Vec<_>>())
+                    }
                     _ => {
                         return Err(SealError::Misuse(format!(
                             "no probe can be made up for input `{}` of type {}; give one with --probe FILE",
@@ -40,7 +42,7 @@ pub fn seeded(model: &Model, count: u64) -> Result<Vec<Probe>, SealError> {
                         )));
                     }
                 };
-                Ok((value.name.clone(), tensor?))
+                Ok((value.name.clone(), tensor.map_err(ExecutorError::from)?))
             });
             Ok(Probe { label: format!("seed {seed}"), inputs: inputs.collect::<Result<_, _>>()? })
         })

@@ -87,7 +87,7 @@ mod tests {
     #[test]
     fn a_value_has_the_step_of_the_scale_beside_it() {
         let constant = |name: &str, values: &[f32]| Value {
-            constant: Some(Tensor::from_f32(&[values.len()], values)),
+            constant: Some(Tensor::from_f32([values.len()], values).expect("one dimension")),
             ..Value::new(name)
         };
         let mut values = vec![Value::new("x"), constant("small", &[0.25]), constant("large", &[4.0])];

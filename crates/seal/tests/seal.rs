@@ -28,7 +28,7 @@ fn identity(owner: &OwnerKey, policy: OutputPolicy) -> Identity<'_> {
 
 fn weight(name: &str, seed: f32) -> Value {
     let values: Vec<f32> = (0..16).map(|i| ((i as f32 + 1.0) * seed).sin()).collect();
-    let tensor = Tensor::from_f32(&[4, 4], &values);
+    let tensor = Tensor::from_f32([4, 4], &values).expect("fits");
     Value { ty: Some(tensor.ty()), constant: Some(tensor), ..Value::new(name) }
 }
 
@@ -77,8 +77,8 @@ fn quantised() -> Graph {
     let mut graph = chain(W1, W2, W3);
     let constant =
         |name: &str, tensor: Tensor| Value { ty: Some(tensor.ty()), constant: Some(tensor), ..Value::new(name) };
-    graph.values.push(constant("scale", Tensor::from_f32(&[], &[0.03])));
-    let zero = Tensor::new(ElemType::Uint8, vec![], vec![130].into()).expect("one byte");
+    graph.values.push(constant("scale", Tensor::from_f32([], &[0.03]).expect("a scalar")));
+    let zero = Tensor::new(ElemType::Uint8, [], vec![130]).expect("one byte");
     graph.values.push(constant("zero", zero));
     graph.values.push(Value::new("bytes"));
     let (scale, zero, bytes) = (ValueId(9), ValueId(10), ValueId(11));
@@ -119,7 +119,7 @@ fn a_quantised_model_is_compared_in_steps_and_may_be_cut_at_a_byte() {
     let mut other = model.clone();
     let mut values = other.graph.values[W1 as usize].constant.clone().expect("a weight").to_f32().expect("float");
     values.iter_mut().for_each(|value| *value += 0.5);
-    other.graph.values[W1 as usize].constant = Some(Tensor::from_f32(&[4, 4], &values));
+    other.graph.values[W1 as usize].constant = Tensor::from_f32([4, 4], &values).ok();
     let probes = seeded(&other, 2).expect("floats");
     let identity = identity(&owner, OutputPolicy::Full);
     let executor = ("rten", &Options::default());
@@ -195,7 +195,7 @@ fn a_fold_of_a_secret_is_as_secret() {
 fn one_number_repeated_may_lie_on_both_sides_and_the_plan_says_so() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let mut graph = chain(W1, W1, W3);
-    graph.values[W1 as usize].constant = Some(Tensor::from_f32(&[4, 4], &[0.25; 16]));
+    graph.values[W1 as usize].constant = Tensor::from_f32([4, 4], &[0.25; 16]).ok();
     let (_, plan) = planned(graph.clone());
     assert!(plan.words.contains("1 constant(s) (`w1`) that are one number repeated"), "{}", plan.words);
     assert!(plan.public_words.contains("one number repeated") && !plan.public_words.contains("`w1`"));
@@ -224,7 +224,7 @@ fn rounded(graph: &Graph) -> Graph {
             let bits = value.to_bits();
             f32::from_bits((bits + 0xfff + (bits >> 13 & 1)) & !0x1fff)
         });
-        *tensor = Tensor::from_f32(&tensor.dims, &values.collect::<Vec<_>>());
+        *tensor = Tensor::from_f32(tensor.dims.as_slice(), &values.collect::<Vec<_>>()).expect("fits");
     }
     graph
 }
@@ -279,7 +279,7 @@ fn a_weight_that_f16_cannot_hold_is_refused_by_name() {
     let mut graph = chain(W1, W2, W3);
     let mut values = graph.values[W2 as usize].constant.as_ref().expect("a weight").to_f32().expect("float");
     values[3] = 1e5;
-    graph.values[W2 as usize].constant = Some(Tensor::from_f32(&[4, 4], &values));
+    graph.values[W2 as usize].constant = Tensor::from_f32([4, 4], &values).ok();
     let error = planned_f16(graph).expect_err("out of range").to_string();
     assert!(error.contains("w2") && error.contains("100000"), "{error}");
 }
@@ -303,7 +303,7 @@ fn the_golden_check_notices_other_weights() {
     let mut other = model.clone();
     let mut values = other.graph.values[W3 as usize].constant.clone().expect("a weight").to_f32().expect("float");
     values[5] += 0.5;
-    other.graph.values[W3 as usize].constant = Some(Tensor::from_f32(&[4, 4], &values));
+    other.graph.values[W3 as usize].constant = Tensor::from_f32([4, 4], &values).ok();
     let error = check(&other).expect_err("different").to_string();
     assert!(error.contains("`y`") && error.contains("differs"), "{error}");
 }
@@ -312,7 +312,7 @@ fn the_golden_check_notices_other_weights() {
 fn a_model_that_ignores_its_input_is_not_waved_through() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let mut graph = chain(W1, W2, W3);
-    graph.values[W3 as usize].constant = Some(Tensor::from_f32(&[4, 4], &[0.0; 16]));
+    graph.values[W3 as usize].constant = Tensor::from_f32([4, 4], &[0.0; 16]).ok();
     let error = seal_into(dir.path(), graph, OutputPolicy::Full).expect_err("all outputs are zero").to_string();
     assert!(error.contains("same output"), "{error}");
     assert_eq!(left_behind(dir.path()), 0);

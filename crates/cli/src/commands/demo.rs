@@ -7,7 +7,7 @@ use crate::model::ExecutorArgs;
 use crate::scratch::Scratch;
 use crate::ui::{self, Ui};
 use crate::{files, results};
-use cordon_executor::{Session, Tensor};
+use cordon_executor::{ModelSource, Session, Tensor};
 use cordon_graph::{NamePolicy, export, segment};
 use cordon_package::OutputPolicy;
 use cordon_plan::{Bound, Constraints, Model, Plan, Preprocessing, Protect, make, prepare};
@@ -258,7 +258,7 @@ fn plain(model: &Model, engine: &dyn cordon_executor::Executor) -> Outcome<(Box<
     let graph = &model.graph;
     let exported = export(graph, &segment(graph, graph.node_ids()), &NamePolicy::Original)?;
     let output = exported.outputs.first().map(|(_, name)| name.clone()).unwrap_or_default();
-    Ok((engine.load(&cordon_seal::source(&exported))?, output))
+    Ok((engine.load(&ModelSource::from(&exported))?, output))
 }
 
 fn protections(deployment: &Deployment, ui: Ui) {

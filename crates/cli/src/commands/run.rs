@@ -149,7 +149,7 @@ fn as_json(request: &Request, run: &Run, deployment: &Deployment, top: usize) ->
                 Output::Ranked(ranked) => json!({ "name": name, "classes": results::ranked_json(ranked, top) }),
                 Output::Tensor(tensor) => json!({
                     "name": name,
-                    "elem": cordon_executor::elem::name(tensor.elem),
+                    "elem": tensor.elem.name(),
                     "shape": tensor.dims,
                     "classes": axis.and_then(|axis| results::classes(tensor, axis, logits, top)).map(|rows| results::classes_json(&rows)),
                 }),

@@ -14,9 +14,9 @@ use cordon_engine::program::{
 };
 use cordon_engine::{Compute, KernelSet};
 use cordon_package::{
-    DeviceFile, DeviceKey, Elem, Manifest, Normalisation, OutputPolicy, OwnerKey, OwnerPublic, PackageError, Parsed,
-    Placement, PlatformKind, ProgramKind, Recipient, SealRequest, SealedProgram, SectionKind, SectionPlan, SegmentInfo,
-    SegmentSecret, Trust, ValueInfo, Verified, chunk, leaves, seal_to_vec,
+    DeviceFile, DeviceKey, ElemType, Manifest, Normalisation, OutputPolicy, OwnerKey, OwnerPublic, PackageError,
+    Parsed, Placement, PlatformKind, ProgramKind, Recipient, SealRequest, SealedProgram, SectionKind, SectionPlan,
+    SegmentInfo, SegmentSecret, Trust, ValueInfo, Verified, chunk, leaves, seal_to_vec,
 };
 use cordon_protocol::{
     Command, Guard, LoadReport, MemoryUse, Part, Payload, Protection, Reason, Refusal, Reply, Supply, stored_weights,
@@ -295,7 +295,7 @@ impl Default for Recipe {
 impl Recipe {
     pub fn manifest(&self) -> Manifest {
         let value =
-            |name: Option<&str>| ValueInfo { elem: Elem::Float, shape: vec![1, 4], name: name.map(String::from) };
+            |name: Option<&str>| ValueInfo { elem: ElemType::Float, shape: vec![1, 4], name: name.map(String::from) };
         let segment =
             |placement, inputs: &[u32], outputs: &[u32], retained_in: &[u32], retained_out: &[u32]| SegmentInfo {
                 placement,

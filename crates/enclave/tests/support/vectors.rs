@@ -5,7 +5,7 @@ use cordon_engine::program::{
     WeightInfo, WeightTable,
 };
 use cordon_package::{
-    DeviceFile, Elem, Manifest, Normalisation, OutputPolicy, OwnerKey, PackageError, Placement, ProgramKind,
+    DeviceFile, ElemType, Manifest, Normalisation, OutputPolicy, OwnerKey, PackageError, Placement, ProgramKind,
     SealRequest, SealedProgram, SectionKind, SectionPlan, SegmentInfo, SegmentSecret, ValueInfo, seal_to_vec,
 };
 
@@ -144,7 +144,7 @@ pub(crate) fn list() -> String {
 }
 
 fn seal(model: &Model) -> Vec<u8> {
-    let value = |name: &str| ValueInfo { elem: Elem::Float, shape: vec![1, 4], name: Some(name.into()) };
+    let value = |name: &str| ValueInfo { elem: ElemType::Float, shape: vec![1, 4], name: Some(name.into()) };
     let manifest = Manifest {
         inputs: vec![0],
         outputs: vec![1],

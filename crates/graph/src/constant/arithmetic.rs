@@ -2,10 +2,11 @@
 
 use super::index::{axes, broadcast, broadcast_from, strides};
 use super::{SMALL, rearranged};
-use crate::model::{ElemType, Tensor};
+use crate::tensor::Tensor;
 use crate::tensor::count;
 use crate::view::NodeView;
 use bytes::Bytes;
+use cordon_onnx_types::ElemType;
 
 /// Decoded elements; int32 and bool are widened.
 enum Data {
@@ -239,7 +240,7 @@ pub(super) fn range(view: &NodeView<'_>) -> Option<Tensor> {
 pub(super) fn constant_of_shape(view: &NodeView<'_>) -> Option<Tensor> {
     let dims: Vec<usize> =
         view.input_const_i64(0)?.iter().map(|&dim| usize::try_from(dim).ok()).collect::<Option<_>>()?;
-    let zero = Tensor::from_f32(&[1], &[0.0]);
+    let zero = Tensor::from_f32([1], &[0.0]).expect("fits");
     let value = view.attr_tensor("value").ok()?.unwrap_or(&zero);
     rearranged(value, dims, |_| Some(0))
 }
@@ -257,5 +258,5 @@ pub(super) fn non_zero(view: &NodeView<'_>) -> Option<Tensor> {
     }
     let coordinates = (0..rank).flat_map(|axis| set.iter().map(move |&i| (axis, i)));
     let values: Vec<i64> = coordinates.map(|(axis, i)| (i / own[axis] % input.dims[axis]) as i64).collect();
-    Tensor::from_i64(&[rank, set.len()], &values).into()
+    Tensor::from_i64([rank, set.len()], &values).ok()
 }

@@ -5,10 +5,12 @@ mod arithmetic;
 mod index;
 mod movement;
 
-use crate::model::{ElemType, Node, Tensor};
+use crate::model::Node;
+use crate::tensor::Tensor;
 use crate::tensor::count;
 use crate::view::NodeView;
 use bytes::Bytes;
+use cordon_onnx_types::ElemType;
 
 /// Elements of a result; larger ones are left to the executor.
 const SMALL: u64 = 1 << 16;
@@ -64,14 +66,14 @@ pub(crate) fn new_bytes(tensor: &Tensor) -> u64 {
 fn shape(view: &NodeView<'_>) -> Option<Tensor> {
     let dims = &view.input_type(0)?.dims;
     if view.node.op_type == "Size" {
-        return Some(Tensor::from_i64(&[], &[i64::try_from(count(dims)?).ok()?]));
+        return Tensor::from_i64([], &[i64::try_from(count(dims)?).ok()?]).ok();
     }
     let rank = dims.len() as i64;
     let clamp = |at: i64| if at < 0 { (at + rank).max(0) } else { at.min(rank) } as usize;
     let start = clamp(view.attr_int_or("start", 0).ok()?);
     let end = clamp(view.attr_int_or("end", rank).ok()?).max(start);
     let sizes: Vec<i64> = dims[start..end].iter().map(|&dim| dim as i64).collect();
-    Some(Tensor::from_i64(&[sizes.len()], &sizes))
+    Tensor::from_i64([sizes.len()], &sizes).ok()
 }
 
 /// Bytes of one element, for types that fill whole bytes.

@@ -2,7 +2,7 @@
 
 use super::index::{axes, axis, broadcast, broadcast_from, dot, strides};
 use super::{SMALL, rearranged};
-use crate::model::Tensor;
+use crate::tensor::Tensor;
 use crate::tensor::count;
 use crate::view::NodeView;
 use bytes::Bytes;

@@ -187,7 +187,7 @@ fn to_f32(ctx: &mut LowerCtx<'_, '_>, input: &Val, parameters: &Parameters, elem
             (value - parameters.zero[at]) * parameters.scale[at]
         };
         let values: Vec<f32> = values.iter().enumerate().map(real).collect();
-        return ctx.dequantised(Tensor::from_f32(&input.dims, &values), parameters.scale.clone());
+        return ctx.dequantised(Tensor::from_f32(input.dims.as_slice(), &values)?, parameters.scale.clone());
     }
     let (scale, zero) = match parameters.single() {
         Some((scale, zero)) => (scale, byte(zero, elem)?),

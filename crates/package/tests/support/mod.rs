@@ -6,9 +6,9 @@ use aes_gcm::aead::{AeadInOut, KeyInit};
 use aes_gcm::{Aes256Gcm, Nonce};
 use cordon_package::limits::{CHUNK_BYTES, HASH_BYTES, PREFIX_BYTES, SIGNATURE_BYTES, TAG_BYTES};
 use cordon_package::{
-    Broker, Channels, DeviceFile, DeviceKey, Elem, Fit, ImageLayout, Manifest, Normalisation, OutputPolicy, OwnerKey,
-    PackageError, Parsed, Placement, PlatformKind, Preprocessing, ProgramKind, Random, SealRequest, SealedProgram,
-    SectionKind, SectionPlan, SegmentInfo, SegmentSecret, Trust, ValueInfo, seal_to_vec,
+    Broker, Channels, DeviceFile, DeviceKey, ElemType, Fit, ImageLayout, Manifest, Normalisation, OutputPolicy,
+    OwnerKey, PackageError, Parsed, Placement, PlatformKind, Preprocessing, ProgramKind, Random, SealRequest,
+    SealedProgram, SectionKind, SectionPlan, SegmentInfo, SegmentSecret, Trust, ValueInfo, seal_to_vec,
 };
 use ed25519_dalek::{Signer, SigningKey};
 use hkdf::Hkdf;
@@ -155,7 +155,7 @@ pub(crate) fn ramp(len: usize, step: usize) -> Vec<u8> {
 /// Front and back secure, middle normal; value 4 is kept inside from front to back.
 pub(crate) fn manifest() -> Manifest {
     let value = |shape: &[u32], name: Option<&str>| ValueInfo {
-        elem: Elem::Float,
+        elem: ElemType::Float,
         shape: shape.to_vec(),
         name: name.map(String::from),
     };

@@ -13,7 +13,7 @@ use cordon_engine::program::{
 };
 use cordon_mapped::SharedMemory;
 use cordon_package::{
-    Elem, Manifest, Normalisation, OutputPolicy, OwnerKey, PackageError, Placement, ProgramKind, SealRequest,
+    ElemType, Manifest, Normalisation, OutputPolicy, OwnerKey, PackageError, Placement, ProgramKind, SealRequest,
     SealedProgram, SectionKind, SectionPlan, SegmentInfo, SegmentSecret, ValueInfo, seal_to_vec,
 };
 use cordon_runtime::{
@@ -135,7 +135,7 @@ fn seal(owner: &OwnerKey, recipient: cordon_package::Recipient, arena: u32, spil
     let mut weights: Vec<u8> = small().iter().flat_map(|v| v.to_le_bytes()).collect();
     weights.resize(64, 0);
     weights.extend((0..LARGE).flat_map(|i| large(i).to_le_bytes()));
-    let value = |name: &str| ValueInfo { elem: Elem::Float, shape: vec![1, 4], name: Some(name.into()) };
+    let value = |name: &str| ValueInfo { elem: ElemType::Float, shape: vec![1, 4], name: Some(name.into()) };
     let segment = SegmentInfo {
         placement: Placement::Secure,
         inputs: vec![0],

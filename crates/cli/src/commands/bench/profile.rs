@@ -8,7 +8,7 @@ use super::stats::median;
 use crate::failure::{Failure, Outcome};
 use crate::ui::{self, Ui};
 use cordon_engine::KernelSet;
-use cordon_graph::{ElemType, Graph, Tensor};
+use cordon_graph::{Graph, Tensor};
 use cordon_lower::{Local, Lowered, describe, lower_graph, with_threads};
 use cordon_plan::Model;
 use cordon_seal::Probe;
@@ -49,7 +49,7 @@ fn measure(
 ) -> Outcome<(Vec<Line>, f64)> {
     let engine = |error| Failure::from(cordon_plan::PlanError::Lower(error));
     let mut local = Local::new(lowered, with_threads(KernelSet::detect(), threads)).map_err(engine)?;
-    let inputs: Vec<Tensor> = probe.inputs.iter().map(|(_, tensor)| as_graph(tensor)).collect::<Outcome<_>>()?;
+    let inputs: Vec<Tensor> = probe.inputs.iter().map(|(_, tensor)| tensor.clone()).collect();
     let instructions = &lowered.program.instructions;
     let mut times = vec![Vec::new(); instructions.len()];
     let mut whole = Vec::new();
@@ -102,13 +102,6 @@ fn nodes_by_weight(graph: &Graph) -> HashMap<usize, String> {
 
 fn address(tensor: &Tensor) -> usize {
     tensor.data.as_ptr().addr()
-}
-
-/// The same tensor with the graph's types.
-fn as_graph(tensor: &cordon_executor::Tensor) -> Outcome<Tensor> {
-    let misuse = |what| Failure::new(what, "this is a bug; please report it");
-    let elem = ElemType::from_code(tensor.elem).ok_or_else(|| misuse(format!("element type {}", tensor.elem)))?;
-    Tensor::new(elem, tensor.dims.clone(), tensor.data.clone()).map_err(misuse)
 }
 
 fn report(lines: &[Line], whole: f64, ceilings: &Ceilings, ui: Ui) {

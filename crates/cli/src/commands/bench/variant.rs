@@ -203,5 +203,5 @@ fn source(model: &Model, path: &Path) -> Result<ModelSource, Failure> {
     let mut whole = segment(graph, graph.node_ids());
     whole.inputs = graph.inputs.clone();
     whole.outputs = graph.outputs.clone();
-    Ok(cordon_seal::source(&export(graph, &whole, &NamePolicy::Original)?))
+    Ok(ModelSource::from(&export(graph, &whole, &NamePolicy::Original)?))
 }
