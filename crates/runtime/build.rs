@@ -19,6 +19,7 @@ fn main() {
         "crates/engine",
         "crates/package",
         "crates/protocol",
+        "crates/process-link",
         "crates/enclave",
     ] {
         for part in ["Cargo.toml", "Cargo.lock", "src"] {

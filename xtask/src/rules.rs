@@ -8,10 +8,11 @@ use crate::metadata::packages;
 use crate::steps::Outcome;
 
 /// Crates of the trusted computing base.
-pub(crate) const TRUSTED: [&str; 7] = ["codec", "onnx-types", "kernels", "engine", "package", "protocol", "enclave"];
+pub(crate) const TRUSTED: [&str; 8] =
+    ["codec", "onnx-types", "kernels", "engine", "package", "protocol", "enclave", "process-link"];
 
 /// Which workspace crates each may use; what those may use is allowed as well. The design's section 3.
-const DIRECTION: [(&str, &[&str]); 17] = [
+const DIRECTION: [(&str, &[&str]); 18] = [
     ("codec", &[]),
     ("onnx-types", &[]),
     ("kernels", &[]),
@@ -19,14 +20,15 @@ const DIRECTION: [(&str, &[&str]); 17] = [
     ("package", &["codec", "onnx-types"]),
     ("protocol", &["codec"]),
     ("enclave", &["engine", "package", "protocol"]),
+    ("process-link", &["protocol"]),
     ("mapped", &[]),
     ("graph", &["mapped", "onnx-types"]),
     ("executor", &["graph"]),
     ("lower", &["graph", "engine"]),
-    ("plan", &["lower"]),
+    ("plan", &["lower", "protocol"]),
     // Runtime: sealing re-opens what it wrote and runs the probes in the enclave.
     ("seal", &["plan", "lower", "executor", "package", "runtime"]),
-    ("runtime", &["package", "protocol", "executor", "mapped"]),
+    ("runtime", &["package", "protocol", "process-link", "executor", "mapped"]),
     ("cli", &["runtime", "plan", "seal", "graph"]),
     ("conformance", &["cli", "enclave"]),
     ("xtask", &[]),

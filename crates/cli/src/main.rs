@@ -4,6 +4,7 @@
 //! command line itself is wrong.
 #![forbid(unsafe_code)]
 
+mod backend;
 mod commands;
 mod failure;
 mod files;

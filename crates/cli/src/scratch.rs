@@ -4,9 +4,10 @@ use crate::failure::{Failure, Outcome};
 use crate::keys;
 use cordon_package::{OutputPolicy, OwnerKey, Recipient};
 use cordon_plan::{Model, Plan};
-use cordon_runtime::{Deployment, Device};
+use cordon_runtime::{Backend, Deployment, Device};
 use cordon_seal::{Contents, Identity};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// A temporary folder with an owner's key and a device that accepts it.
 pub(crate) struct Scratch {
@@ -14,28 +15,25 @@ pub(crate) struct Scratch {
     /// Signs.
     pub(crate) owner: OwnerKey,
     /// The device.
+    pub(crate) device: Device,
+    /// What packages for it are sealed to.
     pub(crate) recipient: Recipient,
 }
 
 impl Scratch {
-    /// Makes both. Fails where the process enclave cannot start.
-    pub(crate) fn new() -> Outcome<Self> {
+    /// Makes both. Fails where no enclave of this kind can start.
+    pub(crate) fn new(backend: Arc<dyn Backend>) -> Outcome<Self> {
         let folder = tempfile::tempdir().map_err(|error| {
             Failure::new(format!("cannot make a temporary folder: {error}"), "set TMPDIR to a folder that is writable")
         })?;
         let owner = OwnerKey::generate(&mut keys::random)?;
-        let (_, recipient) = Device::init(folder.path().join("device"), &[owner.public()])?;
-        Ok(Self { folder, owner, recipient })
+        let (device, recipient) = Device::init(backend, folder.path().join("device"), &[owner.public()])?;
+        Ok(Self { folder, owner, device, recipient })
     }
 
     /// The folder.
     pub(crate) fn path(&self) -> &Path {
         self.folder.path()
-    }
-
-    /// The device's folder.
-    pub(crate) fn device(&self) -> PathBuf {
-        self.folder.path().join("device")
     }
 
     /// Seals without the golden check.
@@ -60,7 +58,7 @@ impl Scratch {
         let mut file = std::fs::File::create_new(&path).map_err(|error| {
             Failure::new(format!("cannot write {}: {error}", path.display()), "check that the disk has room")
         })?;
-        cordon_seal::write(&Contents::new(model, plan)?, &identity, &mut file)?;
+        cordon_seal::write(&Contents::new(model, plan, self.device.backend().profile())?, &identity, &mut file)?;
         Ok(path)
     }
 
@@ -72,7 +70,8 @@ impl Scratch {
         executor: (&str, cordon_executor::Options),
     ) -> Outcome<Deployment> {
         let threads = executor.1.threads;
-        let mut options = Deployment::options().device(self.device()).executor(executor.0, executor.1);
+        let options = Deployment::options().backend(self.device.backend().clone()).device(self.device.dir());
+        let mut options = options.executor(executor.0, executor.1);
         if let Some(threads) = threads {
             options = options.threads(threads);
         }
@@ -86,24 +85,23 @@ impl Scratch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use cordon_runtime::{Backend, Enclave, ProcessBackend};
+    use cordon_runtime::{Enclave, Resources, backend};
 
     /// The fixed part of every prediction: never too small, and within the room that 1.05 times leaves of 10 MiB.
     #[test]
     fn an_empty_enclave_takes_what_plan_predicts() {
-        let scratch = Scratch::new().expect("a process enclave starts here");
+        let backend = backend::open("process").expect("known");
+        let scratch = Scratch::new(backend).expect("a process enclave starts here");
+        let profile = scratch.device.backend().profile();
         for threads in [1, 2, 16] {
-            let key = std::fs::File::open(scratch.device().join("device.key")).expect("just made");
-            let transport = ProcessBackend::new(key, Some(10 << 20)).threads(threads).start(0).expect("starts");
+            let resources = Resources { secure_memory: 10 << 20, threads, store: 0 };
+            let transport = scratch.device.start(resources).expect("starts");
             let mut enclave = Enclave::greet(transport).expect("greets");
             let measured = enclave.memory().expect("reports").peak;
-            let payload = enclave.greeting().payload_limit.into();
-            let predicted = cordon_plan::fixed_bytes(threads as u64, payload);
+            assert_eq!(enclave.greeting().payload_limit as usize, profile.payload);
+            let predicted = profile.fixed_bytes(threads);
             assert!(measured <= predicted, "{threads} threads: measured {measured}, predicted {predicted}");
             assert!(predicted - measured <= (10 << 20) / 40, "{threads} threads: {measured}, predicted {predicted}");
-            if threads == 2 {
-                assert_eq!(predicted, cordon_plan::FIXED_BYTES);
-            }
         }
     }
 }

@@ -7,8 +7,8 @@ mod common;
 
 use common::World;
 use cordon_graph::{NodeId, segment};
-use cordon_plan::{Bound, Constraints, Model, Placement, Plan, Protect, lower_plan, make, prepare};
-use cordon_runtime::{Deployment, Tensor};
+use cordon_plan::{Bound, Constraints, Model, Placement, Plan, Profile, Protect, lower_plan, make, prepare};
+use cordon_runtime::{Deployment, Tensor, backend};
 use cordon_seal::OwnerEvaluator;
 use std::collections::{BTreeMap, HashSet};
 use std::io::Read;
@@ -129,7 +129,7 @@ fn original(model: &Model, plan: &Plan) -> Vec<[u8; WIDTH]> {
 /// The same weights as the engine reads them: folded, blocked, padded.
 fn packed(model: &Model, plan: &Plan) -> Vec<[u8; WIDTH]> {
     let mut out = Vec::new();
-    for part in lower_plan(model, plan).expect("its own model").segments {
+    for part in lower_plan(model, plan, profile()).expect("its own model").segments {
         let mut stream = Vec::new();
         if let Some(lowered) = &part.lowered {
             lowered.write_weights(&mut |bytes| stream.extend_from_slice(bytes));
@@ -137,6 +137,10 @@ fn packed(model: &Model, plan: &Plan) -> Vec<[u8; WIDTH]> {
         out.extend(patterns_of(&stream));
     }
     out
+}
+
+fn profile() -> &'static Profile {
+    backend::open(backend::DEFAULT).expect("known").profile()
 }
 
 fn ternary() -> Constraints {
@@ -198,7 +202,7 @@ fn secret_weights_are_nowhere_outside_the_enclave() {
     seal("open.toml", "open.cordon");
 
     let model = read_model(&world);
-    let plan = make(&model, &ternary()).expect("supported");
+    let plan = make(&model, &ternary(), profile()).expect("supported");
     let (original, packed) = (original(&model, &plan), packed(&model, &plan));
     assert!(original.len() > 200 && packed.len() > 200, "{} and {} patterns", original.len(), packed.len());
     let both: Vec<_> = original.iter().chain(&packed).copied().collect();
@@ -220,7 +224,7 @@ fn secret_weights_are_nowhere_outside_the_enclave() {
     assert!(patterns.found_in_file(&world.path("digits.onnx")) >= original.len() / 2);
     assert!(patterns.found_in_file(&world.path("open.cordon")) >= original.len() / 2);
     assert!(scan_host(&world, "open.cordon") > original.len() / 2, "in the host's memory after an open run");
-    let lowered = lower_plan(&model, &plan).expect("its own model");
+    let lowered = lower_plan(&model, &plan, profile()).expect("its own model");
     let mut held: Vec<Vec<u8>> = Vec::new();
     for part in &lowered.segments {
         if let Some(lowered) = &part.lowered {

@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use cordon_engine::program::{DType, Port, Stored, Via};
 use cordon_engine::{Limits, Prepared, Program, Residency, Unloaded, WeightTable};
 use cordon_package::{ElemType, Header, Manifest, SealedSection};
-use cordon_protocol::{Code, LoadReport, Refusal, SPILL_CHUNK, stored_weights};
+use cordon_protocol::{Code, LoadReport, Refusal, SLACK, SPILL_CHUNK, stored_weights};
 use sha2::{Digest, Sha256};
 
 use crate::crossing::Crossing;
@@ -17,9 +17,6 @@ use crate::streamed::Streamed;
 
 /// Requests that may be open at once.
 pub const MAX_OPEN_REQUESTS: usize = 8;
-
-/// Kept free of resident weights: heads of frames, ranked outputs, the small objects of requests.
-const SLACK: u64 = 64 * 1024;
 
 /// A segment decoded but not prepared: how much memory it will get depends on the others.
 pub(crate) struct Draft {

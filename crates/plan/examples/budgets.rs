@@ -8,6 +8,7 @@ use cordon_engine::{KernelSet, Prepared, Residency};
 use cordon_graph::{ImportOptions, Tensor, import};
 use cordon_lower::{Local, Lowered};
 use cordon_plan::{Constraints, Model, PlanError, Protect, lower_plan, make};
+use cordon_process_link::profile::PROFILE;
 use std::path::Path;
 use std::time::Instant;
 
@@ -31,7 +32,7 @@ fn report(file: &str, run: bool) -> Result<(), Box<dyn core::error::Error>> {
         let start = Instant::now();
         let limit = (mib > 0).then_some(mib << 20);
         let constraints = Constraints { secure_memory: limit, ..Constraints::new(Protect::All) };
-        let plan = match make(&model, &constraints) {
+        let plan = match make(&model, &constraints, &PROFILE) {
             Ok(plan) => plan,
             Err(error @ PlanError::SecureMemory { .. }) => {
                 println!("  {mib:3} {error}");
@@ -40,7 +41,7 @@ fn report(file: &str, run: bool) -> Result<(), Box<dyn core::error::Error>> {
             Err(error) => return Err(error.into()),
         };
         let searched = start.elapsed().as_secs_f64();
-        let lowered = lower_plan(&model, &plan)?;
+        let lowered = lower_plan(&model, &plan, &PROFILE)?;
         let lowered = lowered.segments.into_iter().find_map(|it| it.lowered).ok_or("one secure segment")?;
         let least = Prepared::predict(&lowered.program, &lowered.weights, Residency::Least)?.memory;
         let size = |bytes: u64| bytes as f64 / 1048576.0;

@@ -4,6 +4,7 @@ use crate::Model;
 use crate::least::least;
 use crate::placement::is_linear_layer;
 use cordon_graph::{Graph, NodeId, TensorType, ValueId, cut_table, macs};
+use cordon_protocol::Profile;
 use std::collections::BTreeSet;
 
 /// One node.
@@ -57,15 +58,15 @@ pub struct Inspection {
     pub macs: u64,
 }
 
-/// Looks at a model. With all weights inside, secure memory is estimated, not lowered: weights as packed, activations alive
+/// Looks at a model for a platform. With all weights inside, secure memory is estimated, not lowered: weights as packed, activations alive
 /// together, plus the fixed need. `cordon plan` predicts exactly. The least is predicted for Programs.
-pub fn inspect(model: &Model) -> Inspection {
+pub fn inspect(model: &Model, profile: &Profile) -> Inspection {
     let graph = &model.graph;
     let mut counted = BTreeSet::new();
     let nodes: Vec<NodeRow> = graph.node_ids().map(|id| node_row(graph, id, &mut counted)).collect();
-    let estimates = Estimates::new(graph, &nodes);
+    let estimates = Estimates::new(graph, &nodes, profile);
     let secure: Vec<bool> = nodes.iter().map(|node| node.normal_only.is_none()).collect();
-    let [before, after] = least(graph, &secure);
+    let [before, after] = least(graph, &secure, profile);
     let cuts = cut_table(graph)
         .into_iter()
         .map(|cut| CutRow {
@@ -116,14 +117,14 @@ struct Estimates {
 }
 
 impl Estimates {
-    fn new(graph: &Graph, nodes: &[NodeRow]) -> Self {
+    fn new(graph: &Graph, nodes: &[NodeRow], profile: &Profile) -> Self {
         let alive = alive_at_nodes(graph);
         let weights: Vec<u64> = graph.node_ids().map(|id| packed_weights(graph, id)).collect();
         let step = |state: Option<(u64, u64)>, index: usize| {
             let (sum, peak) = state?;
             nodes[index].normal_only.is_none().then(|| (sum + weights[index], peak.max(alive[index])))
         };
-        let total = |state: Option<(u64, u64)>| state.map(|(sum, peak)| crate::memory::estimate(sum, peak));
+        let total = |state: Option<(u64, u64)>| state.map(|(sum, peak)| crate::memory::estimate(sum, peak, profile));
         let count = nodes.len();
         let (mut before, mut after) = (vec![None; count + 1], vec![None; count + 1]);
         let mut state = Some((0, 0));

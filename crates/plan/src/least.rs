@@ -9,6 +9,7 @@ use crate::memory::predict;
 use crate::plan::{Placement, WeightFormat};
 use cordon_graph::Graph;
 use cordon_lower::Tiling;
+use cordon_protocol::Profile;
 use core::ops::Range;
 
 /// Most that the ends of a stretch may differ for the cuts between not to be lowered.
@@ -18,12 +19,12 @@ const WEIGHTS: u64 = 256 << 10;
 
 /// Bytes for every position 0 to the number of nodes: with everything before it inside, and with everything after it.
 /// `None` where a node there cannot be, or where nothing would be inside. `secure` says which nodes can be.
-pub(crate) fn least(graph: &Graph, secure: &[bool]) -> [Vec<Option<u64>>; 2] {
+pub(crate) fn least(graph: &Graph, secure: &[bool], profile: &Profile) -> [Vec<Option<u64>>; 2] {
     let count = secure.len();
     let front = secure.iter().take_while(|secure| **secure).count();
     let back = count - secure.iter().rev().take_while(|secure| **secure).count();
-    let before = |cut: usize| one(graph, &[(Placement::Secure, 0..cut), (Placement::Normal, cut..count)]);
-    let after = |cut: usize| one(graph, &[(Placement::Normal, 0..cut), (Placement::Secure, cut..count)]);
+    let before = |cut: usize| one(graph, &[(Placement::Secure, 0..cut), (Placement::Normal, cut..count)], profile);
+    let after = |cut: usize| one(graph, &[(Placement::Normal, 0..cut), (Placement::Secure, cut..count)], profile);
     [stretch(count, 1..front + 1, &before), stretch(count, back..count, &after)]
 }
 
@@ -53,12 +54,12 @@ fn between(low: usize, high: usize, need: &dyn Fn(usize) -> Option<u64>, out: &m
 }
 
 /// `None` when it cannot be lowered.
-fn one(graph: &Graph, ranges: &[(Placement, Range<usize>)]) -> Option<u64> {
+fn one(graph: &Graph, ranges: &[(Placement, Range<usize>)], profile: &Profile) -> Option<u64> {
     let ranges: Vec<_> = ranges.iter().filter(|(_, range)| !range.is_empty()).cloned().collect();
     let tight = Tiling { weights: Some(WEIGHTS), arena: Some(0), ..Tiling::default() };
-    let (plan, _) = lower_ranges(graph, &ranges, WeightFormat::default(), &Cut::As(vec![tight])).ok()?;
+    let (plan, _) = lower_ranges(graph, &ranges, WeightFormat::default(), &Cut::As(vec![tight]), profile).ok()?;
     let lowered: Vec<_> = plan.segments.iter().filter_map(|segment| segment.lowered.as_ref()).collect();
-    predict(&lowered, Some(0)).ok().map(|predicted| predicted.minimum)
+    predict(&lowered, Some(0), profile).ok().map(|predicted| predicted.minimum)
 }
 
 #[cfg(test)]

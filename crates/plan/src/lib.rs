@@ -3,8 +3,8 @@
 //! | step | function | from → to |
 //! |---|---|---|
 //! | read | [`prepare`] | model file → [`Model`]: typed, shaped, folded graph and its digest |
-//! | look | [`inspect`] | `Model` → [`Inspection`]: nodes and the numbered cut table |
-//! | decide | [`make`] | `Model` + [`Constraints`] → [`Plan`] |
+//! | look | [`inspect`] | `Model` + [`Profile`] → [`Inspection`]: nodes and the numbered cut table |
+//! | decide | [`make`] | `Model` + [`Constraints`] + [`Profile`] → [`Plan`] |
 //! | lower | [`lower_plan`] | `Model` + `Plan` → [`LoweredPlan`]: segments, value table, Programs |
 //!
 //! A [`Plan`] is a TOML file that a person reviews before anything is sealed. It names nodes, so it is as confidential as
@@ -13,7 +13,6 @@
 
 mod affine;
 mod error;
-mod fixed;
 mod inspect;
 mod least;
 mod lowered;
@@ -30,7 +29,6 @@ mod time;
 mod words;
 
 pub use error::PlanError;
-pub use fixed::{FIXED_BYTES, fixed_bytes};
 pub use inspect::{CutRow, Inspection, NodeRow, inspect};
 pub use lowered::{LoweredPlan, LoweredSegment, lower_plan};
 pub use make::make;
@@ -42,3 +40,5 @@ pub use plan::{
 };
 pub use preprocessing::{Channels, Fit, Preprocessing};
 pub use shared::{Shared, shared};
+
+pub use cordon_protocol::Profile;

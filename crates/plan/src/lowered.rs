@@ -6,6 +6,7 @@ use crate::{Model, PlanError, tiling};
 use cordon_engine::program::Via;
 use cordon_graph::{Graph, NodeId, Segment, ValueId, segment};
 use cordon_lower::{LowerOptions, Lowered, Tiling, Untiled, lower_untiled};
+use cordon_protocol::Profile;
 use core::ops::Range;
 use std::collections::HashMap;
 
@@ -46,8 +47,15 @@ pub struct LoweredSegment {
     pub cost: SegmentCost,
 }
 
-/// Applies a plan to the model it was made for. Everything the plan says about the model is checked against the model.
-pub fn lower_plan(model: &Model, plan: &Plan) -> Result<LoweredPlan, PlanError> {
+/// Applies a plan to the model and for the platform it was made for. Everything the plan says about the model is checked
+/// against the model.
+pub fn lower_plan(model: &Model, plan: &Plan, profile: &Profile) -> Result<LoweredPlan, PlanError> {
+    if plan.memory.platform != profile.platform {
+        return Err(PlanError::Mismatch(format!(
+            "the plan was made for platform `{}`, not for `{}`",
+            plan.memory.platform, profile.platform
+        )));
+    }
     if plan.model.sha256 != model.sha256 {
         return Err(PlanError::Mismatch(format!(
             "the plan was made for {} with SHA-256 {}, this model has {}; make a new plan with `cordon plan`",
@@ -83,7 +91,7 @@ pub fn lower_plan(model: &Model, plan: &Plan) -> Result<LoweredPlan, PlanError> 
         .filter(|segment| segment.placement == Placement::Secure)
         .map(SegmentPlan::tiling)
         .collect();
-    lower_ranges(&model.graph, &ranges, plan.weights, &Cut::As(tilings)).map(|(lowered, _)| lowered)
+    lower_ranges(&model.graph, &ranges, plan.weights, &Cut::As(tilings), profile).map(|(lowered, _)| lowered)
 }
 
 /// How secure segments are to be cut.
@@ -100,6 +108,7 @@ pub(crate) fn lower_ranges(
     ranges: &[(Placement, Range<usize>)],
     weights: WeightFormat,
     how: &Cut,
+    profile: &Profile,
 ) -> Result<(LoweredPlan, Option<(Predicted, f64)>), PlanError> {
     let segments: Vec<(Placement, Segment)> =
         ranges.iter().map(|(placement, range)| (*placement, segment(graph, node_ids(range)))).collect();
@@ -131,7 +140,7 @@ pub(crate) fn lower_ranges(
     }
     let (fitted, predicted) = match how {
         Cut::For(limit) => {
-            let fitted = tiling::fit(&untiled, *limit)?;
+            let fitted = tiling::fit(&untiled, *limit, profile)?;
             let predicted = (fitted.predicted, fitted.slowdown);
             (fitted, Some(predicted))
         }
@@ -140,7 +149,7 @@ pub(crate) fn lower_ranges(
     let secure = lowered.iter_mut().filter(|segment| segment.placement == Placement::Secure);
     for ((out, mut program), tiling) in secure.zip(fitted.lowered).zip(fitted.tilings) {
         name_ports(&mut program, out);
-        out.cost = SegmentCost::of(&program)?;
+        out.cost = SegmentCost::of(&program, profile)?;
         out.lowered = Some(program);
         out.tiling = tiling;
     }

@@ -8,18 +8,22 @@ use crate::plan::{
 };
 use crate::{Model, PlanError, Preprocessing, spilling, words};
 use cordon_graph::{ElemType, Graph, TensorType, ValueId};
+use cordon_lower::Lowered;
+use cordon_protocol::Profile;
 
-/// Places a model.
-pub fn make(model: &Model, constraints: &Constraints) -> Result<Plan, PlanError> {
+/// Places a model for a platform.
+pub fn make(model: &Model, constraints: &Constraints, profile: &Profile) -> Result<Plan, PlanError> {
     let graph = &model.graph;
+    // What the platform has bounds what was asked for.
+    let secure_memory = constraints.secure_memory.into_iter().chain(profile.memory).min();
+    let constraints = &Constraints { secure_memory, ..constraints.clone() };
     let ranges = ranges(graph, constraints)?;
     check_preprocessing(graph, constraints.preprocessing.as_ref())?;
     let output = output_info(graph, &constraints.labels)?;
     let segments = ranges.segments();
-    let (lowered, predicted) =
-        lower_ranges(graph, &segments, constraints.weights, &Cut::For(constraints.secure_memory))?;
+    let (lowered, predicted) = lower_ranges(graph, &segments, constraints.weights, &Cut::For(secure_memory), profile)?;
     let (predicted, slowdown) = predicted.unwrap_or_default();
-    check_memory(model, &lowered, constraints, predicted.minimum)?;
+    check_memory(model, &lowered, constraints, predicted.minimum, profile)?;
     let mut plan = Plan {
         format: FORMAT,
         weights: constraints.weights,
@@ -29,18 +33,13 @@ pub fn make(model: &Model, constraints: &Constraints) -> Result<Plan, PlanError>
         model: identity(model)?,
         goal: goal(constraints.protect, &ranges),
         memory: Memory {
-            limit: constraints.secure_memory,
+            platform: profile.platform.into(),
+            limit: secure_memory,
             predicted: predicted.peak,
             minimum: predicted.minimum,
             streamed: predicted.pieces * cordon_engine::PIECE as u64,
-            spilled: lowered
-                .segments
-                .iter()
-                .filter_map(|it| it.lowered.as_ref())
-                .map(|it| it.program.spilled_bytes())
-                .sum(),
-            spill_ms: (spilling::seconds(lowered.segments.iter().filter_map(|it| it.lowered.as_ref())) * 1e4).round()
-                / 10.0,
+            spilled: secure(&lowered).map(|it| it.program.spilled_bytes()).sum(),
+            spill_ms: (spilling::seconds(secure(&lowered), &profile.speed) * 1e4).round() / 10.0,
             slowdown: (slowdown * 100.0).round() / 100.0,
         },
         output,
@@ -59,7 +58,7 @@ pub fn make(model: &Model, constraints: &Constraints) -> Result<Plan, PlanError>
             placement: segment.placement,
             from_cut: at,
             to_cut: to,
-            secure_memory: alone(segment, constraints.secure_memory)?,
+            secure_memory: alone(segment, secure_memory, profile)?,
             arena: segment.lowered.as_ref().map(|lowered| [lowered.arena.bytes, lowered.arena.lower_bound]),
             tile_weights: segment.tiling.weights,
             tile_arena: segment.tiling.arena,
@@ -78,9 +77,14 @@ pub fn make(model: &Model, constraints: &Constraints) -> Result<Plan, PlanError>
     Ok(plan)
 }
 
+/// The Programs of all secure segments.
+fn secure(plan: &LoweredPlan) -> impl Iterator<Item = &Lowered> {
+    plan.segments.iter().filter_map(|segment| segment.lowered.as_ref())
+}
+
 /// Predicted peak of one segment by itself.
-fn alone(segment: &LoweredSegment, limit: Option<u64>) -> Result<Option<u64>, PlanError> {
-    segment.lowered.as_ref().map(|lowered| predict(&[lowered], limit).map(|it| it.peak)).transpose()
+fn alone(segment: &LoweredSegment, limit: Option<u64>, profile: &Profile) -> Result<Option<u64>, PlanError> {
+    segment.lowered.as_ref().map(|lowered| predict(&[lowered], limit, profile).map(|it| it.peak)).transpose()
 }
 
 fn role(segments: &[(Placement, core::ops::Range<usize>)], index: usize) -> &'static str {
@@ -230,6 +234,7 @@ fn check_memory(
     lowered: &LoweredPlan,
     constraints: &Constraints,
     minimum: u64,
+    profile: &Profile,
 ) -> Result<(), PlanError> {
     let Some(limit) = constraints.secure_memory.filter(|&limit| limit < minimum) else { return Ok(()) };
     let (index, largest) = lowered
@@ -238,7 +243,7 @@ fn check_memory(
         .enumerate()
         .max_by_key(|(_, segment)| segment.cost.streamed())
         .expect("a plan has at least one segment");
-    let advice = match (constraints.protect, smaller(model, constraints)) {
+    let advice = match (constraints.protect, smaller(model, constraints, profile)) {
         (Protect::Weights | Protect::All, Some(cut)) if lowered.segments.len() == 1 => {
             format!("--secure-memory {minimum} would do, or fewer nodes inside: --protect weights --back {cut} fits")
         }
@@ -267,13 +272,14 @@ fn demand(index: usize, segment: &LoweredSegment) -> String {
 }
 
 /// The earliest of some cuts after which everything inside fits the limit.
-fn smaller(model: &Model, constraints: &Constraints) -> Option<usize> {
+fn smaller(model: &Model, constraints: &Constraints, profile: &Profile) -> Option<usize> {
     let limit = constraints.secure_memory?;
     let fits = |cut: usize| {
         let back = Some(Bound::Cut(cut));
         let constraints = Constraints { protect: Protect::Weights, front: None, back, ..constraints.clone() };
         let segments = ranges(&model.graph, &constraints).ok()?.segments();
-        let (_, predicted) = lower_ranges(&model.graph, &segments, constraints.weights, &Cut::For(Some(limit))).ok()?;
+        let how = Cut::For(Some(limit));
+        let (_, predicted) = lower_ranges(&model.graph, &segments, constraints.weights, &how, profile).ok()?;
         (predicted?.0.minimum <= limit).then_some(cut)
     };
     let nodes = model.graph.nodes.len();

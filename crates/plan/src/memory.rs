@@ -1,22 +1,16 @@
 //! Secure memory, predicted on the owner's machine. The promise is one-sided: what `run` measures is at most this.
 
 use crate::PlanError;
-use crate::fixed::{FIXED_BYTES, FRAME_CONTENT, process_bytes};
 use cordon_engine::program::{Port, Via};
 use cordon_engine::{CHUNK, Prepared, Residency};
 use cordon_lower::Lowered;
+use cordon_protocol::{Profile, SLACK, SPILL_CHUNK};
 
 /// A leaf hash per chunk of weights stays inside.
 const LEAF_BYTES: u64 = 32;
 
-/// How much less than [`FIXED_BYTES`] it may be: what that allows for, and a helper's stack.
-const FIXED_RANGE: u64 = 320 * 1024;
-
-/// In how many steps that range is looked through: with a little more room one more tile may stay inside.
+/// In how many steps the range of the fixed part is looked through: with a little more room one more tile may stay inside.
 const FIXED_STEPS: u64 = 5;
-
-/// What the enclave keeps free besides: see `SLACK` there.
-const SLACK: u64 = 64 * 1024;
 
 /// Share of a prediction that stands for what is not counted one by one: heads of blocks, the manifest's small objects.
 const MARGIN: f64 = 0.01;
@@ -42,7 +36,7 @@ pub struct SegmentCost {
 
 impl SegmentCost {
     /// The cost of a lowered segment.
-    pub fn of(lowered: &Lowered) -> Result<Self, PlanError> {
+    pub fn of(lowered: &Lowered, profile: &Profile) -> Result<Self, PlanError> {
         let program = &lowered.program;
         let report = |residency| predict_one(lowered, residency).map(|prediction| prediction.memory);
         let (resident, streamed) = (report(Residency::All)?, report(Residency::Least)?);
@@ -54,7 +48,7 @@ impl SegmentCost {
             weights: resident.weights,
             window: streamed.window,
             tables: resident.tables.max(streamed.tables) + leaves(lowered),
-            encoded: if encoded > FRAME_CONTENT { encoded } else { 0 },
+            encoded: if encoded > frame_content(profile) { encoded } else { 0 },
             retained: program.outputs.iter().filter(|port| port.via == Via::Retain).map(bytes).sum(),
         })
     }
@@ -68,6 +62,16 @@ impl SegmentCost {
     pub fn streamed(&self) -> u64 {
         (self.arena + self.window + self.tables + self.retained + self.encoded).min(self.resident())
     }
+}
+
+/// Content of a section that comes in one frame, labels and names besides: all stored chunks that fit it but one.
+fn frame_content(profile: &Profile) -> u64 {
+    (profile.payload / SPILL_CHUNK).saturating_sub(1) as u64 * CHUNK as u64
+}
+
+/// The fixed part that predictions are made for.
+fn fixed_bytes(profile: &Profile) -> u64 {
+    profile.fixed_bytes(profile.threads)
 }
 
 fn leaves(lowered: &Lowered) -> u64 {
@@ -98,27 +102,28 @@ pub struct Predicted {
 }
 
 /// What a budget leaves for activations, weights and tables.
-pub(crate) fn room(limit: u64) -> u64 {
-    ((limit as f64 / (1.0 + MARGIN)) as u64).saturating_sub(FIXED_BYTES + SLACK)
+pub(crate) fn room(limit: u64, profile: &Profile) -> u64 {
+    ((limit as f64 / (1.0 + MARGIN)) as u64).saturating_sub(fixed_bytes(profile) + SLACK)
 }
 
 /// Predicts for a budget; without one everything is resident. The enclave shares memory out with the same function.
-pub fn predict(segments: &[&Lowered], limit: Option<u64>) -> Result<Predicted, PlanError> {
+pub fn predict(segments: &[&Lowered], limit: Option<u64>, profile: &Profile) -> Result<Predicted, PlanError> {
     if segments.is_empty() {
         return Ok(Predicted::default());
     }
-    let costs = segments.iter().map(|lowered| SegmentCost::of(lowered)).collect::<Result<Vec<_>, _>>()?;
-    let minimum = with_margin(FIXED_BYTES + SLACK + costs.iter().map(SegmentCost::streamed).sum::<u64>());
+    let costs = segments.iter().map(|lowered| SegmentCost::of(lowered, profile)).collect::<Result<Vec<_>, _>>()?;
+    let most = fixed_bytes(profile);
+    let minimum = with_margin(most + SLACK + costs.iter().map(SegmentCost::streamed).sum::<u64>());
     let there: u64 = segments.iter().map(|lowered| lowered.program.heap_bytes() + leaves(lowered)).sum();
     let retained: u64 = costs.iter().map(|cost| cost.retained).sum();
     // Decoding comes before the arena and the weights are allocated.
-    let decoding = FIXED_BYTES + there + costs.iter().map(|cost| 2 * cost.encoded + cost.tables).max().unwrap_or(0);
+    let decoding = most + there + costs.iter().map(|cost| 2 * cost.encoded + cost.tables).max().unwrap_or(0);
     let programs: Vec<_> = segments.iter().map(|lowered| (&lowered.program, &lowered.weights)).collect();
     let mut predicted = Predicted { peak: decoding, minimum, ..Predicted::default() };
     let (mut least, mut between) = (u64::MAX, 0);
     // An enclave whose fixed part is smaller than the bound keeps more weights: the larger sum counts.
     for step in 0..=FIXED_STEPS {
-        let fixed = FIXED_BYTES - FIXED_RANGE * step / FIXED_STEPS;
+        let fixed = most.saturating_sub(profile.fixed_range * step / FIXED_STEPS);
         let available = limit.map_or(u64::MAX, |limit| limit.saturating_sub(fixed + SLACK + retained + there));
         let Ok(residencies) = cordon_engine::share(available, &programs) else {
             return Ok(Predicted { peak: minimum, minimum, ..Predicted::default() });
@@ -139,7 +144,7 @@ pub fn predict(segments: &[&Lowered], limit: Option<u64>) -> Result<Predicted, P
             // All lies inside as it is read: more room changes nothing.
             break;
         }
-        between = FIXED_RANGE / FIXED_STEPS;
+        between = profile.fixed_range / FIXED_STEPS;
     }
     predicted.spread = predicted.peak.saturating_sub(least);
     // Room between two steps may hold what neither did.
@@ -150,10 +155,10 @@ pub fn predict(segments: &[&Lowered], limit: Option<u64>) -> Result<Predicted, P
     Ok(predicted)
 }
 
-/// Predicts for a package already sealed, whose segments take `resident` bytes with all weights inside: in an enclave of
-/// the process backend with so many threads and so much memory.
-pub fn predict_sealed(resident: u64, threads: u64, limit: u64) -> u64 {
-    with_margin(process_bytes(threads) + resident).min(limit)
+/// Predicts for a package already sealed, whose segments take `resident` bytes with all weights inside: in an enclave with so
+/// many threads and so much memory.
+pub fn predict_sealed(resident: u64, threads: usize, limit: u64, profile: &Profile) -> u64 {
+    with_margin(profile.fixed_bytes(threads) + resident).min(limit)
 }
 
 fn with_margin(bytes: u64) -> u64 {
@@ -161,6 +166,6 @@ fn with_margin(bytes: u64) -> u64 {
 }
 
 /// A rough guess where nothing was lowered.
-pub(crate) fn estimate(weights: u64, activations: u64) -> u64 {
-    FIXED_BYTES + weights + activations
+pub(crate) fn estimate(weights: u64, activations: u64, profile: &Profile) -> u64 {
+    fixed_bytes(profile) + weights + activations
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// Version of the file; another one is refused.
-pub(crate) const FORMAT: u32 = 1;
+pub(crate) const FORMAT: u32 = 2;
 
 /// Where a segment runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -141,6 +141,8 @@ pub struct Goal {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Memory {
+    /// The platform whose figures the rest is for, by its word.
+    pub platform: String,
     /// Most that `run` may use, in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<u64>,
@@ -262,13 +264,19 @@ impl Plan {
 
     /// Reads the file's text. Only its form is checked here: [`crate::lower_plan`] checks it against the model.
     pub fn from_toml(text: &str) -> Result<Self, PlanError> {
-        let plan: Self = toml::from_str(text).map_err(|error| PlanError::Malformed(error.to_string()))?;
-        if plan.format != FORMAT {
+        /// Its first line; another format may have other fields.
+        #[derive(Deserialize)]
+        struct Head {
+            format: u32,
+        }
+        let malformed = |error: toml::de::Error| PlanError::Malformed(error.to_string());
+        let Head { format } = toml::from_str(text).map_err(malformed)?;
+        if format != FORMAT {
             return Err(PlanError::Malformed(format!(
-                "it has format {}, this version reads {FORMAT}; make it again with `cordon plan`",
-                plan.format
+                "it has format {format}, this version reads {FORMAT}; make it again with `cordon plan`"
             )));
         }
+        let plan: Self = toml::from_str(text).map_err(malformed)?;
         if plan.segments.is_empty() {
             return Err(PlanError::Malformed("it has no segment; make it again with `cordon plan`".into()));
         }

@@ -4,10 +4,7 @@ use crate::PlanError;
 use crate::memory::predict;
 use crate::tiling::{Fitted, cut, slowdown};
 use cordon_lower::{Lowered, Tiling, Untiled};
-
-/// Bytes per second of a value on its way out and back, both counted: encrypted and decrypted in portable Rust, four copies,
-/// a round trip for each chunk. A guess: docs/decisions/0015-spill-and-map.md.
-const SPILLED: f64 = 1.5e9;
+use cordon_protocol::{Profile, Speed};
 
 /// Weights per instruction and shares of the untiled activations, in percent, that are worth spilling from: where little room
 /// is, small ones.
@@ -17,12 +14,18 @@ const WAYS: [(u64, u64); 4] = [(512 << 10, 25), (512 << 10, 0), (256 << 10, 25),
 const AIMS: [u64; 3] = [98, 90, 75];
 
 /// Seconds that spilled values add to a request.
-pub(crate) fn seconds<'l>(lowered: impl IntoIterator<Item = &'l Lowered>) -> f64 {
-    lowered.into_iter().map(|lowered| 2 * lowered.program.spilled_bytes()).sum::<u64>() as f64 / SPILLED
+pub(crate) fn seconds<'l>(lowered: impl IntoIterator<Item = &'l Lowered>, speed: &Speed) -> f64 {
+    lowered.into_iter().map(|lowered| 2 * lowered.program.spilled_bytes()).sum::<u64>() as f64 / speed.spilled
 }
 
 /// The fastest way to spill that fits `limit`, if there is one; `best` does not fit.
-pub(crate) fn last_resort(segments: &[Untiled], limit: u64, best: Fitted, fastest: f64) -> Result<Fitted, PlanError> {
+pub(crate) fn last_resort(
+    segments: &[Untiled],
+    limit: u64,
+    best: Fitted,
+    fastest: f64,
+    profile: &Profile,
+) -> Result<Fitted, PlanError> {
     let whole = segments.iter().map(|segment| segment.tile(&Tiling::default()));
     let whole = whole.collect::<Result<Vec<_>, _>>()?;
     let mut found: Option<Fitted> = None;
@@ -33,7 +36,7 @@ pub(crate) fn last_resort(segments: &[Untiled], limit: u64, best: Fitted, fastes
             .map(|arena| Tiling { weights: Some(weights), arena: Some(arena), scratch: Some(0), spill: None })
             .collect();
         let before = cut(segments, &tiled)?;
-        let minimum = predict(&before.lowered.iter().collect::<Vec<_>>(), Some(limit))?.minimum;
+        let minimum = predict(&before.lowered.iter().collect::<Vec<_>>(), Some(limit), profile)?.minimum;
         let arenas: u64 = before.lowered.iter().map(|lowered| lowered.arena.bytes).sum();
         let others = minimum.saturating_sub(arenas);
         let Some(room) = limit.checked_sub(others) else { continue };
@@ -49,11 +52,13 @@ pub(crate) fn last_resort(segments: &[Untiled], limit: u64, best: Fitted, fastes
                 .collect();
             let tried = cut(segments, &tilings)?;
             // More values than may wait outside: not a way.
-            let Ok(predicted) = predict(&tried.lowered.iter().collect::<Vec<_>>(), Some(limit)) else { continue };
+            let Ok(predicted) = predict(&tried.lowered.iter().collect::<Vec<_>>(), Some(limit), profile) else {
+                continue;
+            };
             if predicted.minimum > limit {
                 continue;
             }
-            let slowdown = slowdown(&tried.lowered, &predicted, fastest);
+            let slowdown = slowdown(&tried.lowered, &predicted, fastest, &profile.speed);
             if found.as_ref().is_none_or(|found| slowdown < found.slowdown) {
                 found = Some(Fitted { predicted, slowdown, ..tried });
             }

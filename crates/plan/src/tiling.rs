@@ -6,6 +6,7 @@
 use crate::memory::{Predicted, predict, room};
 use crate::{PlanError, spilling, time};
 use cordon_lower::{Lowered, Tiling, Untiled};
+use cordon_protocol::{Profile, Speed};
 
 /// Bytes of weights per instruction that are worth trying.
 const WEIGHTS: [Option<u64>; 5] = [None, Some(2 << 20), Some(1 << 20), Some(512 << 10), Some(256 << 10)];
@@ -33,19 +34,19 @@ pub(crate) struct Fitted {
 
 /// Cuts the secure segments for `limit`. If nothing fits, the way that needs least is returned: its minimum is above the
 /// limit.
-pub(crate) fn fit(segments: &[Untiled], limit: Option<u64>) -> Result<Fitted, PlanError> {
+pub(crate) fn fit(segments: &[Untiled], limit: Option<u64>, profile: &Profile) -> Result<Fitted, PlanError> {
     let plain = cut(segments, &vec![Tiling::default(); segments.len()])?;
-    let fastest = time::arithmetic(&plain.lowered);
-    let predicted = predict(&plain.lowered.iter().collect::<Vec<_>>(), limit)?;
-    let slowdown = (fastest + time::streaming(&predicted)) / fastest;
+    let fastest = time::arithmetic(&plain.lowered, &profile.speed);
+    let predicted = predict(&plain.lowered.iter().collect::<Vec<_>>(), limit, profile)?;
+    let slowdown = (fastest + time::streaming(&predicted, &profile.speed)) / fastest;
     let whole: u64 = plain.lowered.iter().map(|lowered| lowered.arena.bytes).sum();
     let plain = Fitted { slowdown, predicted, ..plain };
     let Some(limit) = limit.filter(|&limit| plain.predicted.pieces > 0 || plain.predicted.minimum > limit) else {
         return Ok(plain);
     };
-    let mut search = Search { limit, fastest, best: plain };
+    let mut search = Search { limit, fastest, profile, best: plain };
     search.cuts(segments, None)?;
-    let room = room(limit);
+    let room = room(limit, profile);
     let tight = BESIDE.iter().map(|beside| room.saturating_sub(*beside) * 1000 / whole.max(1));
     let mut shares: Vec<u64> = tight.chain(ARENAS).filter(|&share| share < 1000).collect();
     shares.sort_unstable_by_key(|&share| core::cmp::Reverse(share));
@@ -54,7 +55,7 @@ pub(crate) fn fit(segments: &[Untiled], limit: Option<u64>) -> Result<Fitted, Pl
         search.cuts(segments, Some(share))?;
     }
     if search.best.predicted.minimum > limit {
-        return spilling::last_resort(segments, limit, search.best, fastest);
+        return spilling::last_resort(segments, limit, search.best, fastest, profile);
     }
     Ok(search.best)
 }
@@ -67,18 +68,19 @@ pub(crate) fn cut(segments: &[Untiled], tilings: &[Tiling]) -> Result<Fitted, Pl
 }
 
 /// Predicted time over `fastest`.
-pub(crate) fn slowdown(lowered: &[Lowered], predicted: &Predicted, fastest: f64) -> f64 {
-    (time::arithmetic(lowered) + time::streaming(predicted) + spilling::seconds(lowered)) / fastest
+pub(crate) fn slowdown(lowered: &[Lowered], predicted: &Predicted, fastest: f64, speed: &Speed) -> f64 {
+    (time::arithmetic(lowered, speed) + time::streaming(predicted, speed) + spilling::seconds(lowered, speed)) / fastest
 }
 
-struct Search {
+struct Search<'a> {
     limit: u64,
+    profile: &'a Profile,
     /// Predicted seconds with everything inside and nothing cut.
     fastest: f64,
     best: Fitted,
 }
 
-impl Search {
+impl Search<'_> {
     /// Tries one size of activations, in thousandths of the untiled one, with all tiles of weights.
     fn cuts(&mut self, segments: &[Untiled], share: Option<u64>) -> Result<(), PlanError> {
         let (mut banded, mut arenas) = (Vec::new(), Vec::new());
@@ -94,7 +96,9 @@ impl Search {
             let tilings: Vec<Tiling> = arenas.iter().map(|_| Tiling { weights, ..Tiling::default() }).collect();
             let mut tried = cut(&banded, &tilings)?;
             tried.tilings.iter_mut().zip(&arenas).for_each(|(tiling, arena)| tiling.arena = *arena);
-            if self.rank(&self.best) == BEST && time::arithmetic(&tried.lowered) / self.fastest >= self.best.slowdown {
+            if self.rank(&self.best) == BEST
+                && time::arithmetic(&tried.lowered, &self.profile.speed) / self.fastest >= self.best.slowdown
+            {
                 // With all the scratch memory it can use. Smaller tiles are no faster.
                 return Ok(());
             }
@@ -120,13 +124,13 @@ impl Search {
     }
 
     fn consider(&mut self, tried: &mut Fitted) -> Result<(), PlanError> {
-        let arithmetic = time::arithmetic(&tried.lowered);
+        let arithmetic = time::arithmetic(&tried.lowered, &self.profile.speed);
         let best = self.rank(&self.best);
         if best == BEST && arithmetic / self.fastest >= self.best.slowdown {
             return Ok(());
         }
-        tried.predicted = predict(&tried.lowered.iter().collect::<Vec<_>>(), Some(self.limit))?;
-        tried.slowdown = (arithmetic + time::streaming(&tried.predicted)) / self.fastest;
+        tried.predicted = predict(&tried.lowered.iter().collect::<Vec<_>>(), Some(self.limit), self.profile)?;
+        tried.slowdown = (arithmetic + time::streaming(&tried.predicted, &self.profile.speed)) / self.fastest;
         let better = match self.rank(tried) {
             rank if rank != best => rank > best,
             (false, _) => tried.predicted.minimum < self.best.predicted.minimum,

@@ -2,8 +2,9 @@
 
 use cordon_graph::{Evaluator, ExportedModel, Graph, Node, Tensor, TensorType, Value, ValueId};
 use cordon_plan::{
-    Bound, Constraints, Model, Placement, Plan, PlanError, Protect, World, inspect, lower_plan, make, prepare,
+    Bound, Constraints, Inspection, LoweredPlan, Model, Placement, Plan, PlanError, Profile, Protect, World, prepare,
 };
+use cordon_process_link::profile::PROFILE;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -19,6 +20,18 @@ impl Evaluator for NoEngine {
 fn digits() -> Model {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/digits/digits.onnx");
     prepare(&path, &BTreeMap::new(), &mut NoEngine).expect("the bundled model is readable")
+}
+
+fn inspect(model: &Model) -> Inspection {
+    cordon_plan::inspect(model, &PROFILE)
+}
+
+fn make(model: &Model, constraints: &Constraints) -> Result<Plan, PlanError> {
+    cordon_plan::make(model, constraints, &PROFILE)
+}
+
+fn lower_plan(model: &Model, plan: &Plan) -> Result<LoweredPlan, PlanError> {
+    cordon_plan::lower_plan(model, plan, &PROFILE)
 }
 
 fn ternary(front: usize, back: usize) -> Constraints {
@@ -145,7 +158,7 @@ fn the_file_reads_back_and_fits_only_its_own_model() {
     let plan = make(&model, &ternary(8, 17)).expect("supported");
     let text = plan.to_toml().expect("representable");
     assert_eq!(Plan::from_toml(&text).expect("its own text"), plan);
-    assert!(Plan::from_toml(&text.replace("format = 1", "format = 9")).is_err());
+    assert!(Plan::from_toml(&text.replace("format = 2", "format = 1")).is_err());
     assert!(Plan::from_toml("not a plan").is_err());
     let lowered = lower_plan(&model, &plan).expect("its own model");
     assert_eq!(lowered.segments.len(), 3);
@@ -206,4 +219,44 @@ fn what_a_later_secure_segment_needs_stays_inside() {
     assert_ne!(front.outputs[0], front.retained_out[0], "one id for each way a value travels");
     assert_eq!(front.retained_out, back.retained_in);
     assert_eq!(front.cost.retained, 2 * 4 * 4);
+}
+
+/// A platform with little memory of its own, one thread, and frames of one stored chunk.
+const SMALL: Profile = Profile {
+    platform: "small",
+    memory: Some(11 << 20),
+    fixed: 512 << 10,
+    fixed_range: 128 << 10,
+    thread: 0,
+    threads: 1,
+    max_threads: 1,
+    payload: 65_552,
+    reply: 65_552,
+    ..PROFILE
+};
+
+#[test]
+fn predictions_are_those_of_the_platform_and_the_plan_names_it() {
+    let model = digits();
+    let constraints = ternary(8, 17);
+    let [process, small] = [&PROFILE, &SMALL].map(|it| cordon_plan::make(&model, &constraints, it).expect("supported"));
+    assert_eq!((process.memory.platform.as_str(), process.memory.limit), ("process", None));
+    assert_eq!((small.memory.platform.as_str(), small.memory.limit), ("small", Some(11 << 20)));
+    let fixed = [&PROFILE, &SMALL].map(|it| it.fixed_bytes(it.threads));
+    assert!(fixed[1] < fixed[0]);
+    // One per cent besides, and what does not fit one of its small frames: the encoded Programs.
+    let differ = process.memory.predicted - small.memory.predicted;
+    assert!(differ.abs_diff(fixed[0] - fixed[1]) < 64 << 10, "{differ} of {fixed:?}");
+    let [process_cuts, small_cuts] = [&PROFILE, &SMALL].map(|it| cordon_plan::inspect(&model, it).cuts);
+    for (process, small) in process_cuts.iter().zip(&small_cuts) {
+        assert_eq!(process.secure_before.zip(small.secure_before).map(|(a, b)| a - b), Some(fixed[0] - fixed[1]));
+        assert!(small.least_after < process.least_after);
+    }
+    // What the platform has bounds what was asked for.
+    let more = Constraints { secure_memory: Some(1 << 30), ..constraints.clone() };
+    assert_eq!(cordon_plan::make(&model, &more, &SMALL).expect("supported").memory.limit, Some(11 << 20));
+    let tiny = Profile { memory: Some(600 << 10), ..SMALL };
+    assert!(matches!(cordon_plan::make(&model, &constraints, &tiny), Err(PlanError::SecureMemory { .. })));
+    assert!(matches!(cordon_plan::lower_plan(&model, &small, &PROFILE), Err(PlanError::Mismatch(_))));
+    assert!(cordon_plan::lower_plan(&model, &small, &SMALL).is_ok());
 }

@@ -12,6 +12,11 @@ pub const HEAD_LIMIT: usize = 4096;
 /// Bytes of a frame besides its payload, at most.
 pub const OVERHEAD: usize = HEAD_LIMIT + 4;
 
+/// Bytes of memory that hold any frame with so much payload, in whole pages.
+pub const fn area(payload: usize) -> usize {
+    payload.saturating_add(OVERHEAD).next_multiple_of(4096)
+}
+
 /// Splits a received frame into head and payload.
 pub fn split(frame: &mut [u8]) -> Result<(&[u8], &mut [u8]), DecodeError> {
     let (length, rest) = frame.split_first_chunk_mut::<4>().ok_or(DecodeError::Truncated("frame"))?;

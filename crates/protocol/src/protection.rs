@@ -1,46 +1,46 @@
 //! What protects the enclave, each protection reported as in force or missing, never assumed.
 
+use alloc::borrow::Cow;
+use alloc::string::String;
+
 use cordon_codec::{DecodeError, Reader, Writer};
 
 use crate::refusal::codes;
 
-codes! {
-    /// One protection.
-    Guard {
-        /// The CPU keeps the host out of the enclave's memory.
-        Hardware = 1 "hardware-isolation",
-        /// The bytes that run are the bytes that were sealed in memory before execution.
-        SealedImage = 2 "sealed-image",
-        /// Started with an empty environment and no descriptor but its own.
-        EmptyEnvironment = 3 "empty-environment",
-        /// No descendant can gain privileges.
-        NoNewPrivileges = 4 "no-new-privileges",
-        /// Processes of the same user cannot attach or read memory.
-        NotDumpable = 5 "not-dumpable",
-        /// A crash writes no core file.
-        NoCoreFile = 6 "no-core-file",
-        /// Only listed system calls; any other ends the enclave.
-        SystemCallFilter = 7 "system-call-filter",
-        /// No file can be opened.
-        NoFiles = 8 "no-file-access",
-        /// No TCP connection can be made or accepted, by the security module (the filter denies sockets anyway).
-        NoNetwork = 9 "no-network-access",
-        /// Keys and stacks lie in memory that the kernel itself does not map.
-        SecretKeys = 10 "secret-memory-keys",
-        /// Everything else does, too.
-        SecretHeap = 11 "secret-memory-heap",
-        /// Memory is never written to swap.
-        Locked = 12 "locked-memory",
-        /// Secure memory cannot exceed the budget.
-        Budget = 13 "memory-budget",
-        /// The enclave dies with the process that started it.
-        DiesWithHost = 14 "dies-with-host",
-        /// The device key was read only after every protection above was in place.
-        KeyReadLast = 15 "key-read-last",
-        /// An older package or device state cannot come back.
-        Rollback = 16 "rollback-protection",
-        /// The clock that `not_after` is checked with is not the host's.
-        TrustedClock = 17 "trusted-clock",
+/// Most bytes of a guard's word.
+const MAX_GUARD_BYTES: u32 = 40;
+
+/// Names a protection: lower-case letters, digits and hyphens. A platform may have guards of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Guard(Cow<'static, str>);
+
+impl Guard {
+    /// The CPU keeps the host out of the enclave's memory.
+    pub const HARDWARE: Self = Self::new("hardware-isolation");
+    /// Secure memory cannot exceed the budget.
+    pub const BUDGET: Self = Self::new("memory-budget");
+    /// An older package or device state cannot come back.
+    pub const ROLLBACK: Self = Self::new("rollback-protection");
+    /// The clock that `not_after` is checked with is not the host's.
+    pub const TRUSTED_CLOCK: Self = Self::new("trusted-clock");
+
+    /// Those that every platform reports.
+    pub const ALL: &'static [Self] = &[Self::HARDWARE, Self::BUDGET, Self::ROLLBACK, Self::TRUSTED_CLOCK];
+
+    /// A guard with this word, which [`Self::is_word`] should hold for: the other side refuses it otherwise.
+    pub const fn new(word: &'static str) -> Self {
+        Self(Cow::Borrowed(word))
+    }
+
+    /// Its word.
+    pub fn name(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether this can be the word of a guard.
+    pub fn is_word(text: &str) -> bool {
+        let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        (1..=MAX_GUARD_BYTES as usize).contains(&text.len()) && text.bytes().all(allowed)
     }
 }
 
@@ -65,14 +65,14 @@ codes! {
 /// Whether a protection is in force.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// It is.
+    /// It holds.
     InForce,
-    /// It is not.
+    /// It does not hold.
     Missing(Reason),
 }
 
 /// One line of the report.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Protection {
     /// Which.
     pub guard: Guard,
@@ -82,8 +82,8 @@ pub struct Protection {
     pub detail: u64,
 }
 
-/// Encoded size of one [`Protection`].
-pub(crate) const PROTECTION_BYTES: usize = 2 + 2 + 8;
+/// Fewest encoded bytes of one [`Protection`].
+pub(crate) const PROTECTION_BYTES: usize = 4 + 1 + 2 + 8;
 
 impl Protection {
     /// A protection that holds.
@@ -102,7 +102,7 @@ impl Protection {
     }
 
     pub(crate) fn encode(&self, w: &mut Writer) {
-        w.u16(self.guard.number());
+        w.string(&self.guard.0);
         w.u16(match self.state {
             State::InForce => 0,
             State::Missing(reason) => reason.number(),
@@ -111,11 +111,35 @@ impl Protection {
     }
 
     pub(crate) fn decode(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        let guard = Guard::from_number(r.u16("guard")?).ok_or(DecodeError::Invalid("guard"))?;
+        let guard: String = r.string(MAX_GUARD_BYTES, "guard")?;
+        if !Guard::is_word(&guard) {
+            return Err(DecodeError::Invalid("guard"));
+        }
         let state = match r.u16("guard state")? {
             0 => State::InForce,
             number => State::Missing(Reason::from_number(number).ok_or(DecodeError::Invalid("guard state"))?),
         };
-        Ok(Self { guard, state, detail: r.u64("guard detail")? })
+        Ok(Self { guard: Guard(guard.into()), state, detail: r.u64("guard detail")? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_that_could_do_harm_on_a_terminal_are_refused() {
+        let decode = |word: &str| {
+            let mut w = Writer::new();
+            w.string(word).u16(0).u64(7);
+            let bytes = w.finish();
+            Protection::decode(&mut Reader::new(&bytes)).map(|line| line.guard.name() == word)
+        };
+        assert_eq!(decode("memory-budget"), Ok(true));
+        assert_eq!(decode(&"x".repeat(40)), Ok(true));
+        assert_eq!(decode(&"x".repeat(41)), Err(DecodeError::TooLong("guard")));
+        for bad in ["", "Budget", "memory budget", "\u{1b}[2J", "a\nb", "gu\u{e4}rd"] {
+            assert_eq!(decode(bad), Err(DecodeError::Invalid("guard")), "{bad:?}");
+        }
     }
 }

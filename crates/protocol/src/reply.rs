@@ -409,8 +409,8 @@ mod tests {
                 has_key: false,
                 payload_limit: 9,
                 protections: alloc::vec![
-                    Protection::in_force(Guard::SystemCallFilter, 12),
-                    Protection::missing(Guard::Hardware, Reason::Platform, 0),
+                    Protection::in_force(Guard::new("system-call-filter"), 12),
+                    Protection::missing(Guard::HARDWARE, Reason::Platform, 0),
                 ],
                 memory: memory(),
             }),

@@ -11,10 +11,10 @@ use cordon_protocol::{
     SPILL_CHUNK, Supply, VERSION,
 };
 
+use crate::backend::Transport;
 use crate::error::RuntimeError;
 use crate::pace::Pace;
 use crate::package_file::PackageFile;
-use crate::transport::Transport;
 
 /// An enclave that has been greeted.
 pub struct Enclave {

@@ -3,23 +3,24 @@
 use core::time::Duration;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
-use cordon_executor::{Executor, Tensor};
+use cordon_executor::Tensor;
 use cordon_package::{Manifest, Placement, SectionKind};
-use cordon_protocol::{Greeting, LoadReport, MAX_THREADS, MemoryUse, Ranked, stored_weights};
+use cordon_protocol::{Greeting, LoadReport, MemoryUse, Profile, Ranked, stored_weights};
 
+use crate::backend::{self, Backend, Resources};
 use crate::client::{Crossed, Enclave, Traffic};
 use crate::device::Device;
 use crate::error::RuntimeError;
 use crate::normal::NormalSegment;
 use crate::package_file::PackageFile;
-use crate::process::{ProcessBackend, default_threads};
-use crate::transport::Backend;
 
 /// How to open a [`Deployment`].
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Options {
+    backend: Option<Arc<dyn Backend>>,
     device: Option<PathBuf>,
     grant: Option<PathBuf>,
     secure_memory: Option<u64>,
@@ -29,6 +30,12 @@ pub struct Options {
 }
 
 impl Options {
+    /// The kind of TEE; [`backend::DEFAULT`] without it.
+    pub fn backend(mut self, backend: Arc<dyn Backend>) -> Self {
+        self.backend = Some(backend);
+        self
+    }
+
     /// The device folder; [`Device::default_dir`] without it.
     pub fn device(mut self, dir: impl Into<PathBuf>) -> Self {
         self.device = Some(dir.into());
@@ -47,7 +54,7 @@ impl Options {
         self
     }
 
-    /// Threads of the enclave: 1 to 16, [`crate::default_threads`] without it.
+    /// Threads of the enclave, as many as its platform takes; [`Backend::default_threads`] without it.
     pub fn threads(mut self, threads: usize) -> Self {
         self.threads = Some(threads);
         self
@@ -60,14 +67,15 @@ impl Options {
         self
     }
 
-    /// Opens a package on the process backend.
+    /// Opens a package.
     pub fn open(self, path: impl AsRef<Path>) -> Result<Deployment, RuntimeError> {
         let path = path.as_ref();
         let dir = self.device.or_else(Device::default_dir).ok_or(RuntimeError::Device {
             dir: PathBuf::new(),
             what: "no folder was named and there is no home folder",
         })?;
-        let device = Device::open(dir)?;
+        let backend = self.backend.map_or_else(|| backend::open(backend::DEFAULT), Ok)?;
+        let device = Device::open(backend, dir)?;
         let grant = match self.grant {
             Some(grant) => read(&grant)?,
             None => {
@@ -80,13 +88,28 @@ impl Options {
         let executor = cordon_executor::open(&self.executor, &self.executor_options)
             .map_err(|error| RuntimeError::Input(error.to_string()))?;
         let file = PackageFile::open(path)?;
-        let budget = self.secure_memory.unwrap_or_else(|| generous_budget(&file));
-        let threads = self.threads.unwrap_or_else(default_threads);
-        if !(1..=MAX_THREADS).contains(&threads) {
-            return Err(RuntimeError::Input(format!("{threads} threads: an enclave computes with 1 to {MAX_THREADS}")));
+        let profile = device.backend().profile();
+        let threads = self.threads.unwrap_or_else(|| device.backend().default_threads());
+        if !(1..=profile.max_threads).contains(&threads) {
+            let most = profile.max_threads;
+            return Err(RuntimeError::Input(format!("{threads} threads: an enclave computes with 1 to {most}")));
         }
-        let backend = ProcessBackend::new(device.key_file()?, Some(budget)).threads(threads);
-        Deployment::with_backend(file, grant, device, Box::new(backend), executor.as_ref())
+        let most = profile.memory.unwrap_or(u64::MAX);
+        let secure_memory = match self.secure_memory {
+            Some(bytes) if bytes > most => {
+                let platform = profile.platform;
+                return Err(RuntimeError::Input(format!(
+                    "{bytes} bytes of secure memory: platform {platform} has {most}"
+                )));
+            }
+            Some(bytes) => bytes,
+            None => generous_budget(&file).min(most),
+        };
+        let resources = Resources { secure_memory, threads, store: store_bytes(&file) };
+        let normal = NormalSegment::load_all(&file, executor.as_ref())?;
+        let mut deployment = Deployment { file, grant, device, resources, enclave: None, normal };
+        deployment.start()?;
+        Ok(deployment)
     }
 }
 
@@ -115,7 +138,7 @@ pub struct Deployment {
     file: PackageFile,
     grant: Vec<u8>,
     device: Device,
-    backend: Box<dyn Backend>,
+    resources: Resources,
     enclave: Option<(Enclave, LoadReport)>,
     normal: Vec<Option<NormalSegment>>,
 }
@@ -179,6 +202,7 @@ impl Deployment {
     /// The defaults: the user's device folder, the embedded executor, all weights resident.
     pub fn options() -> Options {
         Options {
+            backend: None,
             device: None,
             grant: None,
             secure_memory: None,
@@ -193,18 +217,9 @@ impl Deployment {
         Self::options().open(path)
     }
 
-    /// Opens a package on any backend. `grant` is empty when there is none.
-    pub fn with_backend(
-        file: PackageFile,
-        grant: Vec<u8>,
-        device: Device,
-        backend: Box<dyn Backend>,
-        executor: &dyn Executor,
-    ) -> Result<Self, RuntimeError> {
-        let normal = NormalSegment::load_all(&file, executor)?;
-        let mut this = Self { file, grant, device, backend, enclave: None, normal };
-        this.start()?;
-        Ok(this)
+    /// What predictions for the device's platform rest on.
+    pub fn profile(&self) -> &'static Profile {
+        self.device.backend().profile()
     }
 
     /// The package's public manifest.
@@ -254,7 +269,7 @@ impl Deployment {
         if self.normal.iter().all(Option::is_some) {
             return Ok(());
         }
-        let mut enclave = Enclave::greet(self.backend.start(store_bytes(&self.file))?)?;
+        let mut enclave = Enclave::greet(self.device.start(self.resources)?)?;
         let (report, state) = enclave.load(&self.file, &self.grant, &self.device.state(self.file.header())?)?;
         self.device.keep_state(self.file.header(), state.as_deref())?;
         self.enclave = Some((enclave, report));

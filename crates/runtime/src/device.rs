@@ -1,27 +1,33 @@
-//! The device folder: the key file only the enclave reads, the recipient string, and the state the enclave hands out.
+//! The device folder: the recipient string, the state the enclave hands out, and what the platform keeps there.
 
+use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
-use std::fs::{self, File, OpenOptions, Permissions};
+use std::fs::{self, OpenOptions, Permissions};
 use std::io::Write;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use cordon_package::merkle::leaf;
 use cordon_package::{Header, OwnerPublic, Recipient};
 
-use crate::client::Enclave;
+use crate::backend::{Backend, Resources, Transport};
 use crate::error::RuntimeError;
-use crate::process::ProcessBackend;
-use crate::transport::Backend;
 
-const KEY: &str = "device.key";
 const RECIPIENT: &str = "recipient";
 const STATE: &str = "counters";
 
-/// A device of the process platform: a folder.
-#[derive(Clone, Debug)]
+/// A device: a folder of this host, and the backend that starts the device's enclaves.
+#[derive(Clone)]
 pub struct Device {
+    backend: Arc<dyn Backend>,
     dir: PathBuf,
+}
+
+impl fmt::Debug for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Device({}, {})", self.backend.name(), self.dir.display())
+    }
 }
 
 impl Device {
@@ -33,47 +39,39 @@ impl Device {
     }
 
     /// An initialised device folder.
-    pub fn open(dir: impl Into<PathBuf>) -> Result<Self, RuntimeError> {
+    pub fn open(backend: Arc<dyn Backend>, dir: impl Into<PathBuf>) -> Result<Self, RuntimeError> {
         let dir = dir.into();
-        if !dir.join(KEY).is_file() {
+        if !backend.has_device(&dir) {
             return Err(RuntimeError::Device { dir, what: "it holds no device" });
         }
-        Ok(Self { dir })
+        Ok(Self { backend, dir })
     }
 
-    /// Makes a device that accepts packages of `owners`. The key is made inside an enclave, which writes it to the file
-    /// itself: this process never holds it.
-    pub fn init(dir: impl Into<PathBuf>, owners: &[OwnerPublic]) -> Result<(Self, Recipient), RuntimeError> {
+    /// Makes a device that accepts packages of `owners`. The key is made inside an enclave: this process never holds it.
+    pub fn init(
+        backend: Arc<dyn Backend>,
+        dir: impl Into<PathBuf>,
+        owners: &[OwnerPublic],
+    ) -> Result<(Self, Recipient), RuntimeError> {
         let dir = dir.into();
         if owners.is_empty() {
             return Err(RuntimeError::Device { dir, what: "a device pins at least one owner" });
         }
         fs::create_dir_all(&dir).map_err(|source| RuntimeError::io(&dir, source))?;
         fs::set_permissions(&dir, Permissions::from_mode(0o700)).map_err(|source| RuntimeError::io(&dir, source))?;
-        let path = dir.join(KEY);
-        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path);
-        let file = file.map_err(|source| match source.kind() {
-            std::io::ErrorKind::AlreadyExists => {
-                RuntimeError::Device { dir: dir.clone(), what: "it holds a device already" }
-            }
-            _ => RuntimeError::io(&path, source),
-        })?;
-        let made = ProcessBackend::new(file, None)
-            .start(0)
-            .and_then(Enclave::greet)
-            .and_then(|mut enclave| enclave.provision(owners))
-            .and_then(|recipient| {
-                let text = format!("{recipient}\n");
-                replace(&dir.join(RECIPIENT), text.as_bytes()).map(|()| recipient)
-            });
-        match made {
-            Ok(recipient) => Ok((Self { dir }, recipient)),
-            Err(error) => {
-                // Half a device would block the next attempt.
-                let _ = fs::remove_file(&path);
-                Err(error)
-            }
-        }
+        let recipient = backend.provision(&dir, owners)?;
+        replace(&dir.join(RECIPIENT), format!("{recipient}\n").as_bytes()).inspect_err(|_| backend.forget(&dir))?;
+        Ok((Self { backend, dir }, recipient))
+    }
+
+    /// What starts its enclaves.
+    pub fn backend(&self) -> &Arc<dyn Backend> {
+        &self.backend
+    }
+
+    /// Starts a fresh enclave.
+    pub fn start(&self, resources: Resources) -> Result<Box<dyn Transport>, RuntimeError> {
+        self.backend.start(&self.dir, resources)
     }
 
     /// The folder.
@@ -86,12 +84,6 @@ impl Device {
         let path = self.dir.join(RECIPIENT);
         let text = fs::read_to_string(&path).map_err(|source| RuntimeError::io(&path, source))?;
         Ok(Recipient::parse(text.trim_end())?)
-    }
-
-    /// The key file, open for an enclave.
-    pub(crate) fn key_file(&self) -> Result<File, RuntimeError> {
-        let path = self.dir.join(KEY);
-        File::open(&path).map_err(|source| RuntimeError::io(&path, source))
     }
 
     /// What the enclave handed out last; empty on a new device.

@@ -6,7 +6,7 @@ use cordon_executor::ExecutorError;
 use cordon_package::PackageError;
 use cordon_protocol::{Code, Refusal};
 
-use crate::transport::Death;
+use crate::backend::Death;
 
 /// Why a sealed model did not load or run. The text ends with the next step.
 #[derive(Debug)]

@@ -15,6 +15,7 @@
 //! failed is never run again behind the caller's back.
 #![forbid(unsafe_code)]
 
+pub mod backend;
 mod client;
 mod deployment;
 pub mod device;
@@ -22,9 +23,8 @@ mod error;
 mod normal;
 mod pace;
 mod package_file;
-mod process;
-mod transport;
 
+pub use backend::{Backend, Death, Resources, Transport};
 pub use client::Enclave;
 pub use cordon_executor::{ElemType, Tensor};
 pub use cordon_package::{Manifest, OutputPolicy};
@@ -33,5 +33,3 @@ pub use deployment::{Deployment, Options, Output, Run, SegmentCost};
 pub use device::Device;
 pub use error::RuntimeError;
 pub use package_file::PackageFile;
-pub use process::{ProcessBackend, default_threads};
-pub use transport::{Backend, Death, Transport};

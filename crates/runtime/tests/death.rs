@@ -6,8 +6,9 @@ mod support;
 use core::time::Duration;
 use std::time::Instant;
 
-use cordon_protocol::Guard;
+use cordon_process_link::guard;
 use cordon_runtime::RuntimeError;
+use cordon_runtime::backend::Cause;
 use support::{AMPLE, World, assert_serves, deployment, run};
 
 #[test]
@@ -18,7 +19,7 @@ fn a_dead_enclave_is_named_restarted_and_unreadable_while_it_lives() {
 
     let greeting = model.greeting().expect("something is secure");
     let holds = |guard| greeting.protections.iter().any(|p| p.guard == guard && p.is_in_force());
-    if holds(Guard::SecretHeap) && holds(Guard::SecretKeys) {
+    if holds(guard::SECRET_HEAP) && holds(guard::SECRET_KEYS) {
         let needle: Vec<u8> = support::small().iter().flat_map(|v| v.to_le_bytes()).collect();
         for pid in enclaves() {
             assert!(!memory_of(pid).windows(needle.len()).any(|w| w == needle), "a weight can be read from outside");
@@ -47,7 +48,8 @@ fn a_dead_enclave_is_named_restarted_and_unreadable_while_it_lives() {
     }));
     let error = run(&mut model).expect_err("it was killed");
     let RuntimeError::Died { doing, death, restart: None } = &error else { panic!("{error}") };
-    assert_eq!((*doing, death.signal), ("running a secure segment", Some(9)), "{error}");
+    let cause = Some(Cause { what: "ended by signal", number: 9 });
+    assert_eq!((*doing, death.cause), ("running a secure segment", cause), "{error}");
     assert!(error.to_string().contains("started anew"), "{error}");
     *fault.lock().expect("free") = None;
     assert_serves(&mut model);

@@ -4,7 +4,7 @@
 mod support;
 
 use cordon_protocol::{Code, Command};
-use cordon_runtime::{Deployment, PackageFile, ProcessBackend, RuntimeError, Tensor};
+use cordon_runtime::{RuntimeError, Tensor};
 use support::{AMPLE, STREAMING, World, X, assert_serves, deployment, run};
 
 #[test]
@@ -89,10 +89,7 @@ fn a_command_sent_twice_kills_the_request() {
 #[test]
 fn a_budget_too_small_for_the_model_says_how_much() {
     let world = World::with_arena(1 << 20);
-    let file = PackageFile::open(world.package()).expect("a good package");
-    let executor = cordon_executor::open("rten", &cordon_executor::Options::default()).expect("always there");
-    let backend = ProcessBackend::new(world.key(), Some(4 << 20));
-    let error = Deployment::with_backend(file, vec![], world.device.clone(), Box::new(backend), executor.as_ref());
+    let error = world.options(4 << 20).open(world.package());
     let error = error.err().expect("too small");
     let RuntimeError::Refused { refusal, .. } = &error else { panic!("{error}") };
     assert_eq!(refusal.code, Code::OutOfMemory);

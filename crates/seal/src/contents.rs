@@ -6,7 +6,7 @@ use cordon_package::{
     Channels, Fit, ImageLayout, Manifest, Normalisation, Placement, Preprocessing, ProgramKind, SealedProgram,
     SectionKind, SectionPlan, SegmentInfo, SegmentSecret, ValueInfo,
 };
-use cordon_plan::{LoweredPlan, LoweredSegment, Model, Plan, lower_plan, shared};
+use cordon_plan::{LoweredPlan, LoweredSegment, Model, Plan, Profile, lower_plan, shared};
 use std::collections::BTreeMap;
 
 /// A byte to 0..1.
@@ -26,9 +26,9 @@ pub struct Contents {
 }
 
 impl Contents {
-    /// Lowers secure segments, exports normal ones, and checks that no secret weight is also public.
-    pub fn new(model: &Model, plan: &Plan) -> Result<Self, SealError> {
-        let lowered = lower_plan(model, plan)?;
+    /// Lowers secure segments for the plan's platform, exports normal ones, and checks that no secret weight is also public.
+    pub fn new(model: &Model, plan: &Plan, profile: &Profile) -> Result<Self, SealError> {
+        let lowered = lower_plan(model, plan, profile)?;
         check_secrets(model, &lowered)?;
         let manifest = manifest(model, plan, &lowered)?;
         let mut contents = Self {

@@ -13,9 +13,10 @@ use cordon_executor::{ElemType, ModelSource, Tensor};
 use cordon_graph::{NamePolicy, ValueId, export, segment};
 use cordon_package::{OutputPolicy, Parsed, Recipient, Trust, write_grant};
 use cordon_plan::{Model, Plan};
-use cordon_runtime::{Deployment, Device, Output, Run};
+use cordon_runtime::{Backend, Deployment, Device, Output, Run};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Largest difference allowed, relative to the largest magnitude of the reference value, where nothing was rounded. A value
 /// that comes of a quantisation may differ by [`STEPS`] beside that.
@@ -55,12 +56,13 @@ pub struct Compared {
     pub steps: Option<Steps>,
 }
 
-/// Runs the package at `path` on every probe and compares.
+/// Runs the package at `path` on every probe, in an enclave of `backend`, and compares.
 #[expect(clippy::too_many_arguments, reason = "each is a separate thing the check must not make up itself")]
 pub fn golden(
     model: &Model,
     plan: &Plan,
     contents: &Contents,
+    backend: &Arc<dyn Backend>,
     identity: &Identity<'_>,
     path: &Path,
     executor: (&str, &cordon_executor::Options),
@@ -74,12 +76,13 @@ pub fn golden(
     let references = references(model, contents, executor, probes)?;
     let scratch = tempfile::tempdir().map_err(|error| SealError::Io { path: std::env::temp_dir(), error })?;
     stage("preparing a device for the check");
-    let (_, device) = Device::init(scratch.path().join("device"), &[identity.owner.public()])?;
+    let folder = scratch.path().join("device");
+    let (_, device) = Device::init(backend.clone(), &folder, &[identity.owner.public()])?;
     let grant = scratch.path().join("check.grant");
     write_file(&grant, &grant_for(identity, path, &device)?)?;
     let open = |package: &Path, grant: Option<&PathBuf>| {
-        let mut options =
-            Deployment::options().device(scratch.path().join("device")).executor(executor.0, executor.1.clone());
+        let options = Deployment::options().backend(backend.clone()).device(&folder);
+        let mut options = options.executor(executor.0, executor.1.clone());
         if let Some(limit) = plan.memory.limit {
             options = options.secure_memory(limit);
         }

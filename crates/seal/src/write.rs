@@ -7,9 +7,11 @@ use cordon_package::{
     OutputPolicy, OwnerKey, PackageError, Recipient, SealRequest, Sealer, SectionPlan, Sink, Trust, check, chunk,
 };
 use cordon_plan::{Model, Plan};
+use cordon_runtime::Backend;
 use std::fs::File;
 use std::io::{BufWriter, Seek, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Who seals what for whom.
 #[derive(Clone, Copy)]
@@ -43,10 +45,12 @@ pub struct Sealed {
 
 /// Seals a planned model into `output`. The file appears only after it was read back, decrypted, compared with what was
 /// meant, run in an enclave and compared with the plain model. `executor` names the engine of normal segments and of the
-/// plain model.
+/// plain model, `backend` what drives the enclave: the one of the plan's platform.
+#[expect(clippy::too_many_arguments, reason = "each is a separate thing that sealing must not make up itself")]
 pub fn seal(
     model: &Model,
     plan: &Plan,
+    backend: &Arc<dyn Backend>,
     identity: &Identity<'_>,
     executor: (&str, &cordon_executor::Options),
     probes: &[Probe],
@@ -54,7 +58,7 @@ pub fn seal(
     stage: &mut dyn FnMut(&str),
 ) -> Result<Sealed, SealError> {
     stage("lowering");
-    let contents = Contents::new(model, plan)?;
+    let contents = Contents::new(model, plan, backend.profile())?;
     contents.manifest.clone().encode()?;
     let folder = output.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let failed = |error| SealError::Io { path: output.to_path_buf(), error };
@@ -64,7 +68,7 @@ pub fn seal(
     write(&contents, identity, file.as_file_mut()).map_err(|error| named(error, output))?;
     stage("reading back");
     read_back(&contents, identity, file.as_file()).map_err(|error| named(error, output))?;
-    let golden = golden(model, plan, &contents, identity, file.path(), executor, probes, stage)?;
+    let golden = golden(model, plan, &contents, backend, identity, file.path(), executor, probes, stage)?;
     let bytes = file.as_file().metadata().map_err(failed)?.len();
     publish(file, output).map_err(failed)?;
     Ok(Sealed { path: output.to_path_buf(), bytes, golden })

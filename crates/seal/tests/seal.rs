@@ -3,8 +3,8 @@
 use cordon_executor::Options;
 use cordon_graph::{ElemType, Graph, Node, Tensor, TensorType, Value, ValueId};
 use cordon_package::{OutputPolicy, OwnerKey, PackageError, SectionKind};
-use cordon_plan::{Bound, Constraints, Model, Plan, PlanError, Protect, WeightFormat, make};
-use cordon_runtime::{Deployment, Device};
+use cordon_plan::{Bound, Constraints, Model, Plan, PlanError, Protect, WeightFormat};
+use cordon_runtime::{Backend, Deployment, Device, backend};
 use cordon_seal::{Contents, Identity, Probe, SealError, golden, seal, seeded, write};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,6 +13,14 @@ const X: u32 = 0;
 const W1: u32 = 1;
 const W2: u32 = 2;
 const W3: u32 = 3;
+
+fn backend() -> std::sync::Arc<dyn Backend> {
+    backend::open(backend::DEFAULT).expect("known")
+}
+
+fn make(model: &Model, constraints: &Constraints) -> Result<Plan, PlanError> {
+    cordon_plan::make(model, constraints, backend().profile())
+}
 
 fn owner() -> OwnerKey {
     OwnerKey::generate(&mut |out: &mut [u8]| {
@@ -111,7 +119,7 @@ fn a_quantised_model_is_compared_in_steps_and_may_be_cut_at_a_byte() {
 
     // A weight that changes results by more than steps is noticed as ever.
     let (model, plan) = planned(quantised());
-    let contents = Contents::new(&model, &plan).expect("sound");
+    let contents = Contents::new(&model, &plan, backend().profile()).expect("sound");
     let owner = owner();
     let path = dir.path().join("other.cordon");
     let mut file = std::fs::File::create_new(&path).expect("writable");
@@ -123,7 +131,7 @@ fn a_quantised_model_is_compared_in_steps_and_may_be_cut_at_a_byte() {
     let probes = seeded(&other, 2).expect("floats");
     let identity = identity(&owner, OutputPolicy::Full);
     let executor = ("rten", &Options::default());
-    let error = golden(&other, &plan, &contents, &identity, &path, executor, &probes, &mut |_| {});
+    let error = golden(&other, &plan, &contents, &backend(), &identity, &path, executor, &probes, &mut |_| {});
     let error = error.expect_err("different").to_string();
     assert!(error.contains("`r`") && error.contains("and 48 steps, 2 in the mean, is allowed"), "{error}");
 }
@@ -135,6 +143,7 @@ fn seal_into(dir: &Path, graph: Graph, policy: OutputPolicy) -> Result<cordon_se
     seal(
         &model,
         &plan,
+        &backend(),
         &identity(&owner, policy),
         ("rten", &Options::default()),
         &probes,
@@ -233,12 +242,12 @@ fn rounded(graph: &Graph) -> Graph {
 fn f16_weights_give_the_bits_of_a_model_rounded_before() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let owner = owner();
-    let (_, device) = Device::init(dir.path().join("device"), &[owner.public()]).expect("a device");
+    let (_, device) = Device::init(backend(), dir.path().join("device"), &[owner.public()]).expect("a device");
     let graph = chain(W1, W2, W3);
     let answer = |name: &str, model: &Model, plan: &Plan| {
         let path = dir.path().join(name);
         let identity = Identity { recipients: core::slice::from_ref(&device), ..identity(&owner, OutputPolicy::Full) };
-        let contents = Contents::new(model, plan).expect("sound");
+        let contents = Contents::new(model, plan, backend().profile()).expect("sound");
         write(&contents, &identity, &mut std::fs::File::create_new(&path).expect("writable")).expect("writable");
         let options = Deployment::options().device(dir.path().join("device"));
         let mut deployment = options.executor("rten", Options::default()).open(&path).expect("opens");
@@ -267,7 +276,9 @@ fn f16_weights_give_the_bits_of_a_model_rounded_before() {
     let probes = seeded(&model, 3).expect("floats");
     let identity = identity(&owner, OutputPolicy::Label);
     let (executor, out) = (("rten", &Options::default()), dir.path().join("out.cordon"));
-    let golden = seal(&model, &plan, &identity, executor, &probes, &out, &mut |_| {}).expect("within rounding").golden;
+    let golden = seal(&model, &plan, &backend(), &identity, executor, &probes, &out, &mut |_| {})
+        .expect("within rounding")
+        .golden;
     assert_eq!((golden.rounded, golden.same_class), (3, Some((3, 3))));
     assert!((golden.tolerance - 1e-4 - 3.0 / 2048.0).abs() < 1e-9);
     let worst = golden.compared.iter().map(|compared| compared.error).fold(0.0, f64::max);
@@ -288,7 +299,7 @@ fn a_weight_that_f16_cannot_hold_is_refused_by_name() {
 fn the_golden_check_notices_other_weights() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let (model, plan) = planned(chain(W1, W2, W3));
-    let contents = Contents::new(&model, &plan).expect("sound");
+    let contents = Contents::new(&model, &plan, backend().profile()).expect("sound");
     let owner = owner();
     let path = dir.path().join("out.cordon");
     let mut file = std::fs::File::create_new(&path).expect("writable");
@@ -296,7 +307,17 @@ fn the_golden_check_notices_other_weights() {
     let check = |reference: &Model| {
         let probes = seeded(reference, 2).expect("floats");
         let identity = identity(&owner, OutputPolicy::Full);
-        golden(reference, &plan, &contents, &identity, &path, ("rten", &Options::default()), &probes, &mut |_| {})
+        golden(
+            reference,
+            &plan,
+            &contents,
+            &backend(),
+            &identity,
+            &path,
+            ("rten", &Options::default()),
+            &probes,
+            &mut |_| {},
+        )
     };
     check(&model).expect("equal");
     // The BackNet's weight differs in one element: the crossing before it is right, the output is not.
@@ -326,7 +347,7 @@ fn probes_must_be_there_and_differ() {
     let attempt = |probes: &[Probe]| {
         let identity = identity(&owner, OutputPolicy::Full);
         let path = dir.path().join("out.cordon");
-        seal(&model, &plan, &identity, ("rten", &Options::default()), probes, &path, &mut |_| {})
+        seal(&model, &plan, &backend(), &identity, ("rten", &Options::default()), probes, &path, &mut |_| {})
             .expect_err("refused")
             .to_string()
     };

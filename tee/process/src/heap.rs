@@ -18,6 +18,7 @@ const LARGE: usize = 32 * 1024;
 /// Large blocks leave this much free, so that a model which fills the budget leaves room for the service's small objects.
 /// Less than the enclave's own slack, which is shared with what it allocates between counting and taking.
 const RESERVE: usize = 32 * 1024;
+const _: () = assert!((RESERVE as u64) < cordon_protocol::SLACK);
 /// What is allocated before secure memory is mapped; never holds a secret.
 const EARLY: usize = 64 * 1024;
 

@@ -28,8 +28,10 @@ mod thread;
 
 use cordon_enclave::Enclave;
 use cordon_engine::Pool;
+use cordon_process_link::profile::REPLY_PAYLOAD;
+use cordon_process_link::stage::{Progress, Stage};
 use cordon_protocol::Protection;
-use cordon_protocol::ring::{REPLY_PAYLOAD, frame_bytes};
+use cordon_protocol::frame::area;
 
 use crate::futex::Futexes;
 use crate::heap::Heap;
@@ -44,38 +46,16 @@ static HEAP: Heap = Heap::new();
 /// The service's threads. A static, not in the region: futexes cannot lie in secret memory.
 static POOL: Pool<Futexes> = Pool::new(Futexes);
 
-/// The part of the start that failed; its number is the exit code and, with the error number, in the ring's header.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Stage {
-    /// The two or three arguments are not descriptor numbers.
-    Arguments = 10,
-    /// The shared memory does not have the layout this build knows.
-    Ring = 11,
-    /// The region could not be mapped, or the budget is smaller than the stack.
-    Region = 12,
-    /// A thread on one of the region's stacks could not be started.
-    Thread = 13,
-    /// The system-call filter could not be loaded.
-    Filter = 14,
-    /// The key file could not be read, or is no device file.
-    Key = 15,
-    /// The host's process is gone.
-    HostGone = 16,
-    /// The store could not be mapped.
-    Store = 17,
-}
-
-/// Ends the process; the ring, where there is one, says why.
+/// Ends the process; its exit code and the ring, where there is one, say why.
 pub(crate) fn stop(stage: Stage, ring: Option<&SharedRing>) -> ! {
     stop_with(stage, std::io::Error::last_os_error().raw_os_error().unwrap_or(0), ring)
 }
 
 fn stop_with(stage: Stage, errno: i32, ring: Option<&SharedRing>) -> ! {
-    let stage = stage as i32;
     if let Some(ring) = ring {
-        ring.set_stage(stage, errno);
+        ring.report(Progress::failed(stage, errno));
     }
-    std::process::exit(stage)
+    std::process::exit(stage.number().into())
 }
 
 /// What the service thread needs; made on the main thread, before the filter closes.
@@ -114,7 +94,7 @@ fn main() {
     let stack = region.stack();
     let start = Start { ring, region, key, store, protections };
     if !thread::start(stack, serve, start) {
-        std::process::exit(Stage::Thread as i32)
+        std::process::exit(Stage::Thread.number().into())
     }
     thread::park()
 }
@@ -140,11 +120,11 @@ fn serve(start: Start) -> ! {
     let mut enclave = Enclave::new(platform);
     // Taken once, and before any model, so that serving never allocates a frame.
     let (mut request, mut reply) = (Vec::new(), Vec::new());
-    let reserved = request.try_reserve_exact(frame_bytes(ring.payload_limit()));
-    if reserved.and_then(|()| reply.try_reserve_exact(frame_bytes(REPLY_PAYLOAD))).is_err() {
+    let reserved = request.try_reserve_exact(area(ring.payload_limit()));
+    if reserved.and_then(|()| reply.try_reserve_exact(area(REPLY_PAYLOAD))).is_err() {
         stop(Stage::Region, Some(&ring))
     }
-    ring.ready();
+    ring.report(Progress::Ready);
     loop {
         let Some(number) = ring.wait() else { stop(Stage::HostGone, None) };
         if ring.take_request(&mut request).is_err() {

@@ -6,7 +6,8 @@ use cordon_codec::{Reader, Writer};
 use cordon_enclave::{CounterId, Platform, PlatformError, Store};
 use cordon_engine::{Compute, KernelSet};
 use cordon_package::{DeviceFile, DeviceKey, OwnerPublic, PackageError, PlatformKind, Recipient};
-use cordon_protocol::ring::REPLY_PAYLOAD;
+use cordon_process_link::guard;
+use cordon_process_link::profile::REPLY_PAYLOAD;
 use cordon_protocol::{Guard, MemoryUse, Protection, Reason};
 use hkdf::Hkdf;
 use sha2::Sha256;
@@ -49,11 +50,11 @@ impl ProcessPlatform {
         let device =
             if text.is_empty() { None } else { Some(DeviceFile::parse(core::str::from_utf8(&text).ok()?).ok()?) };
         let before =
-            [Guard::NotDumpable, Guard::NoCoreFile, Guard::NoNewPrivileges, Guard::NoFiles, Guard::SystemCallFilter];
+            [guard::NOT_DUMPABLE, guard::NO_CORE_FILE, guard::NO_NEW_PRIVILEGES, guard::NO_FILES, guard::SYSTEM_CALL_FILTER];
         let held = |guard: &Guard| protections.iter().any(|line| line.guard == *guard && line.is_in_force());
         protections.push(match before.iter().all(held) {
-            true => Protection::in_force(Guard::KeyReadLast, 0),
-            false => Protection::missing(Guard::KeyReadLast, Reason::NotFound, 0),
+            true => Protection::in_force(guard::KEY_READ_LAST, 0),
+            false => Protection::missing(guard::KEY_READ_LAST, Reason::NotFound, 0),
         });
         let counters = BTreeMap::new();
         Some(Self { key_file, store, region, payload_limit, protections, device, counters, changed: false })
@@ -74,7 +75,7 @@ impl ProcessPlatform {
 
 impl Platform for ProcessPlatform {
     fn name(&self) -> &'static str {
-        "process"
+        cordon_process_link::NAME
     }
 
     fn is_development(&self) -> bool {

@@ -4,17 +4,13 @@
 use core::ffi::c_void;
 use core::ptr::{NonNull, null_mut};
 
+use cordon_process_link::guard;
+use cordon_process_link::profile::{HELPER_STACK, SERVICE_STACK};
 use cordon_protocol::{Guard, Protection, Reason};
 
 use crate::thread::Stack;
 
 const PAGE: usize = 4096;
-
-/// Bytes of the service's stack. Signature and HPKE arithmetic while loading and the kernels of ResNet-50 touch 27 KiB of it.
-const STACK_BYTES: usize = 256 * 1024;
-
-/// Bytes of a helper's stack, which runs kernels and chunk decryption, with the guard page below it. ResNet-50 touches 17 KiB.
-const HELPER_BYTES: usize = 64 * 1024;
 
 /// Below the service's stack: an overflow ends the process.
 const GUARD_BYTES: usize = 16 * PAGE;
@@ -45,7 +41,7 @@ impl Region {
     ///
     /// Fails with the system's error number, or 0 if the budget is too small.
     pub(crate) fn take(budget: u64, helpers: usize, protections: &mut Vec<Protection>) -> Result<Self, i32> {
-        let least = STACK_BYTES + helpers * HELPER_BYTES + LEAST_HEAP_BYTES;
+        let least = SERVICE_STACK + helpers * HELPER_STACK + LEAST_HEAP_BYTES;
         let outside = writable_bytes().ok_or(libc::EACCES)? + THREAD_BYTES;
         let len = usize::try_from(budget.saturating_sub(outside)).map_err(|_| libc::EOVERFLOW)? / PAGE * PAGE;
         if len < least {
@@ -59,11 +55,11 @@ impl Region {
         let base = unsafe { whole.add(GUARD_BYTES) };
         let mut secret = secret_memory(base, len).map(|()| len);
         if secret.is_err() && secret_memory(base, least).is_ok() {
-            protections.push(Protection::in_force(Guard::SecretKeys, least as u64));
-            protections.push(missing_secret(Guard::SecretHeap, secret.err().unwrap_or(0)));
+            protections.push(Protection::in_force(guard::SECRET_KEYS, least as u64));
+            protections.push(missing_secret(guard::SECRET_HEAP, secret.err().unwrap_or(0)));
             secret = Ok(least);
         } else {
-            for guard in [Guard::SecretKeys, Guard::SecretHeap] {
+            for guard in [guard::SECRET_KEYS, guard::SECRET_HEAP] {
                 protections.push(match secret {
                     Ok(covered) => Protection::in_force(guard, covered as u64),
                     Err(errno) => missing_secret(guard, errno),
@@ -73,11 +69,11 @@ impl Region {
         let locked = plain_memory(base, secret.unwrap_or(0)..len)?;
         protections.push(match locked {
             // Secret memory is never swapped.
-            true => Protection::in_force(Guard::Locked, len as u64),
-            false => Protection::missing(Guard::Locked, Reason::LockLimit, lock_limit()),
+            true => Protection::in_force(guard::LOCKED, len as u64),
+            false => Protection::missing(guard::LOCKED, Reason::LockLimit, lock_limit()),
         });
         // Every later mapping is denied by the filter, so the heap cannot grow beyond the region.
-        protections.push(Protection::in_force(Guard::Budget, budget));
+        protections.push(Protection::in_force(Guard::BUDGET, budget));
         let region = Self { base, len, helpers, outside };
         for helper in 0..helpers {
             // SAFETY: the lowest page of a stack that nothing uses yet.
@@ -90,20 +86,20 @@ impl Region {
 
     /// The service's stack.
     pub(crate) fn stack(&self) -> Stack {
-        Stack { base: self.base, len: STACK_BYTES }
+        Stack { base: self.base, len: SERVICE_STACK }
     }
 
     /// The helpers' stacks, without their guards.
     pub(crate) fn helper_stacks(&self) -> impl Iterator<Item = Stack> {
         // SAFETY: within the helper's own bytes.
-        let stack = |helper| Stack { base: unsafe { self.helper(helper).add(PAGE) }, len: HELPER_BYTES - PAGE };
+        let stack = |helper| Stack { base: unsafe { self.helper(helper).add(PAGE) }, len: HELPER_STACK - PAGE };
         (0..self.helpers).map(stack)
     }
 
     /// Where a helper's guard and stack lie.
     fn helper(&self, index: usize) -> NonNull<u8> {
         // SAFETY: within the region, whose least length `take` checked.
-        unsafe { self.base.add(STACK_BYTES + index * HELPER_BYTES) }
+        unsafe { self.base.add(SERVICE_STACK + index * HELPER_STACK) }
     }
 
     /// Where the heap lies.
@@ -113,7 +109,7 @@ impl Region {
 
     /// Bytes of all stacks.
     fn stacks(&self) -> usize {
-        STACK_BYTES + self.helpers * HELPER_BYTES
+        SERVICE_STACK + self.helpers * HELPER_STACK
     }
 
     /// Bytes that count before the model asks for any: the stacks, whole, and what lies outside.

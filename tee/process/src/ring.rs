@@ -5,7 +5,8 @@ use core::sync::atomic::{AtomicU32, AtomicU64};
 use std::collections::TryReserveError;
 use std::sync::OnceLock;
 
-use cordon_protocol::ring::{HEADER_BYTES, LAYOUT, Ring, total_bytes, word};
+use cordon_process_link::ring::{HEADER_BYTES, LAYOUT, Ring, total_bytes, word};
+use cordon_process_link::stage::Progress;
 use cordon_protocol::{MAX_THREADS, PAYLOAD_LIMIT};
 
 use crate::futex;
@@ -81,15 +82,9 @@ impl SharedRing {
         self.payload
     }
 
-    /// Tells the host that commands are served.
-    pub(crate) fn ready(&self) {
-        self.set_stage(1, 0);
-    }
-
     /// Tells the host how far the start came.
-    pub(crate) fn set_stage(&self, stage: i32, errno: i32) {
-        let (stage, errno) = (stage.unsigned_abs(), errno.unsigned_abs());
-        self.ring.set_word(word::STAGE, stage << 16 | (errno & 0xffff));
+    pub(crate) fn report(&self, progress: Progress) {
+        self.ring.set_word(word::STAGE, progress.to_word());
         wake(self.ring.futex(word::STAGE));
     }
 

@@ -4,6 +4,7 @@ use core::ffi::c_void;
 use core::ptr::null_mut;
 use std::collections::BTreeMap;
 
+use cordon_process_link::guard;
 use cordon_protocol::{Guard, Protection, Reason};
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
@@ -13,21 +14,21 @@ use seccompiler::{
 pub(crate) fn before_memory(ring: i32, key: i32) -> Vec<Protection> {
     let clean = std::env::vars_os().next().is_none() && only_descriptors(ring, key);
     let clean = match clean {
-        true => Protection::in_force(Guard::EmptyEnvironment, 0),
-        false => Protection::missing(Guard::EmptyEnvironment, Reason::NotFound, 0),
+        true => Protection::in_force(guard::EMPTY_ENVIRONMENT, 0),
+        false => Protection::missing(guard::EMPTY_ENVIRONMENT, Reason::NotFound, 0),
     };
     let image = match is_sealed_image() {
-        true => Protection::in_force(Guard::SealedImage, 0),
-        false => Protection::missing(Guard::SealedImage, Reason::NotFound, 0),
+        true => Protection::in_force(guard::SEALED_IMAGE, 0),
+        false => Protection::missing(guard::SEALED_IMAGE, Reason::NotFound, 0),
     };
     vec![
-        Protection::missing(Guard::Hardware, Reason::Platform, 0),
+        Protection::missing(Guard::HARDWARE, Reason::Platform, 0),
         image,
         clean,
-        Protection::missing(Guard::Rollback, Reason::HostControlled, 0),
-        Protection::missing(Guard::TrustedClock, Reason::HostControlled, 0),
+        Protection::missing(Guard::ROLLBACK, Reason::HostControlled, 0),
+        Protection::missing(Guard::TRUSTED_CLOCK, Reason::HostControlled, 0),
         // The wait for requests checks every second that the parent is still the same process.
-        Protection::in_force(Guard::DiesWithHost, 1),
+        Protection::in_force(guard::DIES_WITH_HOST, 1),
     ]
 }
 
@@ -60,11 +61,11 @@ pub(crate) fn close(protections: &mut Vec<Protection>) {
     };
     // SAFETY: each call takes plain numbers and one struct that it reads.
     unsafe {
-        record(Guard::NoNewPrivileges, libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
+        record(guard::NO_NEW_PRIVILEGES, libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
         let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-        record(Guard::NoCoreFile, libc::setrlimit(libc::RLIMIT_CORE, &none) == 0);
+        record(guard::NO_CORE_FILE, libc::setrlimit(libc::RLIMIT_CORE, &none) == 0);
         // Whoever attached before stays attached, so that is looked for as well.
-        record(Guard::NotDumpable, libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) == 0 && !is_traced());
+        record(guard::NOT_DUMPABLE, libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) == 0 && !is_traced());
     }
     protections.extend(landlock());
 }
@@ -87,7 +88,7 @@ struct LandlockAttributes {
 /// two system calls, where the usual crate brings eleven packages into the trusted base. Threads made later inherit it.
 fn landlock() -> [Protection; 2] {
     let missing =
-        |reason, detail| [Guard::NoFiles, Guard::NoNetwork].map(|guard| Protection::missing(guard, reason, detail));
+        |reason, detail| [guard::NO_FILES, guard::NO_NETWORK].map(|guard| Protection::missing(guard, reason, detail));
     let abi = match landlock_abi() {
         Ok(abi) => abi,
         Err(errno) => {
@@ -127,10 +128,10 @@ fn landlock() -> [Protection; 2] {
         return missing(Reason::Denied, abi);
     }
     let network = match abi >= 4 {
-        true => Protection::in_force(Guard::NoNetwork, abi),
-        false => Protection::missing(Guard::NoNetwork, Reason::Kernel, abi),
+        true => Protection::in_force(guard::NO_NETWORK, abi),
+        false => Protection::missing(guard::NO_NETWORK, Reason::Kernel, abi),
     };
-    [Protection::in_force(Guard::NoFiles, abi), network]
+    [Protection::in_force(guard::NO_FILES, abi), network]
 }
 
 /// The kernel's landlock interface version.
@@ -151,7 +152,7 @@ pub(crate) fn filter(key: i32, protections: &mut Vec<Protection>) -> bool {
     if seccompiler::apply_filter_all_threads(&program).is_err() {
         return false;
     }
-    protections.push(Protection::in_force(Guard::SystemCallFilter, calls));
+    protections.push(Protection::in_force(guard::SYSTEM_CALL_FILTER, calls));
     true
 }
 

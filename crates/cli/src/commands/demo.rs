@@ -1,5 +1,6 @@
 //! `cordon demo`: the whole pipeline on a bundled model and images, in a temporary folder.
 
+use crate::backend::BackendArgs;
 use crate::commands::{bench::median, inspect, plan as plan_command, seal as seal_command};
 use crate::failure::{Failure, Outcome};
 use crate::inputs::Interface;
@@ -46,6 +47,8 @@ const ROUNDS: usize = 5;
 pub(crate) struct Args {
     #[command(flatten)]
     executor: ExecutorArgs,
+    #[command(flatten)]
+    backend: BackendArgs,
 }
 
 /// Runs the command.
@@ -59,7 +62,8 @@ pub(crate) fn run(args: &Args, ui: Ui) -> Outcome {
         "Keys: the owner's, and a device whose key is made inside the enclave",
         "cordon keygen owner -o owner.key; cordon device init --owner owner.key.pub",
     );
-    let scratch = Scratch::new()?;
+    let backend = args.backend.open()?;
+    let scratch = Scratch::new(backend.clone())?;
     ui.line(format!("owner      {}", scratch.owner.public()));
     ui.line(format!("recipient  {}", scratch.recipient));
     let folder = scratch.path();
@@ -70,7 +74,7 @@ pub(crate) fn run(args: &Args, ui: Ui) -> Outcome {
     step(ui, 2, "Inspect", "cordon inspect digits.onnx");
     let engine = args.executor.open()?;
     let model = prepare(&model_path, &BTreeMap::new(), &mut OwnerEvaluator::new(engine.as_ref()))?;
-    inspect::show(&model, &cordon_plan::inspect(&model), ui);
+    inspect::show(&model, &cordon_plan::inspect(&model, backend.profile()), ui);
 
     step(
         ui,
@@ -80,7 +84,7 @@ pub(crate) fn run(args: &Args, ui: Ui) -> Outcome {
             "cordon plan digits.onnx --protect both --front {FRONT} --back {BACK} --image {IMAGE_OPTIONS} --labels labels.txt -o plan.toml"
         ),
     );
-    let plan = make(&model, &constraints()?)?;
+    let plan = make(&model, &constraints()?, backend.profile())?;
     plan_command::show(&plan, ui);
 
     step(
@@ -179,6 +183,7 @@ fn seal(model: &Model, plan: &Plan, scratch: &Scratch, executor: &ExecutorArgs, 
     let sealed = cordon_seal::seal(
         model,
         plan,
+        scratch.device.backend(),
         &identity,
         (&executor.executor, &executor.options()),
         &cordon_seal::seeded(model, 3)?,

@@ -1,5 +1,6 @@
 //! `cordon device`: the device that opens packages.
 
+use crate::backend::BackendArgs;
 use crate::failure::{Failure, Outcome};
 use crate::ui::Ui;
 use crate::{files, keys};
@@ -25,6 +26,9 @@ pub(crate) struct InitArgs {
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
 
+    #[command(flatten)]
+    backend: BackendArgs,
+
     /// Also write the recipient string to this file
     #[arg(long, value_name = "FILE")]
     recipient_out: Option<PathBuf>,
@@ -35,7 +39,8 @@ pub(crate) fn run(command: &Command, ui: Ui) -> Outcome {
     let Command::Init(args) = command;
     let owners = args.owners.iter().map(|text| keys::owner_public(text)).collect::<Outcome<Vec<_>>>()?;
     let dir = dir(args.dir.clone())?;
-    let (device, recipient) = Device::init(&dir, &owners)?;
+    let backend = args.backend.open()?;
+    let (device, recipient) = Device::init(backend.clone(), &dir, &owners)?;
     let recipient = recipient.to_string();
     if let Some(path) = &args.recipient_out {
         files::write(path, format!("{recipient}\n").as_bytes())?;
@@ -43,13 +48,16 @@ pub(crate) fn run(command: &Command, ui: Ui) -> Outcome {
     ui.line(format!("device     {}", device.dir().display()));
     ui.line(format!("accepts    {} owner(s)", owners.len()));
     ui.line(format!("recipient  {recipient}"));
-    ui.line(ui.warn(
-        "Development isolation: a locked-down process, no hardware protection. Whoever is root here can read the key.",
-    ));
+    if backend.is_development() {
+        ui.line(ui.warn(&format!(
+            "Development isolation: {}, no hardware protection. Whoever is root here can read the key.",
+            backend.about()
+        )));
+    }
     ui.json(&json!({
         "device": device.dir().display().to_string(),
-        "platform": "process",
-        "development": true,
+        "platform": backend.name(),
+        "development": backend.is_development(),
         "recipient": recipient,
         "owners": owners.iter().map(ToString::to_string).collect::<Vec<_>>(),
     }));

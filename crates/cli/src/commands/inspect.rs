@@ -1,5 +1,6 @@
 //! `cordon inspect`: nodes and the cut table.
 
+use crate::backend::BackendArgs;
 use crate::failure::Outcome;
 use crate::model::{ExecutorArgs, ModelArgs};
 use crate::ui::{self, Ui};
@@ -13,13 +14,16 @@ pub(crate) struct Args {
     model: ModelArgs,
     #[command(flatten)]
     executor: ExecutorArgs,
+    #[command(flatten)]
+    backend: BackendArgs,
 }
 
 /// Runs the command.
 pub(crate) fn run(args: &Args, ui: Ui) -> Outcome {
+    let backend = args.backend.open()?;
     let model = args.model.read(&args.executor, ui)?;
     let bar = ui.progress(0, "lowering each side of the cuts");
-    let inspection = inspect(&model);
+    let inspection = inspect(&model, backend.profile());
     bar.finish_and_clear();
     show(&model, &inspection, ui);
     ui.json(&as_json(&model, &inspection));

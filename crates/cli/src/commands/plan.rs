@@ -1,5 +1,6 @@
 //! `cordon plan`: placement, written as a file a person reviews.
 
+use crate::backend::BackendArgs;
 use crate::failure::{Failure, Outcome};
 use crate::model::{ExecutorArgs, ModelArgs};
 use crate::ui::{self, Ui};
@@ -15,6 +16,8 @@ pub(crate) struct Args {
     model: ModelArgs,
     #[command(flatten)]
     executor: ExecutorArgs,
+    #[command(flatten)]
+    backend: BackendArgs,
 
     /// What to protect
     #[arg(long, value_enum)]
@@ -96,6 +99,7 @@ impl From<Weights> for WeightFormat {
 
 /// Runs the command.
 pub(crate) fn run(args: &Args, ui: Ui) -> Outcome {
+    let backend = args.backend.open()?;
     let constraints = Constraints {
         protect: args.protect.into(),
         front: args.front.as_deref().map(Bound::parse),
@@ -107,7 +111,7 @@ pub(crate) fn run(args: &Args, ui: Ui) -> Outcome {
     };
     let model = model::read(&args.model, &args.model.shapes()?, &args.executor, ui)?;
     let bar = ui.progress(0, "lowering secure segments");
-    let plan = cordon_plan::make(&model, &constraints);
+    let plan = cordon_plan::make(&model, &constraints, backend.profile());
     bar.finish_and_clear();
     let plan = plan?;
     files::write(&args.output, plan.to_toml()?.as_bytes())?;

@@ -1,5 +1,6 @@
 //! `cordon run`: a package on files.
 
+use crate::backend::BackendArgs;
 use crate::commands::{device, plan::parse_size};
 use crate::failure::{Failure, Outcome};
 use crate::inputs::{Interface, Request};
@@ -31,9 +32,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE")]
     grant: Option<PathBuf>,
 
-    /// Which TEE runs the secure segments
-    #[arg(long, value_enum, default_value_t = Backend::Process)]
-    backend: Backend,
+    #[command(flatten)]
+    backend: BackendArgs,
 
     /// Budget of secure memory, for example 14MiB; by default what the package needs with all weights inside
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
@@ -51,21 +51,14 @@ pub(crate) struct Args {
     output: Option<PathBuf>,
 }
 
-/// A kind of TEE.
-#[derive(Clone, Copy, clap::ValueEnum)]
-enum Backend {
-    /// A locked-down Linux process: development isolation, no hardware protection
-    Process,
-}
-
 /// Runs the command.
 pub(crate) fn run(args: &Args, ui: Ui) -> Outcome {
-    let Backend::Process = args.backend;
     if let Some(path) = &args.output {
         check_output(path)?;
     }
     let bar = ui.progress(0, "loading the package");
     let mut options = Deployment::options()
+        .backend(args.backend.open()?)
         .device(device::dir(args.device.clone())?)
         .executor(&args.executor.executor, args.executor.options());
     if let Some(threads) = args.executor.threads {
@@ -131,9 +124,9 @@ fn show(request: &Request, run: &Run, deployment: &Deployment, top: usize, ui: U
 
 /// Secure memory predicted for the package in this enclave; `None` without an enclave.
 fn predicted(deployment: &Deployment, run: &Run) -> Option<u64> {
-    let threads = deployment.greeting()?.threads;
+    let threads = usize::try_from(deployment.greeting()?.threads).ok()?;
     let resident = deployment.manifest().segments.iter().map(|segment| segment.resident_peak).sum();
-    Some(predict_sealed(resident, threads.into(), run.memory.limit))
+    Some(predict_sealed(resident, threads, run.memory.limit, deployment.profile()))
 }
 
 fn as_json(request: &Request, run: &Run, deployment: &Deployment, top: usize) -> serde_json::Value {

@@ -7,7 +7,8 @@ use crate::package::parse_date;
 use crate::ui::{self, Ui};
 use crate::{files, keys, model};
 use cordon_package::OutputPolicy;
-use cordon_plan::{Model, Plan};
+use cordon_plan::{Model, Plan, Profile};
+use cordon_runtime::backend;
 use cordon_seal::{Contents, Identity, Probe, STEPS, Sealed, Steps};
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -68,7 +69,8 @@ pub(crate) fn run(args: &Args, ui: Ui) -> Outcome {
     let recipients = args.recipients.iter().map(|text| keys::recipient(text)).collect::<Outcome<Vec<_>>>()?;
     let plan = read_plan(&args.plan)?;
     let model = read_model(&args.model, &plan, &args.executor, ui)?;
-    let probes = probes(&args.probes, &model, &plan)?;
+    let backend = backend::open(&plan.memory.platform)?;
+    let probes = probes(&args.probes, &model, &plan, backend.profile())?;
     let name = args.name.clone().unwrap_or_else(|| default_name(&args.model.model));
     let identity = Identity {
         owner: &owner,
@@ -83,6 +85,7 @@ pub(crate) fn run(args: &Args, ui: Ui) -> Outcome {
     let sealed = cordon_seal::seal(
         &model,
         &plan,
+        &backend,
         &identity,
         (&args.executor.executor, &args.executor.options()),
         &probes,
@@ -115,12 +118,12 @@ pub(crate) fn read_model(args: &ModelArgs, plan: &Plan, executor: &ExecutorArgs,
 }
 
 /// The probes named, or three seeded ones.
-fn probes(arguments: &[String], model: &Model, plan: &Plan) -> Outcome<Vec<Probe>> {
+fn probes(arguments: &[String], model: &Model, plan: &Plan, profile: &Profile) -> Outcome<Vec<Probe>> {
     if arguments.is_empty() {
         return Ok(cordon_seal::seeded(model, 3)?);
     }
     // The manifest knows inputs and preprocessing in the form that reading files needs.
-    let interface = Interface::of(&Contents::new(model, plan)?.manifest);
+    let interface = Interface::of(&Contents::new(model, plan, profile)?.manifest);
     let mut probes = Vec::new();
     for argument in arguments {
         let requests = interface.requests(core::slice::from_ref(argument))?;

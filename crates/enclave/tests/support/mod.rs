@@ -106,7 +106,7 @@ impl Platform for Fake {
     }
 
     fn protections(&self) -> Vec<Protection> {
-        vec![Protection::missing(Guard::Hardware, Reason::Platform, 0)]
+        vec![Protection::missing(Guard::HARDWARE, Reason::Platform, 0)]
     }
 
     fn compute(&self) -> Compute {

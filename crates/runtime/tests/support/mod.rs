@@ -2,22 +2,23 @@
 //! enclave.
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part")]
 
+use core::sync::atomic::AtomicU64;
 use core::time::Duration;
-use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use cordon_engine::program::{
     ArenaSize, BinaryOp, DType, Instruction, Kind, Operand, Port, Program, Region, Stored, Strided2, Tile, Via,
     WeightInfo, WeightTable,
 };
-use cordon_mapped::SharedMemory;
 use cordon_package::{
-    ElemType, Manifest, Normalisation, OutputPolicy, OwnerKey, PackageError, Placement, ProgramKind, SealRequest,
-    SealedProgram, SectionKind, SectionPlan, SegmentInfo, SegmentSecret, ValueInfo, seal_to_vec,
+    ElemType, Manifest, Normalisation, OutputPolicy, OwnerKey, OwnerPublic, PackageError, Placement, ProgramKind,
+    Recipient, SealRequest, SealedProgram, SectionKind, SectionPlan, SegmentInfo, SegmentSecret, ValueInfo,
+    seal_to_vec,
 };
+use cordon_protocol::Profile;
 use cordon_runtime::{
-    Backend, Death, Deployment, Device, Output, PackageFile, ProcessBackend, RuntimeError, Tensor, Transport,
+    Backend, Death, Deployment, Device, Options, Output, Resources, RuntimeError, Tensor, Transport, backend,
 };
 
 /// Elements of the large tensor, and where the four lie that end in the output.
@@ -79,7 +80,8 @@ impl World {
     fn of(elements: u32, spills: bool) -> Self {
         let dir = tempfile::tempdir().expect("temporary folder");
         let owner = OwnerKey::generate(&mut random(1)).expect("never fails");
-        let (device, recipient) = Device::init(dir.path().join("device"), &[owner.public()]).expect("initialises");
+        let (device, recipient) =
+            Device::init(process(), dir.path().join("device"), &[owner.public()]).expect("initialises");
         std::fs::write(dir.path().join("model.cordon"), seal(&owner, recipient, elements, spills)).expect("writable");
         Self { dir, device }
     }
@@ -88,12 +90,17 @@ impl World {
         self.dir.path().join("model.cordon")
     }
 
-    pub fn key(&self) -> File {
-        File::open(self.device.dir().join("device.key")).expect("the key file exists")
+    /// How a deployment in this much secure memory is opened.
+    pub fn options(&self, budget: u64) -> Options {
+        Deployment::options().device(self.device.dir()).secure_memory(budget).threads(2)
     }
 }
 
-fn seal(owner: &OwnerKey, recipient: cordon_package::Recipient, arena: u32, spills: bool) -> Vec<u8> {
+fn process() -> Arc<dyn Backend> {
+    backend::open("process").expect("every build has it")
+}
+
+fn seal(owner: &OwnerKey, recipient: Recipient, arena: u32, spills: bool) -> Vec<u8> {
     let region = |start, len| Region { dtype: DType::F32, start, len };
     let port = |value, start| Port { value, shape: vec![1, 4], region: region(start, 4), via: Via::Cross };
     let binary = |op, rows, a, b, out| Instruction::Binary {
@@ -179,7 +186,7 @@ pub type Fault = Box<dyn FnMut(&mut Vec<u8>, &mut dyn Transport) -> Result<(), D
 
 /// The process backend with a fault between host and enclave.
 pub struct Faulty {
-    inner: ProcessBackend,
+    inner: Arc<dyn Backend>,
     fault: Arc<Mutex<Option<Fault>>>,
 }
 
@@ -189,12 +196,28 @@ struct FaultyTransport {
 }
 
 impl Backend for Faulty {
-    fn name(&self) -> &'static str {
-        self.inner.name()
+    fn profile(&self) -> &'static Profile {
+        self.inner.profile()
     }
 
-    fn start(&self, store: u64) -> Result<Box<dyn Transport>, RuntimeError> {
-        Ok(Box::new(FaultyTransport { inner: self.inner.start(store)?, fault: self.fault.clone() }))
+    fn about(&self) -> &'static str {
+        self.inner.about()
+    }
+
+    fn is_development(&self) -> bool {
+        self.inner.is_development()
+    }
+
+    fn provision(&self, dir: &Path, owners: &[OwnerPublic]) -> Result<Recipient, RuntimeError> {
+        self.inner.provision(dir, owners)
+    }
+
+    fn has_device(&self, dir: &Path) -> bool {
+        self.inner.has_device(dir)
+    }
+
+    fn start(&self, dir: &Path, resources: Resources) -> Result<Box<dyn Transport>, RuntimeError> {
+        Ok(Box::new(FaultyTransport { inner: self.inner.start(dir, resources)?, fault: self.fault.clone() }))
     }
 }
 
@@ -206,7 +229,7 @@ impl Transport for FaultyTransport {
         }
     }
 
-    fn store(&self) -> Option<&SharedMemory> {
+    fn store(&self) -> &[AtomicU64] {
         self.inner.store()
     }
 
@@ -217,11 +240,8 @@ impl Transport for FaultyTransport {
 
 pub fn deployment(world: &World, budget: u64) -> (Deployment, Arc<Mutex<Option<Fault>>>) {
     let fault = Arc::new(Mutex::new(None));
-    let backend = Faulty { inner: ProcessBackend::new(world.key(), Some(budget)).threads(2), fault: fault.clone() };
-    let file = PackageFile::open(world.package()).expect("a good package");
-    let executor = cordon_executor::open("rten", &cordon_executor::Options::default()).expect("always there");
-    let device = world.device.clone();
-    let model = Deployment::with_backend(file, vec![], device, Box::new(backend), executor.as_ref()).expect("opens");
+    let backend = Faulty { inner: process(), fault: fault.clone() };
+    let model = world.options(budget).backend(Arc::new(backend)).open(world.package()).expect("opens");
     (model, fault)
 }
 

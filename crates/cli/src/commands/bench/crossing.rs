@@ -50,7 +50,7 @@ impl Crossing {
 /// Median time of a request, and of its secure segment alone, in microseconds.
 fn times(scratch: &Scratch, executor: (&str, cordon_executor::Options), elements: usize) -> Outcome<(f64, f64)> {
     let model = Model::new(negation(elements), "crossing", &format!("{elements:064x}"))?;
-    let plan = make(&model, &Constraints::new(Protect::All))?;
+    let plan = make(&model, &Constraints::new(Protect::All), scratch.device.backend().profile())?;
     let package = scratch.seal_unchecked(&model, &plan, &format!("crossing-{elements}"), 1, OutputPolicy::Full)?;
     let mut deployment = scratch.open(&package, &plan, executor)?;
     let input = Tensor::from_f32(vec![elements], &vec![1.0; elements])?;
@@ -93,10 +93,11 @@ fn negation(elements: usize) -> Graph {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use cordon_runtime::backend;
 
     #[test]
     fn larger_values_cost_more_and_requests_more_than_crossings() {
-        let scratch = Scratch::new().expect("an enclave starts");
+        let scratch = Scratch::new(backend::open(backend::DEFAULT).expect("known")).expect("an enclave starts");
         let options = cordon_executor::Options { threads: Some(1), library: None };
         let crossing = Crossing::measure(&scratch, ("rten", options)).expect("measured");
         assert!(crossing.fixed > 0.0 && crossing.per_mib > 0.0 && crossing.request > crossing.fixed, "{crossing:?}");

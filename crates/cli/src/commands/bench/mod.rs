@@ -11,6 +11,7 @@ mod variant;
 
 pub(crate) use stats::median;
 
+use crate::backend::BackendArgs;
 use crate::commands::plan::{Weights, parse_size};
 use crate::commands::seal::{read_model, read_plan};
 use crate::failure::Outcome;
@@ -36,6 +37,8 @@ pub(crate) struct Args {
     model: ModelArgs,
     #[command(flatten)]
     executor: ExecutorArgs,
+    #[command(flatten)]
+    backend: BackendArgs,
 
     /// Measure against this engine, which then runs the normal segments too; adds a plan that hides only the classifier and
     /// one that hides both ends, the machine's ceilings, and the cost of a crossing
@@ -91,11 +94,18 @@ pub(crate) fn run(args: &Args, ui: Ui) -> Outcome {
     if args.profile {
         return profile::run(&model, &probe, args.executor.threads, args.repeat, ui);
     }
-    let scratch = Scratch::new()?;
+    let backend = args.backend.open()?;
+    let scratch = Scratch::new(backend.clone())?;
     let bar = ui.progress(0, "preparing");
     let mut variants = vec![Variant::plain(&model, &args.model.model, &executor)];
     for (name, constraints) in wanted(&model, args) {
-        variants.push(Variant::sealed(&name, &model, make(&model, &constraints), &scratch, &executor));
+        variants.push(Variant::sealed(
+            &name,
+            &model,
+            make(&model, &constraints, backend.profile()),
+            &scratch,
+            &executor,
+        ));
     }
     if let Some(plan) = plan {
         variants.push(Variant::sealed("planned", &model, Ok(plan), &scratch, &executor));

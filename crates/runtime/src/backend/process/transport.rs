@@ -1,6 +1,7 @@
-//! The process backend: starts the embedded enclave from sealed memory and talks to it through a shared ring.
+//! Starts the embedded enclave from sealed memory and talks to it through a shared ring.
 
 use core::hint::spin_loop;
+use core::sync::atomic::AtomicU64;
 use core::time::Duration;
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -9,20 +10,15 @@ use std::process::Child;
 use std::time::Instant;
 
 use cordon_mapped::{SealedImage, SharedMemory};
-use cordon_protocol::ring::{HEADER_BYTES, LAYOUT, Ring, total_bytes, word};
+use cordon_process_link::profile::PAYLOAD;
+use cordon_process_link::ring::{HEADER_BYTES, LAYOUT, Ring, total_bytes, word};
+use cordon_process_link::stage::{Progress, Stage};
 
+use crate::backend::{Cause, Death, Resources, Transport};
 use crate::error::RuntimeError;
-use crate::transport::{Backend, Death, Transport};
 
 /// The enclave's program, built by `build.rs`.
 static PROGRAM: &[u8] = include_bytes!(env!("CORDON_ENCLAVE"));
-
-/// Budget of an enclave that makes a key and loads nothing.
-const KEY_BUDGET: u64 = 8 << 20;
-
-/// Payload bytes of a request: eight stored chunks. The enclave has a copy of the frame inside, so a larger one costs secure
-/// memory; a smaller one costs round trips while loading, and a second place for secret parts that no longer fit it.
-const PAYLOAD: usize = 8 * 65_552;
 
 /// How long before an answer is expected the host begins to look for it, and how long after. Being woken takes some 30 us,
 /// one who wakes another 10 us, and the kernel's timers are up to 50 us late.
@@ -37,60 +33,26 @@ const LIVENESS: Duration = Duration::from_millis(50);
 /// The longest a start may take; memory is taken from the kernel page by page only when it is touched.
 const START_LIMIT: Duration = Duration::from_secs(30);
 
-/// The process platform for one device: development isolation, no hardware protection.
-pub struct ProcessBackend {
-    key: File,
-    budget: u64,
-    threads: usize,
-}
-
-impl ProcessBackend {
-    /// A backend for the device whose key file this is; the file is handed to the enclave, never read here. `budget` is
-    /// its secure memory in bytes.
-    pub fn new(key: File, budget: Option<u64>) -> Self {
-        Self { key, budget: budget.unwrap_or(KEY_BUDGET), threads: default_threads() }
-    }
-
-    /// Threads the enclave computes with instead of [`default_threads`]; its start refuses 0 and more than
-    /// [`cordon_protocol::MAX_THREADS`].
-    #[must_use]
-    pub fn threads(mut self, threads: usize) -> Self {
-        self.threads = threads;
-        self
-    }
-}
-
-impl Backend for ProcessBackend {
-    fn name(&self) -> &'static str {
-        "process"
-    }
-
-    fn start(&self, store: u64) -> Result<Box<dyn Transport>, RuntimeError> {
-        let failed = |stage| move |source| RuntimeError::Start { stage, source };
-        let memory = SharedMemory::new(total_bytes(PAYLOAD)).map_err(failed("shared memory"))?;
-        let image = SealedImage::new(PROGRAM).map_err(failed("sealing the program"))?;
-        let payload = u32::try_from(PAYLOAD).map_err(|_| RuntimeError::Protocol("payload limit"))?;
-        let ring = ring(&memory)?;
-        ring.set_word(word::LAYOUT, LAYOUT);
-        ring.set_word(word::PAYLOAD, payload);
-        ring.set_wide(word::BUDGET_LOW, self.budget);
-        ring.set_word(word::THREADS, u32::try_from(self.threads).unwrap_or(u32::MAX));
-        // Pages are taken from the kernel as they are touched.
-        let store = usize::try_from(store).map_err(|_| RuntimeError::Protocol("a package larger than memory"))?;
-        let store = (store > 0).then(|| SharedMemory::new(store)).transpose().map_err(failed("memory for weights"))?;
-        let mut descriptors = vec![memory.as_fd(), self.key.as_fd()];
-        descriptors.extend(store.as_ref().map(AsFd::as_fd));
-        let child = image.start("cordon-enclave", &descriptors).map_err(failed("exec"))?;
-        let mut process = ProcessTransport { memory, store, child, expected: Duration::ZERO };
-        process.wait_until_ready()?;
-        Ok(Box::new(process))
-    }
-}
-
-/// Threads of an enclave when nobody chose: the machine's, at most two. More were not measured, and each costs secure
-/// memory for its stack.
-pub fn default_threads() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from).min(2)
+/// Starts the enclave. `key` is handed to it, never read here.
+pub(super) fn start(key: &File, resources: Resources) -> Result<ProcessTransport, RuntimeError> {
+    let failed = |stage| move |source| RuntimeError::Start { stage, source };
+    let memory = SharedMemory::new(total_bytes(PAYLOAD)).map_err(failed("shared memory"))?;
+    let image = SealedImage::new(PROGRAM).map_err(failed("sealing the program"))?;
+    let payload = u32::try_from(PAYLOAD).map_err(|_| RuntimeError::Protocol("payload limit"))?;
+    let ring = ring(&memory)?;
+    ring.set_word(word::LAYOUT, LAYOUT);
+    ring.set_word(word::PAYLOAD, payload);
+    ring.set_wide(word::BUDGET_LOW, resources.secure_memory);
+    ring.set_word(word::THREADS, u32::try_from(resources.threads).unwrap_or(u32::MAX));
+    // Pages are taken from the kernel as they are touched.
+    let store = usize::try_from(resources.store).map_err(|_| RuntimeError::Protocol("a package larger than memory"))?;
+    let store = (store > 0).then(|| SharedMemory::new(store)).transpose().map_err(failed("memory for weights"))?;
+    let mut descriptors = vec![memory.as_fd(), key.as_fd()];
+    descriptors.extend(store.as_ref().map(AsFd::as_fd));
+    let child = image.start("cordon-enclave", &descriptors).map_err(failed("exec"))?;
+    let mut process = ProcessTransport { memory, store, child, expected: Duration::ZERO };
+    process.wait_until_ready()?;
+    Ok(process)
 }
 
 fn ring(memory: &SharedMemory) -> Result<Ring<'_>, RuntimeError> {
@@ -115,7 +77,7 @@ fn look(reached: impl Fn() -> bool) -> bool {
 }
 
 /// A running enclave process.
-struct ProcessTransport {
+pub(super) struct ProcessTransport {
     memory: SharedMemory,
     store: Option<SharedMemory>,
     child: Child,
@@ -127,24 +89,26 @@ impl ProcessTransport {
     fn wait_until_ready(&mut self) -> Result<(), RuntimeError> {
         let started = Instant::now();
         loop {
-            let stage = ring(&self.memory)?.word(word::STAGE);
-            if stage >> 16 == 1 {
+            let seen = ring(&self.memory)?.word(word::STAGE);
+            if Progress::from_word(seen) == Progress::Ready {
                 return Ok(());
             }
             if let Some(status) =
                 self.child.try_wait().map_err(|source| RuntimeError::Start { stage: "wait", source })?
             {
-                // The stage may have been written after it was read above.
-                let stage = ring(&self.memory)?.word(word::STAGE);
-                let number = if stage != 0 { stage >> 16 } else { status.code().map_or(0, i32::unsigned_abs) };
-                return Err(start_error(number, stage & 0xffff, self.death()));
+                // It may have been written after it was read above.
+                let (stage, errno) = match Progress::from_word(ring(&self.memory)?.word(word::STAGE)) {
+                    Progress::Failed { stage, errno } => (stage, errno),
+                    _ => (status.code().and_then(|code| Stage::from_number(u16::try_from(code).ok()?)), 0),
+                };
+                return Err(start_error(stage, errno, self.death()));
             }
             if started.elapsed() > START_LIMIT {
                 let source = std::io::ErrorKind::TimedOut.into();
                 return Err(RuntimeError::Start { stage: "waiting for it to be ready", source });
             }
             if let Some(futex) = ring(&self.memory)?.futex(word::STAGE) {
-                cordon_mapped::wait(futex, stage, LIVENESS);
+                cordon_mapped::wait(futex, seen, LIVENESS);
             }
         }
     }
@@ -152,31 +116,19 @@ impl ProcessTransport {
     fn death(&mut self) -> Death {
         let status = self.child.try_wait().ok().flatten();
         let refused = ring(&self.memory).ok().map(|ring| (ring.wide(word::REFUSED), ring.wide(word::REFUSED + 2)));
-        Death {
-            signal: status.and_then(|status| status.signal()),
-            exit: status.and_then(|status| status.code()),
-            refused_allocation: refused.filter(|(needed, _)| *needed > 0),
-        }
+        let cause = |what| move |number| Cause { what, number: i64::from(number) };
+        let signal = status.and_then(|status| status.signal()).map(cause("ended by signal"));
+        let exit = status.and_then(|status| status.code()).map(cause("exited with code"));
+        Death { cause: signal.or(exit), refused_allocation: refused.filter(|(needed, _)| *needed > 0) }
     }
 }
 
-/// The stages are `Stage` of the enclave's `main.rs`.
-fn start_error(stage: u32, errno: u32, death: Death) -> RuntimeError {
-    let name = match stage {
-        10 => "its arguments",
-        11 => "reading its ring: another layout, or a number of threads it does not take",
-        12 => "taking secure memory: the budget is too small, or the kernel refused it",
-        13 => "starting its service",
-        14 => "loading the system-call filter",
-        15 => "reading the device key: the file is damaged",
-        17 => "mapping the memory for weights",
-        _ => "before its first step",
+fn start_error(stage: Option<Stage>, errno: u16, death: Death) -> RuntimeError {
+    let source = match errno {
+        0 => std::io::Error::other(death.to_string()),
+        errno => std::io::Error::from_raw_os_error(errno.into()),
     };
-    let source = match i32::try_from(errno) {
-        Ok(errno) if errno > 0 => std::io::Error::from_raw_os_error(errno),
-        _ => std::io::Error::other(death.to_string()),
-    };
-    RuntimeError::Start { stage: name, source }
+    RuntimeError::Start { stage: stage.map_or("before its first step", Stage::what), source }
 }
 
 impl Transport for ProcessTransport {
@@ -221,8 +173,8 @@ impl Transport for ProcessTransport {
         }
     }
 
-    fn store(&self) -> Option<&SharedMemory> {
-        self.store.as_ref()
+    fn store(&self) -> &[AtomicU64] {
+        self.store.as_ref().map_or(&[], |store| store.wide_words(0))
     }
 
     fn expect(&mut self, time: Duration) {

@@ -9,17 +9,15 @@ use alloc::collections::TryReserveError;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use crate::frame::OVERHEAD;
+use cordon_protocol::frame::area;
+
+use crate::profile::REPLY_PAYLOAD;
 
 /// Version of this layout. Host and enclave are built together, so it is compared for equality.
 pub const LAYOUT: u32 = 1;
 
 /// Bytes of the header: one page.
 pub const HEADER_BYTES: usize = 4096;
-
-/// Payload bytes of a reply, whatever those of a request: pieces of outputs and device state need no more, and each frame has
-/// a copy inside.
-pub const REPLY_PAYLOAD: usize = 65_552;
 
 /// Words of the header.
 pub mod word {
@@ -41,21 +39,16 @@ pub mod word {
     pub const REPLY: usize = 32;
     /// Bytes of its frame.
     pub const REPLY_LEN: usize = 33;
-    /// How far the enclave's start came, and with which error number: `stage << 16 | errno`. Written by the enclave.
+    /// How far the enclave's start came: a [`crate::stage::Progress`]. Written by the enclave.
     pub const STAGE: usize = 34;
     /// Bytes of the last allocation refused, low half; then high half, and bytes available likewise. Written by the
     /// enclave, so that the host can say why an enclave died.
     pub const REFUSED: usize = 36;
 }
 
-/// Bytes of one frame's area, given its payload bytes.
-pub fn frame_bytes(payload: usize) -> usize {
-    payload.saturating_add(OVERHEAD).next_multiple_of(4096)
-}
-
 /// Bytes of the whole shared memory, given the payload bytes of a request.
 pub fn total_bytes(payload: usize) -> usize {
-    frame_bytes(payload).saturating_add(frame_bytes(REPLY_PAYLOAD)).saturating_add(HEADER_BYTES)
+    area(payload).saturating_add(area(REPLY_PAYLOAD)).saturating_add(HEADER_BYTES)
 }
 
 /// A view of the shared memory.
@@ -69,8 +62,8 @@ pub struct Ring<'a> {
 impl<'a> Ring<'a> {
     /// Splits mapped memory; `None` when it is too small for `payload`.
     pub fn new(header: &'a [AtomicU32], body: &'a [AtomicU64], payload: usize) -> Option<Self> {
-        let (request, rest) = body.split_at_checked(frame_bytes(payload) / 8)?;
-        let reply = rest.get(..frame_bytes(REPLY_PAYLOAD) / 8)?;
+        let (request, rest) = body.split_at_checked(area(payload) / 8)?;
+        let reply = rest.get(..area(REPLY_PAYLOAD) / 8)?;
         (header.len() * 4 >= HEADER_BYTES).then_some(Self { header, request, reply })
     }
 
@@ -178,7 +171,7 @@ mod tests {
         let (header, body) = memory(1);
         let ring = Ring::new(&header, &body, 1).expect("large enough");
         let mut got = Vec::new();
-        for len in [0usize, 1, 7, 8, 9, 4097, frame_bytes(1)] {
+        for len in [0usize, 1, 7, 8, 9, 4097, area(1)] {
             let sent: Vec<u8> = (0..len).map(|i| i as u8).collect();
             let number = ring.post_request(&sent).expect("fits");
             ring.take_request(&mut got).expect("memory");
@@ -196,8 +189,8 @@ mod tests {
         ring.set_word(word::REQUEST_LEN, u32::MAX);
         let mut got = Vec::new();
         ring.take_request(&mut got).expect("memory");
-        assert_eq!(got.len(), frame_bytes(1));
-        assert!(ring.post_request(&alloc::vec![0; frame_bytes(1) + 1]).is_none());
+        assert_eq!(got.len(), area(1));
+        assert!(ring.post_request(&alloc::vec![0; area(1) + 1]).is_none());
         assert!(Ring::new(&header, &body, 1 << 20).is_none(), "memory smaller than the layout");
     }
 
