@@ -7,7 +7,7 @@ use cordon_kernels::{cast, conv, elementwise, gemm, movement, normalize, pool, q
 
 use crate::error::{EngineError, Place};
 use crate::memory::{Buffers, Out, Rest};
-use crate::program::{BinaryOp, DType, Instruction, Operand, Region, Tile};
+use crate::program::{BinaryOp, DType, Instruction, Operand, Region};
 use crate::value::ValueRef;
 use crate::weights::Weights;
 
@@ -23,11 +23,11 @@ pub(crate) fn execute(
     let set = compute.set;
     let region = instruction.out();
     let (out, rest, scratch) = arena.split(region)?;
-    let from = Source { rest, weights, index };
+    let from = Inputs { rest, weights, index };
     let at = Place::Instruction { index: index as u32, name: instruction.name() };
     match instruction {
         I::Conv2d { geometry, input, weight, bias, residual, activation, .. } => {
-            let (input, weight, bias) = (from.f32(*input)?, from.f32_tile(*weight)?, from.f32_tile_option(*bias)?);
+            let (input, weight, bias) = (from.f32(*input)?, from.f32(*weight)?, from.f32_option(*bias)?);
             let residual = from.residual(*residual, region)?;
             let (act, out) = (*activation, out.f32()?);
             let there = scratch.len();
@@ -40,12 +40,12 @@ pub(crate) fn execute(
             }
         }
         I::ConvNd { geometry, input, weight, bias, activation, .. } => {
-            let (input, weight, bias) = (from.f32(*input)?, from.f32(*weight)?, from.f32_tile_option(*bias)?);
+            let (input, weight, bias) = (from.f32(*input)?, from.f32(*weight)?, from.f32_option(*bias)?);
             conv::conv_nd(set, geometry, input, weight, bias, *activation, out.f32()?);
         }
         I::Pool { geometry, input, .. } => pool::pool(compute, geometry, from.f32(*input)?, out.f32()?),
         I::Dense { geometry, input, weight, bias, residual, activation, .. } => {
-            let (input, weight, bias) = (from.f32(*input)?, from.f32_tile(*weight)?, from.f32_tile_option(*bias)?);
+            let (input, weight, bias) = (from.f32(*input)?, from.f32(*weight)?, from.f32_option(*bias)?);
             let residual = from.residual(*residual, region)?;
             gemm::dense(compute, geometry, input, weight, bias, residual, *activation, out.f32()?);
         }
@@ -111,11 +111,11 @@ pub(crate) fn execute(
             gathered.map_err(|_| EngineError::Data { at, rule: "an index lies outside the axis" })?;
         }
         I::Interpolate { along, count, input, lo, hi, frac, .. } => {
-            let (lo, hi) = (from.i64_tile(*lo)?, from.i64_tile(*hi)?);
+            let (lo, hi) = (from.i64(*lo)?, from.i64(*hi)?);
             if !movement::positions_are_valid(along, lo, hi) {
                 return Err(EngineError::Data { at, rule: "a position lies outside the axis" });
             }
-            movement::interpolate(along, *count, from.f32(*input)?, lo, hi, from.f32_tile(*frac)?, out.f32()?);
+            movement::interpolate(along, *count, from.f32(*input)?, lo, hi, from.f32(*frac)?, out.f32()?);
         }
         I::Cast { input, .. } => match (from.any(*input)?, out) {
             (ValueRef::F32(input), Out::I64(out)) => cast::f32_to_i64(input, out),
@@ -131,18 +131,18 @@ pub(crate) fn execute(
             quant::dequantize(set, *scale, *zero, from.u8(*input)?, out.f32()?);
         }
         I::QConv2d { geometry, input, pad, weight, bias, scale, to, residual, .. } => {
-            let (input, weight) = (from.u8(*input)?, from.u8_tile(*weight)?);
-            let (bias, scale) = (from.i64_tile(*bias)?, from.f32_tile(*scale)?);
+            let (input, weight) = (from.u8(*input)?, from.u8(*weight)?);
+            let (bias, scale) = (from.i64(*bias)?, from.f32(*scale)?);
             let residual = match residual {
                 None => quant::Residual::None,
                 Some(it) if it.from == region => quant::Residual::InPlace(it.sum),
-                Some(it) => quant::Residual::Other(from.u8(Operand::Arena(it.from))?, it.sum),
+                Some(it) => quant::Residual::Other(from.u8(it.from)?, it.sum),
             };
             quant::conv2d(compute, geometry, *pad, input, weight, bias, scale, *to, residual, out.u8()?);
         }
         I::QDense { geometry, input, weight, bias, scale, to, .. } => {
-            let (input, weight) = (from.u8(*input)?, from.u8_tile(*weight)?);
-            let (bias, scale) = (from.i64_tile(*bias)?, from.f32_tile(*scale)?);
+            let (input, weight) = (from.u8(*input)?, from.u8(*weight)?);
+            let (bias, scale) = (from.i64(*bias)?, from.f32(*scale)?);
             quant::dense(compute, geometry, input, weight, bias, scale, *to, out.u8()?);
         }
         I::QSum { sum, a, b, .. } if *a == Operand::Arena(region) => {
@@ -151,9 +151,9 @@ pub(crate) fn execute(
         I::QSum { sum, a, b, .. } => quant::sum(set, sum, from.u8(*a)?, from.u8(*b)?, out.u8()?),
         I::QPool { geometry, input, .. } => quant::max_pool(set, geometry, from.u8(*input)?, out.u8()?),
         I::Lookup { table, input, .. } if *input == Operand::Arena(region) => {
-            quant::lookup_in_place(from.u8_tile(*table)?, out.u8()?);
+            quant::lookup_in_place(from.u8(*table)?, out.u8()?);
         }
-        I::Lookup { table, input, .. } => quant::lookup(from.u8_tile(*table)?, from.u8(*input)?, out.u8()?),
+        I::Lookup { table, input, .. } => quant::lookup(from.u8(*table)?, from.u8(*input)?, out.u8()?),
         I::Spill { .. } | I::Restore { .. } => return Err(EngineError::Bug("a value is moved by its steps")),
     }
     Ok(())
@@ -167,7 +167,7 @@ fn binary(
     shape: &Strided2,
     [a, b]: [Operand; 2],
     activation: Option<UnaryOp>,
-    from: &Source<'_>,
+    from: &Inputs<'_>,
     region: Region,
     out: Out<'_>,
 ) -> Result<(), EngineError> {
@@ -214,15 +214,15 @@ fn binary(
 const MISTYPED: EngineError = EngineError::Bug("a validated operand has another type");
 
 /// What an instruction may read.
-struct Source<'a> {
+struct Inputs<'a> {
     rest: Rest<'a>,
     weights: &'a Weights,
     index: usize,
 }
 
-impl<'a> Source<'a> {
-    fn any(&self, operand: Operand) -> Result<ValueRef<'a>, EngineError> {
-        match operand {
+impl<'a> Inputs<'a> {
+    fn any(&self, operand: impl Into<Operand>) -> Result<ValueRef<'a>, EngineError> {
+        match operand.into() {
             Operand::Arena(region) => Ok(match region.dtype {
                 DType::F32 => ValueRef::F32(self.rest.f32.get(region)?),
                 DType::I64 => ValueRef::I64(self.rest.i64.get(region)?),
@@ -233,47 +233,31 @@ impl<'a> Source<'a> {
         }
     }
 
-    fn f32(&self, operand: Operand) -> Result<&'a [f32], EngineError> {
+    fn f32(&self, operand: impl Into<Operand>) -> Result<&'a [f32], EngineError> {
         if let ValueRef::F32(v) = self.any(operand)? { Ok(v) } else { Err(MISTYPED) }
     }
 
-    fn i64(&self, operand: Operand) -> Result<&'a [i64], EngineError> {
+    fn i64(&self, operand: impl Into<Operand>) -> Result<&'a [i64], EngineError> {
         if let ValueRef::I64(v) = self.any(operand)? { Ok(v) } else { Err(MISTYPED) }
     }
 
-    fn bool(&self, operand: Operand) -> Result<&'a [u8], EngineError> {
+    fn bool(&self, operand: impl Into<Operand>) -> Result<&'a [u8], EngineError> {
         if let ValueRef::Bool(v) = self.any(operand)? { Ok(v) } else { Err(MISTYPED) }
     }
 
-    fn u8(&self, operand: Operand) -> Result<&'a [u8], EngineError> {
+    fn u8(&self, operand: impl Into<Operand>) -> Result<&'a [u8], EngineError> {
         if let ValueRef::U8(v) = self.any(operand)? { Ok(v) } else { Err(MISTYPED) }
     }
 
-    fn u8_tile(&self, tile: Tile) -> Result<&'a [u8], EngineError> {
-        self.u8(Operand::Weight(tile))
-    }
-
-    fn f32_tile(&self, tile: Tile) -> Result<&'a [f32], EngineError> {
-        self.f32(Operand::Weight(tile))
-    }
-
-    fn i64_tile(&self, tile: Tile) -> Result<&'a [i64], EngineError> {
-        self.i64(Operand::Weight(tile))
-    }
-
-    fn f32_option(&self, operand: Option<Operand>) -> Result<Option<&'a [f32]>, EngineError> {
+    fn f32_option(&self, operand: Option<impl Into<Operand>>) -> Result<Option<&'a [f32]>, EngineError> {
         operand.map(|operand| self.f32(operand)).transpose()
-    }
-
-    fn f32_tile_option(&self, tile: Option<Tile>) -> Result<Option<&'a [f32]>, EngineError> {
-        self.f32_option(tile.map(Operand::Weight))
     }
 
     fn residual(&self, residual: Option<Region>, out: Region) -> Result<Residual<'a>, EngineError> {
         Ok(match residual {
             None => Residual::None,
             Some(region) if region == out => Residual::InPlace,
-            Some(region) => Residual::Other(self.f32(Operand::Arena(region))?),
+            Some(region) => Residual::Other(self.f32(region)?),
         })
     }
 }

@@ -1,5 +1,6 @@
 //! The binary form of a [`Program`] and of a [`WeightTable`]: every field in order, little-endian, nothing optional
-//! about it. Decoding accepts exactly what encoding writes.
+//! about it. Decoding accepts exactly what encoding writes. Instructions are encoded as they are described
+//! (`program/instruction.rs`).
 //!
 //! Layout of a Program: instruction set `u16`, kind `u8`, batch `u32`, arena sizes, then three lists (`u32` count,
 //! items): inputs, outputs, instructions. Decoding checks form only; [`crate::Prepared::new`] checks meaning.
@@ -11,12 +12,12 @@ use cordon_kernels::geometry::MAX_DIMS;
 
 use crate::error::EngineError;
 use crate::program::{
-    Along, ArenaSize, Axis, BinaryOp, Conv2d, ConvNd, DType, Dense, INSTRUCTION_SET, Instruction, Kind, Layout, Lrn,
+    Along, ArenaSize, Axis, BinaryOp, Conv2d, ConvNd, DType, Dense, INSTRUCTION_SET, Kind, Layout, Lrn,
     MAX_INSTRUCTIONS, MAX_PORTS, MAX_WEIGHTS, MatMul, Normalize, Operand, Pool, PoolKind, Port, Program, QConv2d,
-    QDense, QResidual, ReduceOp, Region, Stored, Strided1, Strided2, Strided3, StridedCopy, Sum, Target, Tile, UnaryOp,
-    Via, WeightInfo, WeightTable,
+    QDense, ReduceOp, Region, Stored, Strided1, Strided2, Strided3, StridedCopy, Sum, Target, Tile, UnaryOp, Via,
+    WeightInfo, WeightTable,
 };
-use crate::wire::{Wire, read_list, unknown, wire_enum, wire_struct, write_list};
+use crate::wire::{Wire, list_bytes, read_list, unknown, wire_enum, wire_struct, write_list};
 
 impl Program {
     /// The binary form.
@@ -49,6 +50,11 @@ impl Program {
         };
         r.finish()?;
         Ok(program)
+    }
+
+    /// Bytes the Program itself holds on the heap; exact for a decoded one, whose lists have no spare capacity.
+    pub fn heap_bytes(&self) -> u64 {
+        (list_bytes(&self.inputs) + list_bytes(&self.outputs) + list_bytes(&self.instructions)) as u64
     }
 }
 
@@ -101,7 +107,6 @@ wire_struct!(Target { zero: u8, lo: u8, hi: u8 });
 wire_struct!(Sum { a_scale: f32, a_zero: u8, b_scale: f32, b_zero: u8, to: Target });
 wire_struct!(QConv2d { n: u32, groups: u32, ic: u32, oc: u32, y: Axis, x: Axis, lanes: u32 });
 wire_struct!(QDense { m: u32, k: u32, n: u32 });
-wire_struct!(QResidual { from: Region, sum: Sum });
 
 wire_enum!(UnaryOp {
     0 => Relu,
@@ -151,40 +156,9 @@ wire_enum!(BinaryOp {
     17 => Xor,
 });
 
-// In memory an instruction is far larger than its tag, so a count is held to the shortest one: `Spill`, 14 bytes.
-wire_enum!(Instruction, min 14, {
-    0 => Conv2d { geometry, input, weight, bias, residual, activation, out },
-    1 => ConvNd { geometry, input, weight, bias, activation, out },
-    2 => Pool { geometry, input, out },
-    3 => Dense { geometry, input, weight, bias, residual, activation, out },
-    4 => MatMul { geometry, a, b, out },
-    5 => Unary { op, input, out },
-    6 => Not { input, out },
-    7 => Binary { op, shape, a, b, activation, out },
-    8 => Select { shape, cond, then, otherwise, out },
-    9 => Softmax { along, log, input, out },
-    10 => Normalize { geometry, input, scale, bias, out },
-    11 => Lrn { geometry, input, out },
-    12 => Reduce { op, kept, reduced, input, out },
-    13 => ArgMax { along, smallest, last, input, out },
-    14 => Copy { geometry, input, out },
-    15 => Fill { value, out },
-    16 => Gather { along, count, data, indices, out },
-    17 => Interpolate { along, count, input, lo, hi, frac, out },
-    18 => Cast { input, out },
-    19 => Quantize { scale, to, input, out },
-    20 => Dequantize { scale, zero, input, out },
-    21 => QConv2d { geometry, input, pad, weight, bias, scale, to, residual, out },
-    22 => QDense { geometry, input, weight, bias, scale, to, out },
-    23 => QSum { sum, a, b, out },
-    24 => QPool { geometry, input, out },
-    25 => Lookup { table, input, out },
-    26 => Spill { slot, value },
-    27 => Restore { slot, out },
-});
-
 impl Wire for Operand {
-    const MIN: usize = 1;
+    // A region is shorter than a tile.
+    const MIN: usize = 1 + <Region as Wire>::MIN;
 
     fn write(&self, w: &mut Writer) {
         match self {
@@ -206,6 +180,10 @@ impl Wire for Operand {
             _ => unknown(what),
         }
     }
+
+    fn heap_bytes(&self) -> usize {
+        0
+    }
 }
 
 /// Extents and strides: at most [`MAX_DIMS`].
@@ -218,5 +196,9 @@ impl<T: Wire + Copy> Wire for Vec<T> {
 
     fn read(r: &mut Reader<'_>, what: &'static str) -> Result<Self, EngineError> {
         read_list(r, MAX_DIMS as u32, what)
+    }
+
+    fn heap_bytes(&self) -> usize {
+        list_bytes(self)
     }
 }

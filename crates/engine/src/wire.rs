@@ -17,6 +17,9 @@ pub(crate) trait Wire: Sized {
 
     /// Reads one value; `what` names it in errors.
     fn read(r: &mut Reader<'_>, what: &'static str) -> Result<Self, EngineError>;
+
+    /// Bytes that the value holds on the heap, beside itself; exact for one that was read.
+    fn heap_bytes(&self) -> usize;
 }
 
 macro_rules! primitive {
@@ -30,6 +33,10 @@ macro_rules! primitive {
 
             fn read(r: &mut Reader<'_>, what: &'static str) -> Result<Self, EngineError> {
                 Ok(r.$method(what)?)
+            }
+
+            fn heap_bytes(&self) -> usize {
+                0
             }
         }
     )*};
@@ -53,6 +60,10 @@ impl Wire for i32 {
     fn read(r: &mut Reader<'_>, what: &'static str) -> Result<Self, EngineError> {
         Ok(Self::from_le_bytes(r.array(what)?))
     }
+
+    fn heap_bytes(&self) -> usize {
+        0
+    }
 }
 
 impl<T: Wire> Wire for Option<T> {
@@ -64,6 +75,10 @@ impl<T: Wire> Wire for Option<T> {
 
     fn read(r: &mut Reader<'_>, what: &'static str) -> Result<Self, EngineError> {
         if r.bool(what)? { T::read(r, what).map(Some) } else { Ok(None) }
+    }
+
+    fn heap_bytes(&self) -> usize {
+        self.iter().map(T::heap_bytes).sum()
     }
 }
 
@@ -78,6 +93,10 @@ impl<T: Wire, const N: usize> Wire for [T; N] {
         let items = items(r, N, what)?;
         items.try_into().map_err(|_| EngineError::Bug("array length"))
     }
+
+    fn heap_bytes(&self) -> usize {
+        self.iter().map(T::heap_bytes).sum()
+    }
 }
 
 /// Writes a count and the items.
@@ -91,6 +110,11 @@ pub(crate) fn write_list<T: Wire>(w: &mut Writer, items: &[T]) {
 pub(crate) fn read_list<T: Wire>(r: &mut Reader<'_>, max: u32, what: &'static str) -> Result<Vec<T>, EngineError> {
     let n = r.count(T::MIN, max, what)?;
     items(r, n, what)
+}
+
+/// Bytes of a list without spare capacity, and of what its items hold.
+pub(crate) fn list_bytes<T: Wire>(items: &[T]) -> usize {
+    size_of_val(items) + items.iter().map(T::heap_bytes).sum::<usize>()
 }
 
 fn items<T: Wire>(r: &mut Reader<'_>, n: usize, what: &'static str) -> Result<Vec<T>, EngineError> {
@@ -123,6 +147,10 @@ macro_rules! wire_struct {
             fn read(r: &mut cordon_codec::Reader<'_>, _: &'static str) -> Result<Self, $crate::EngineError> {
                 Ok(Self { $($field: <$of as $crate::wire::Wire>::read(r, stringify!($field))?),* })
             }
+
+            fn heap_bytes(&self) -> usize {
+                0 $(+ $crate::wire::Wire::heap_bytes(&self.$field))*
+            }
         }
     };
 }
@@ -133,7 +161,7 @@ macro_rules! wire_enum {
     ($type:ident { $($variants:tt)* }) => {
         $crate::wire::wire_enum!($type, min 1, { $($variants)* });
     };
-    ($type:ident, min $min:literal, { $($tag:literal => $variant:ident $({ $($field:ident),* $(,)? })?),* $(,)? }) => {
+    ($type:ident, min $min:expr, { $($tag:literal => $variant:ident $({ $($field:ident),* $(,)? })?),* $(,)? }) => {
         impl $crate::wire::Wire for $type {
             const MIN: usize = $min;
 
@@ -154,6 +182,12 @@ macro_rules! wire_enum {
                     })?,)*
                     _ => return $crate::wire::unknown(what),
                 })
+            }
+
+            fn heap_bytes(&self) -> usize {
+                match self {
+                    $(Self::$variant $({ $($field),* })? => 0 $($(+ $crate::wire::Wire::heap_bytes($field))*)?,)*
+                }
             }
         }
     };

@@ -4,7 +4,7 @@ mod support;
 
 use std::collections::BTreeSet;
 
-use cordon_engine::program::{DType, Instruction};
+use cordon_engine::program::{BinaryOp, DType, Instruction, MemoryMut, Operand, Port, Program, Region, Strided2};
 use cordon_engine::{EngineError, KernelSet, Residency};
 use support::{Build, Value, cases, drive, load};
 
@@ -41,7 +41,40 @@ fn every_instruction_has_a_case() {
     let cases = cases::all();
     let names: BTreeSet<_> =
         cases.iter().flat_map(|case| &case.build.program.instructions).map(Instruction::name).collect();
-    assert_eq!(names.len(), 28, "{names:?}");
+    assert_eq!(names, Instruction::NAMES.iter().copied().collect());
+}
+
+#[test]
+fn all_memory_is_shown_once_to_be_changed() {
+    for case in cases::all() {
+        for instruction in case.build.program.instructions {
+            let mut named: Vec<Operand> = instruction.reads().map(|read| read.operand).collect();
+            let out = Operand::Arena(instruction.out());
+            match instruction {
+                Instruction::Spill { .. } => assert_eq!(named, [out], "what it loses it reads"),
+                _ => named.push(out),
+            }
+            let (mut shown, mut changed) = (Vec::new(), instruction.clone());
+            changed.memory_mut(|memory| match memory {
+                MemoryMut::Region(region) => {
+                    shown.push(Operand::Arena(*region));
+                    region.start += 1000;
+                }
+                MemoryMut::Tile(tile) => {
+                    shown.push(Operand::Weight(*tile));
+                    tile.tensor += 1000;
+                }
+            });
+            assert_eq!(shown, named, "{}: fields in their order, the written one last", instruction.name());
+            assert_eq!(changed.out().start, instruction.out().start + 1000);
+            let moved = changed.reads().zip(instruction.reads()).all(|(new, old)| match (new.operand, old.operand) {
+                (Operand::Arena(new), Operand::Arena(old)) => new.start == old.start + 1000,
+                (Operand::Weight(new), Operand::Weight(old)) => new.tensor == old.tensor + 1000,
+                _ => false,
+            });
+            assert!(moved, "{changed:?}");
+        }
+    }
 }
 
 #[test]
@@ -74,6 +107,22 @@ fn programs_and_tables_survive_encoding() {
         }
         assert_eq!(cordon_engine::WeightTable::decode(&weights.encode()), Ok(weights), "{}", case.name);
     }
+}
+
+#[test]
+fn a_decoded_program_knows_what_it_holds() {
+    let mut build = Build::new();
+    let (input, out) = (build.input(DType::F32, &[2, 1, 3]), build.f32(6));
+    let shape = Strided2 { dims: vec![2, 3], a: vec![3, 1], b: vec![0, 0] };
+    let (a, b) = (Operand::Arena(input), Operand::Arena(Region { len: 1, ..input }));
+    build.push(Instruction::Binary { op: BinaryOp::Add, shape, a, b, activation: None, out });
+    build.push(Instruction::Fill { value: 0, out });
+    build.output(out);
+    let decoded = Program::decode(&build.program.encode()).expect("encoded");
+    // The input's three extents, the output's one, and the two of each list of the first instruction.
+    let extents = (3 + 1 + 3 * 2) * size_of::<u32>();
+    let items = 2 * size_of::<Port>() + 2 * size_of::<Instruction>();
+    assert_eq!(decoded.heap_bytes(), (extents + items) as u64);
 }
 
 #[test]
@@ -118,7 +167,7 @@ fn a_weight_mask_that_is_no_bool_is_refused() {
     let mut build = Build::new();
     let tile = build.weight(&Value::Bool(vec![0, 2]));
     let out = build.region(DType::Bool, 2);
-    build.push(Instruction::Not { input: cordon_engine::program::Operand::Weight(tile), out });
+    build.push(Instruction::Not { input: Operand::Weight(tile), out });
     build.output(out);
     assert!(matches!(build.run(&[]), Err(EngineError::Data { .. })));
 }

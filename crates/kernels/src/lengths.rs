@@ -165,6 +165,13 @@ impl ConvNd {
         let [d, h, w] = self.axes.map(|axis| axis.output);
         product(&[self.n, self.oc, d, h, w])
     }
+
+    /// Multiply-accumulates, padding taps included: every weight meets each position of the output, or of the input when
+    /// transposed.
+    pub fn macs(&self) -> Option<u64> {
+        let [d, h, w] = self.axes.map(|axis| if self.transposed { axis.input } else { axis.output });
+        self.weight_len()?.checked_mul(product(&[self.n, d, h, w])?)
+    }
 }
 
 impl Pool {
@@ -183,6 +190,11 @@ impl Pool {
     pub fn output_len(&self) -> Option<u64> {
         let [d, h, w] = self.axes.map(|axis| axis.output);
         product(&[self.planes, d, h, w, self.lanes])
+    }
+
+    /// Elements that all windows hold together, padding included.
+    pub fn taps(&self) -> Option<u64> {
+        self.output_len()?.checked_mul(product(&self.axes.map(|axis| axis.kernel))?)
     }
 }
 
@@ -206,6 +218,11 @@ impl Dense {
     pub fn output_len(&self) -> Option<u64> {
         product(&[self.m, self.n])
     }
+
+    /// Multiply-accumulates, padding lanes included.
+    pub fn macs(&self) -> Option<u64> {
+        self.weight_len()?.checked_mul(u64::from(self.m))
+    }
 }
 
 impl MatMul {
@@ -222,6 +239,11 @@ impl MatMul {
     /// Product of the batch extents times `m * n`.
     pub fn output_len(&self) -> Option<u64> {
         self.batch.len()?.checked_mul(product(&[self.m, self.n])?)
+    }
+
+    /// Multiply-accumulates.
+    pub fn macs(&self) -> Option<u64> {
+        self.output_len()?.checked_mul(u64::from(self.k))
     }
 }
 
@@ -394,6 +416,11 @@ impl Lrn {
     /// Whether there is no element.
     pub fn is_empty(&self) -> bool {
         self.n == 0 || self.c == 0 || self.inner == 0
+    }
+
+    /// Terms of all sums together.
+    pub fn terms(&self) -> Option<u64> {
+        self.len()?.checked_mul(u64::from(self.size))
     }
 }
 

@@ -107,12 +107,9 @@ fn apart(draft: &Draft) -> bool {
     draft.instructions.iter().all(|instruction| {
         let out = instruction.out();
         let (root, start, end) = place(&out);
-        instruction.reads().all(|(_, operand)| match operand {
-            Operand::Arena(region) if region != out => {
-                let (other, first, last) = place(&region);
-                other != root || last <= start || end <= first
-            }
-            _ => true,
+        instruction.regions().filter(|region| *region != out).all(|region| {
+            let (other, first, last) = place(&region);
+            other != root || last <= start || end <= first
         })
     })
 }

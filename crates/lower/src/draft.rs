@@ -9,7 +9,7 @@
 //! lifetime belong to the [root](Draft::root). Parts are made after the fusions, which know nothing of them.
 
 use crate::weights::WeightSource;
-use cordon_engine::program::{DType, Instruction, Operand, Port, Region, Tile};
+use cordon_engine::program::{DType, Instruction, Port, Tile};
 use cordon_graph::Tensor;
 use std::collections::HashMap;
 
@@ -83,129 +83,7 @@ impl Draft {
     }
 }
 
-/// The region an instruction writes; of a spill the one it reads.
-pub(crate) fn out_mut(instruction: &mut Instruction) -> &mut Region {
-    use Instruction as I;
-    match instruction {
-        I::Conv2d { out, .. }
-        | I::ConvNd { out, .. }
-        | I::Pool { out, .. }
-        | I::Dense { out, .. }
-        | I::MatMul { out, .. }
-        | I::Unary { out, .. }
-        | I::Not { out, .. }
-        | I::Binary { out, .. }
-        | I::Select { out, .. }
-        | I::Softmax { out, .. }
-        | I::Normalize { out, .. }
-        | I::Lrn { out, .. }
-        | I::Reduce { out, .. }
-        | I::ArgMax { out, .. }
-        | I::Copy { out, .. }
-        | I::Fill { out, .. }
-        | I::Gather { out, .. }
-        | I::Interpolate { out, .. }
-        | I::Cast { out, .. }
-        | I::Quantize { out, .. }
-        | I::Dequantize { out, .. }
-        | I::QConv2d { out, .. }
-        | I::QDense { out, .. }
-        | I::QSum { out, .. }
-        | I::QPool { out, .. }
-        | I::Lookup { out, .. }
-        | I::Spill { value: out, .. }
-        | I::Restore { out, .. } => out,
-    }
-}
-
-/// Something an instruction reads, mutable.
-pub(crate) enum ReadMut<'a> {
-    /// Arena memory.
-    Region(&'a mut Region),
-    /// A weight tile.
-    Tile(&'a mut Tile),
-}
-
-/// Calls `visit` for everything the instruction reads.
-pub(crate) fn for_each_read(instruction: &mut Instruction, mut visit: impl FnMut(ReadMut<'_>)) {
-    use Instruction as I;
-    fn operand(operand: &mut Operand, visit: &mut impl FnMut(ReadMut<'_>)) {
-        match operand {
-            Operand::Arena(region) => visit(ReadMut::Region(region)),
-            Operand::Weight(tile) => visit(ReadMut::Tile(tile)),
-        }
-    }
-    match instruction {
-        I::Conv2d { input, weight, bias, residual, .. } | I::Dense { input, weight, bias, residual, .. } => {
-            operand(input, &mut visit);
-            visit(ReadMut::Tile(weight));
-            bias.iter_mut().for_each(|tile| visit(ReadMut::Tile(tile)));
-            residual.iter_mut().for_each(|region| visit(ReadMut::Region(region)));
-        }
-        I::ConvNd { input, weight, bias, .. } => {
-            operand(input, &mut visit);
-            operand(weight, &mut visit);
-            bias.iter_mut().for_each(|tile| visit(ReadMut::Tile(tile)));
-        }
-        I::MatMul { a, b, .. } | I::Binary { a, b, .. } | I::QSum { a, b, .. } => {
-            operand(a, &mut visit);
-            operand(b, &mut visit);
-        }
-        I::Select { cond, then, otherwise, .. } => {
-            operand(cond, &mut visit);
-            operand(then, &mut visit);
-            operand(otherwise, &mut visit);
-        }
-        I::Normalize { input, scale, bias, .. } => {
-            operand(input, &mut visit);
-            scale.iter_mut().for_each(|it| operand(it, &mut visit));
-            bias.iter_mut().for_each(|it| operand(it, &mut visit));
-        }
-        I::Gather { data, indices, .. } => {
-            operand(data, &mut visit);
-            operand(indices, &mut visit);
-        }
-        I::Interpolate { input, lo, hi, frac, .. } => {
-            operand(input, &mut visit);
-            visit(ReadMut::Tile(lo));
-            visit(ReadMut::Tile(hi));
-            visit(ReadMut::Tile(frac));
-        }
-        I::Pool { input, .. }
-        | I::Unary { input, .. }
-        | I::Not { input, .. }
-        | I::Softmax { input, .. }
-        | I::Lrn { input, .. }
-        | I::Reduce { input, .. }
-        | I::ArgMax { input, .. }
-        | I::Copy { input, .. }
-        | I::Cast { input, .. }
-        | I::Quantize { input, .. }
-        | I::Dequantize { input, .. }
-        | I::QPool { input, .. } => operand(input, &mut visit),
-        I::QConv2d { input, weight, bias, scale, residual, .. } => {
-            operand(input, &mut visit);
-            [weight, bias, scale].into_iter().for_each(|tile| visit(ReadMut::Tile(tile)));
-            residual.iter_mut().for_each(|it| visit(ReadMut::Region(&mut it.from)));
-        }
-        I::QDense { input, weight, bias, scale, .. } => {
-            operand(input, &mut visit);
-            [weight, bias, scale].into_iter().for_each(|tile| visit(ReadMut::Tile(tile)));
-        }
-        I::Lookup { table, input, .. } => {
-            visit(ReadMut::Tile(table));
-            operand(input, &mut visit);
-        }
-        // A spilled region is `out_mut`'s.
-        I::Fill { .. } | I::Spill { .. } | I::Restore { .. } => {}
-    }
-}
-
 /// Slots the instruction reads, repeated when read twice.
-pub(crate) fn slots_read(instruction: &Instruction) -> Vec<u32> {
-    let slots = instruction.reads().filter_map(|(_, operand)| match operand {
-        Operand::Arena(region) => Some(region.start),
-        Operand::Weight(_) => None,
-    });
-    slots.collect()
+pub(crate) fn slots_read(instruction: &Instruction) -> impl Iterator<Item = u32> + use<> {
+    instruction.regions().map(|region| region.start)
 }

@@ -1,10 +1,10 @@
 //! The last step: slots become offsets, weight sources become the weight table and its byte stream.
 
 use crate::arena::{self, ArenaReport};
-use crate::draft::{self, Draft, ReadMut};
+use crate::draft::{self, Draft};
 use crate::error::LowerError;
 use crate::weights::WeightSource;
-use cordon_engine::program::{Instruction, Kind, Program, Stored, Tile, WeightInfo, WeightTable};
+use cordon_engine::program::{Instruction, Kind, MemoryMut, Program, Stored, Tile, WeightInfo, WeightTable};
 use cordon_graph::ElemType;
 use std::collections::HashMap;
 
@@ -98,9 +98,9 @@ pub(crate) fn finish(draft: Draft, batch: u32, scratch: u64) -> Result<Lowered, 
     let mut known: HashMap<u64, Vec<u32>> = HashMap::new();
     let Draft { slots: _, weights: all, dequantised: _, mut instructions, mut inputs, mut outputs } = draft;
     for instruction in &mut instructions {
-        draft::for_each_read(instruction, |read| match read {
-            ReadMut::Region(region) => region.start = placement.offsets[region.start as usize],
-            ReadMut::Tile(tile) => {
+        instruction.memory_mut(|memory| match memory {
+            MemoryMut::Region(region) => region.start = placement.offsets[region.start as usize],
+            MemoryMut::Tile(tile) => {
                 tile.tensor = *renumbered.entry(tile.tensor).or_insert_with(|| {
                     let source = &all[tile.tensor as usize];
                     let twins = known.entry(source.fingerprint()).or_default();
@@ -117,8 +117,6 @@ pub(crate) fn finish(draft: Draft, batch: u32, scratch: u64) -> Result<Lowered, 
                 });
             }
         });
-        let out = draft::out_mut(instruction);
-        out.start = placement.offsets[out.start as usize];
     }
     for port in inputs.iter_mut().chain(&mut outputs) {
         port.region.start = placement.offsets[port.region.start as usize];
@@ -142,7 +140,7 @@ pub(crate) fn remove_dead(draft: &mut Draft) {
     let mut kept = Vec::with_capacity(draft.instructions.len());
     for instruction in core::mem::take(&mut draft.instructions).into_iter().rev() {
         if needed[draft.root(instruction.out().start).0 as usize] {
-            draft::slots_read(&instruction).into_iter().for_each(|slot| needed[draft.root(slot).0 as usize] = true);
+            draft::slots_read(&instruction).for_each(|slot| needed[draft.root(slot).0 as usize] = true);
             kept.push(instruction);
         }
     }

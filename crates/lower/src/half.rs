@@ -4,7 +4,7 @@
 use crate::draft::Draft;
 use crate::error::LowerError;
 use crate::weights::WeightSource;
-use cordon_engine::program::{DType, Instruction, Operand, Tile};
+use cordon_engine::program::{DType, Instruction, Tile};
 use cordon_graph::Graph;
 
 /// The nearest binary16 number; `None` for what has none: NaN, infinities, and 65520 and more, which would round to infinity.
@@ -45,14 +45,10 @@ pub(crate) fn mark(draft: &mut Draft, graph: &Graph) -> Result<(), LowerError> {
 
 /// What an instruction multiplies by.
 fn factors(instruction: &Instruction) -> [Option<Tile>; 2] {
-    let constant = |operand: &Operand| match operand {
-        Operand::Weight(tile) => Some(*tile),
-        Operand::Arena(_) => None,
-    };
     match instruction {
         Instruction::Conv2d { weight, .. } | Instruction::Dense { weight, .. } => [Some(*weight), None],
-        Instruction::ConvNd { weight, .. } => [constant(weight), None],
-        Instruction::MatMul { a, b, .. } => [constant(a), constant(b)],
+        Instruction::ConvNd { weight, .. } => [weight.tile(), None],
+        Instruction::MatMul { a, b, .. } => [a.tile(), b.tile()],
         _ => [None; 2],
     }
 }

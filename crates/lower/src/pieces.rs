@@ -59,7 +59,7 @@ fn striped(draft: &Draft, root: u32) -> Option<Striped> {
     let is_input = draft.inputs.iter().any(|port| port.region.start == root);
     let (mut shape, mut made, mut read) = (None, BTreeSet::new(), BTreeSet::new());
     for instruction in &draft.instructions {
-        if instruction.out().start != root && !draft::slots_read(instruction).contains(&root) {
+        if instruction.out().start != root && !draft::slots_read(instruction).any(|slot| slot == root) {
             continue;
         }
         let rows = rows(instruction, root, draft.slots[root as usize].len)?;

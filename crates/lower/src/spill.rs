@@ -5,10 +5,10 @@
 //! that is alive then and untouched: the smallest that suffices, else the largest. What comes back is another slot, so
 //! lifetimes and places follow from the draft as ever.
 
-use crate::draft::{self, Draft, ReadMut, Slot};
+use crate::draft::{self, Draft, Slot};
 use crate::{arena, pieces};
 use cordon_engine::CHUNK;
-use cordon_engine::program::{Instruction, MAX_SPILL_CHUNKS, Region};
+use cordon_engine::program::{Instruction, MAX_SPILL_CHUNKS, MemoryMut, Region};
 use core::cmp::Reverse;
 use core::ops::Range;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -90,7 +90,7 @@ fn touches(draft: &Draft) -> BTreeMap<u32, Vec<usize>> {
     };
     draft.inputs.iter().for_each(|port| touch(port.region.start, 0));
     for (index, instruction) in draft.instructions.iter().enumerate() {
-        draft::slots_read(instruction).into_iter().for_each(|slot| touch(slot, index + 1));
+        draft::slots_read(instruction).for_each(|slot| touch(slot, index + 1));
         touch(instruction.out().start, index + 1);
     }
     draft.outputs.iter().for_each(|port| touch(port.region.start, draft.instructions.len() + 1));
@@ -110,13 +110,11 @@ fn move_out(draft: &mut Draft, stay: &Stay, number: u32) {
         }
     };
     for instruction in &mut later {
-        draft::for_each_read(instruction, |read| {
-            if let ReadMut::Region(region) = read {
+        instruction.memory_mut(|memory| {
+            if let MemoryMut::Region(region) = memory {
                 rename(draft, &mut region.start, region.len);
             }
         });
-        let out = draft::out_mut(instruction);
-        rename(draft, &mut out.start, out.len);
     }
     let mut outputs = core::mem::take(&mut draft.outputs);
     outputs.iter_mut().for_each(|port| rename(draft, &mut port.region.start, port.region.len));
@@ -233,8 +231,9 @@ mod tests {
         for (index, instruction) in draft.instructions.iter().enumerate() {
             if let Instruction::Spill { value, .. } = instruction {
                 let later = &draft.instructions[index + 1..];
-                let reads =
-                    |it: &Instruction| draft::slots_read(it).contains(&value.start) || it.out().start == value.start;
+                let reads = |it: &Instruction| {
+                    draft::slots_read(it).any(|slot| slot == value.start) || it.out().start == value.start
+                };
                 assert!(!later.iter().any(reads), "what comes back is another slot");
             }
         }
@@ -274,8 +273,8 @@ mod tests {
             Instruction::Restore { out, .. } => Some(out.start),
             _ => None,
         });
-        let read = draft::slots_read(&draft.instructions[4])[0];
-        assert_eq!(Some(draft.root(read)), back.map(|back| (back, 40)));
+        let read = draft::slots_read(&draft.instructions[4]).next();
+        assert_eq!(read.map(|read| draft.root(read)), back.map(|back| (back, 40)));
         assert_eq!(Some(draft.root(draft.outputs[1].region.start)), back.map(|back| (back, 32)));
     }
 }

@@ -2,7 +2,7 @@
 //! has its own, coarser count for limits.
 
 use crate::emit::Lowered;
-use cordon_engine::program::{Instruction, Layout, Operand, PoolKind, WeightTable};
+use cordon_engine::program::{Axis, Instruction, Layout, Operand, PoolKind, WeightTable};
 use cordon_graph::Tensor;
 
 /// Work of one instruction, or of a whole Program.
@@ -25,7 +25,7 @@ impl Work {
                 u64::from(tile.len) * u64::from(dtype)
             }
         };
-        let reads: u64 = instruction.reads().map(|(_, read)| operand(read)).sum();
+        let reads: u64 = instruction.reads().map(|read| operand(read.operand)).sum();
         Self { multiply_adds: multiply_adds(instruction), bytes: reads + operand(Operand::Arena(instruction.out())) }
     }
 
@@ -53,63 +53,59 @@ impl Lowered {
 }
 
 fn multiply_adds(instruction: &Instruction) -> u64 {
+    use Instruction as I;
     let product = |extents: &[u32]| extents.iter().map(|&extent| u64::from(extent)).product::<u64>();
     match instruction {
-        Instruction::Conv2d { geometry: g, .. } => {
+        I::Conv2d { geometry: g, .. } => {
             product(&[g.n, g.y.output, g.x.output, g.oc, g.ic / g.groups, g.y.kernel, g.x.kernel])
         }
-        Instruction::ConvNd { geometry: g, .. } => {
-            // Every input element meets every tap of a transposed convolution, every output element otherwise.
-            let (positions, channels) = match g.transposed {
-                true => (g.axes.map(|axis| axis.input), [g.ic, g.oc / g.groups]),
-                false => (g.axes.map(|axis| axis.output), [g.oc, g.ic / g.groups]),
-            };
-            product(&positions) * product(&g.axes.map(|axis| axis.kernel)) * product(&channels) * u64::from(g.n)
-        }
-        Instruction::Dense { geometry: g, .. } => product(&[g.m, g.k, g.n]),
-        Instruction::QConv2d { geometry: g, .. } => {
+        I::QConv2d { geometry: g, .. } => {
             product(&[g.n, g.y.output, g.x.output, g.oc, g.ic / g.groups, g.y.kernel, g.x.kernel])
         }
-        Instruction::QDense { geometry: g, .. } => product(&[g.m, g.k, g.n]),
-        Instruction::MatMul { geometry: g, .. } => product(&[g.m, g.k, g.n]) * product(&g.batch.dims),
-        _ => 0,
+        // It has no lanes that only fill a block.
+        I::ConvNd { geometry: g, .. } => g.macs().unwrap_or(u64::MAX),
+        I::MatMul { geometry: g, .. } => g.macs().unwrap_or(u64::MAX),
+        I::Dense { geometry: g, .. } => product(&[g.m, g.k, g.n]),
+        I::QDense { geometry: g, .. } => product(&[g.m, g.k, g.n]),
+        I::Pool { .. }
+        | I::Unary { .. }
+        | I::Not { .. }
+        | I::Binary { .. }
+        | I::Select { .. }
+        | I::Softmax { .. }
+        | I::Normalize { .. }
+        | I::Lrn { .. }
+        | I::Reduce { .. }
+        | I::ArgMax { .. }
+        | I::Copy { .. }
+        | I::Fill { .. }
+        | I::Gather { .. }
+        | I::Interpolate { .. }
+        | I::Cast { .. }
+        | I::Quantize { .. }
+        | I::Dequantize { .. }
+        | I::QSum { .. }
+        | I::QPool { .. }
+        | I::Lookup { .. }
+        | I::Spill { .. }
+        | I::Restore { .. } => 0,
     }
 }
 
 /// An instruction with the extents that decide its speed, for example `Conv2d 3x3/2 64→128 28x28 +residual Relu`.
 pub fn describe(instruction: &Instruction) -> String {
     let name = instruction.name();
+    let added = |residual| if residual { " +residual" } else { "" };
     match instruction {
         Instruction::Conv2d { geometry: g, residual, activation, .. } => {
-            let kind = groups(g.groups, g.ic);
+            let shape = convolution([&g.y, &g.x], [g.ic, g.oc], g.groups);
             let plain = if g.input == Layout::Plain { " plain" } else { "" };
-            format!(
-                "{name} {}x{}{} {}→{} {}x{}{kind}{plain}{}{}",
-                g.y.kernel,
-                g.x.kernel,
-                stride(&[g.y.stride, g.x.stride]),
-                g.ic,
-                g.oc,
-                g.y.output,
-                g.x.output,
-                if residual.is_some() { " +residual" } else { "" },
-                applied(activation.as_ref()),
-            )
+            format!("{name} {shape}{plain}{}{}", added(residual.is_some()), applied(activation.as_ref()))
         }
         Instruction::QConv2d { geometry: g, residual, .. } => {
-            let kind = groups(g.groups, g.ic);
-            format!(
-                "{name} {}x{}{} {}→{} {}x{}{kind}{}{}",
-                g.y.kernel,
-                g.x.kernel,
-                stride(&[g.y.stride, g.x.stride]),
-                g.ic,
-                g.oc,
-                g.y.output,
-                g.x.output,
-                if g.lanes == 4 { " image" } else { "" },
-                if residual.is_some() { " +residual" } else { "" },
-            )
+            let shape = convolution([&g.y, &g.x], [g.ic, g.oc], g.groups);
+            let image = if g.lanes == 4 { " image" } else { "" };
+            format!("{name} {shape}{image}{}", added(residual.is_some()))
         }
         Instruction::QDense { geometry: g, .. } => format!("{name} {}x{}x{}", g.m, g.k, g.n),
         Instruction::ConvNd { geometry: g, activation, .. } => {
@@ -127,7 +123,7 @@ pub fn describe(instruction: &Instruction) -> String {
             format!("{name} {kind} {}x{}{step} {}x{}x{}x{}", y.kernel, x.kernel, g.planes, y.output, x.output, g.lanes)
         }
         Instruction::Dense { geometry: g, residual, activation, .. } => {
-            let residual = if residual.is_some() { " +residual" } else { "" };
+            let residual = added(residual.is_some());
             format!("{name} {}x{}x{}{residual}{}", g.m, g.k, g.n, applied(activation.as_ref()))
         }
         Instruction::MatMul { geometry: g, .. } => {
@@ -150,13 +146,15 @@ pub fn describe(instruction: &Instruction) -> String {
     }
 }
 
-/// How a convolution is grouped.
-fn groups(groups: u32, channels: u32) -> String {
-    match groups {
+/// Window, channels, extent of the output and groups of a convolution.
+fn convolution([y, x]: [&Axis; 2], [ic, oc]: [u32; 2], groups: u32) -> String {
+    let kind = match groups {
         1 => String::new(),
-        _ if groups == channels => " depthwise".into(),
+        _ if groups == ic => " depthwise".into(),
         _ => format!(" groups {groups}"),
-    }
+    };
+    let step = stride(&[y.stride, x.stride]);
+    format!("{}x{}{step} {ic}→{oc} {}x{}{kind}", y.kernel, x.kernel, y.output, x.output)
 }
 
 fn stride(strides: &[u32; 2]) -> String {

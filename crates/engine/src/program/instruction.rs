@@ -1,349 +1,12 @@
-//! The operations of a Program.
+//! The operations of a Program, each described once. How to read an entry: [`super::describe`].
 
+use super::describe::{ANY, Memory, MemoryMut, Read, Rule, any, exactly, padded, reaches, shortest};
 use super::{
     Along, BinaryOp, Conv2d, ConvNd, Dense, Lrn, MatMul, Normalize, Operand, Pool, QConv2d, QDense, ReduceOp, Region,
     Strided1, Strided2, Strided3, StridedCopy, Sum, Target, Tile, UnaryOp,
 };
-
-/// One operation. Every instruction writes exactly one region; unless a variant says otherwise that region overlaps none
-/// it reads. `out` holds `f32` unless stated.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Instruction {
-    /// Convolution in the block layout; `residual` (blocked, shape of the output) is added before `activation`.
-    Conv2d {
-        /// Shape.
-        geometry: Conv2d,
-        /// Layout as `geometry.input` says.
-        input: Operand,
-        /// In the order [`cordon_kernels::geometry::Conv2d`] gives.
-        weight: Tile,
-        /// `(ceil(oc / 16) * 16)`.
-        bias: Option<Tile>,
-        /// Added before the activation. May equal `out` exactly.
-        residual: Option<Region>,
-        /// Applied last.
-        activation: Option<UnaryOp>,
-        /// Blocked.
-        out: Region,
-    },
-    /// Any other convolution, plain layout.
-    ConvNd {
-        /// Shape.
-        geometry: ConvNd,
-        /// Plain.
-        input: Operand,
-        /// As ONNX stores it.
-        weight: Operand,
-        /// `(oc)`.
-        bias: Option<Tile>,
-        /// Applied last.
-        activation: Option<UnaryOp>,
-        /// Plain.
-        out: Region,
-    },
-    /// Max or average pooling.
-    Pool {
-        /// Shape.
-        geometry: Pool,
-        /// Input.
-        input: Operand,
-        /// Output.
-        out: Region,
-    },
-    /// Product with constant packed weights; `residual` `(m, n)` is added before `activation`.
-    Dense {
-        /// Shape.
-        geometry: Dense,
-        /// `(m, k)`.
-        input: Operand,
-        /// `(ceil(n / 16), k, 16)`.
-        weight: Tile,
-        /// `(ceil(n / 16) * 16)`.
-        bias: Option<Tile>,
-        /// Added before the activation. May equal `out` exactly.
-        residual: Option<Region>,
-        /// Applied last.
-        activation: Option<UnaryOp>,
-        /// `(m, n)`.
-        out: Region,
-    },
-    /// Product of two values.
-    MatMul {
-        /// Shape.
-        geometry: MatMul,
-        /// Left.
-        a: Operand,
-        /// Right.
-        b: Operand,
-        /// `(batch…, m, n)`.
-        out: Region,
-    },
-    /// A function of one value, element by element. `out` may equal the input region exactly.
-    Unary {
-        /// Which.
-        op: UnaryOp,
-        /// Input, as long as `out`.
-        input: Operand,
-        /// Output.
-        out: Region,
-    },
-    /// Logical negation of a `bool` value. `out` may equal the input region exactly.
-    Not {
-        /// Input, as long as `out`.
-        input: Operand,
-        /// `bool` output.
-        out: Region,
-    },
-    /// A function of two values with broadcasting into a contiguous `out`. `out` may equal an operand's region exactly
-    /// when that operand's strides are the contiguous ones and types agree.
-    Binary {
-        /// Which.
-        op: BinaryOp,
-        /// Extents and strides.
-        shape: Strided2,
-        /// First operand.
-        a: Operand,
-        /// Second operand, of the type of `a`.
-        b: Operand,
-        /// Applied last (`f32` only).
-        activation: Option<UnaryOp>,
-        /// Contiguous; `bool` for comparisons.
-        out: Region,
-    },
-    /// `cond ? a : b` with broadcasting: strides `a` are those of `cond`, `b` and `c` those of the two branches.
-    Select {
-        /// Extents and strides.
-        shape: Strided3,
-        /// `bool`.
-        cond: Operand,
-        /// Where true.
-        then: Operand,
-        /// Where false.
-        otherwise: Operand,
-        /// Contiguous, of the branches' type.
-        out: Region,
-    },
-    /// Softmax, or its logarithm, along an axis of a plain value. `out` may equal the input region exactly.
-    Softmax {
-        /// The axis.
-        along: Along,
-        /// LogSoftmax instead.
-        log: bool,
-        /// Input.
-        input: Operand,
-        /// Output.
-        out: Region,
-    },
-    /// Layer, instance or group normalisation. `out` may equal the input region exactly.
-    Normalize {
-        /// Shape.
-        geometry: Normalize,
-        /// Input.
-        input: Operand,
-        /// `(channels)`.
-        scale: Option<Operand>,
-        /// `(channels)`.
-        bias: Option<Operand>,
-        /// Output.
-        out: Region,
-    },
-    /// Local response normalisation.
-    Lrn {
-        /// Shape.
-        geometry: Lrn,
-        /// Input.
-        input: Operand,
-        /// Output.
-        out: Region,
-    },
-    /// Reduction. `kept` addresses the result's elements (contiguous in `out`) and `reduced` the elements folded into
-    /// each; strides of both are steps of the input.
-    Reduce {
-        /// Which.
-        op: ReduceOp,
-        /// Result extents with input strides.
-        kept: Strided1,
-        /// Reduced extents with input strides.
-        reduced: Strided1,
-        /// `f32` or `i64`.
-        input: Operand,
-        /// Of the input's type.
-        out: Region,
-    },
-    /// Index of the largest (or smallest) element along an axis of an `f32` value.
-    ArgMax {
-        /// The axis.
-        along: Along,
-        /// ArgMin instead.
-        smallest: bool,
-        /// On ties the last wins instead of the first.
-        last: bool,
-        /// `f32` input.
-        input: Operand,
-        /// `i64` output, `(outer, inner)`.
-        out: Region,
-    },
-    /// Strided copy between values of one type: transpose, slice, concatenation, expansion, layout change. May write
-    /// part of `out` only.
-    Copy {
-        /// Extents, starts and strides.
-        geometry: StridedCopy,
-        /// Input.
-        input: Operand,
-        /// Output.
-        out: Region,
-    },
-    /// Sets every element: `f32` bits, or an `i64`, or a `bool`, or a byte.
-    Fill {
-        /// Bits of the value.
-        value: u64,
-        /// Output.
-        out: Region,
-    },
-    /// `out[o, j, i] = data[o, indices[j], i]`; negative indices count from the end, others out of range stop the run
-    /// with an error. The whole axis is resident, so memory traffic does not depend on the indices.
-    Gather {
-        /// The axis of `data`.
-        along: Along,
-        /// Number of indices.
-        count: u32,
-        /// Any type.
-        data: Operand,
-        /// `i64`.
-        indices: Operand,
-        /// Of the type of `data`.
-        out: Region,
-    },
-    /// Linear interpolation along one axis with constant positions:
-    /// `out[o, j, i] = (1 - frac[j]) * in[o, lo[j], i] + frac[j] * in[o, hi[j], i]`.
-    Interpolate {
-        /// The axis of the input.
-        along: Along,
-        /// Output extent of the axis.
-        count: u32,
-        /// `f32` input.
-        input: Operand,
-        /// `i64`, `(count)`.
-        lo: Tile,
-        /// `i64`, `(count)`.
-        hi: Tile,
-        /// `f32`, `(count)`.
-        frac: Tile,
-        /// Output.
-        out: Region,
-    },
-    /// Conversion between types but `u8`: to `i64` truncates toward zero and saturates; to `bool` tests for nonzero.
-    Cast {
-        /// Input.
-        input: Operand,
-        /// Output.
-        out: Region,
-    },
-    /// `round(x / scale) + zero`, clamped: from `f32` to bytes.
-    Quantize {
-        /// Real distance between neighbouring bytes.
-        scale: f32,
-        /// The bytes.
-        to: Target,
-        /// `f32`, as long as `out`.
-        input: Operand,
-        /// `u8`.
-        out: Region,
-    },
-    /// `(x - zero) * scale`: from bytes to `f32`.
-    Dequantize {
-        /// Real distance between neighbouring bytes.
-        scale: f32,
-        /// The byte that stands for 0.
-        zero: u8,
-        /// `u8`, as long as `out`.
-        input: Operand,
-        /// `f32`.
-        out: Region,
-    },
-    /// Convolution of bytes: a sum of products in 32 bits (wrapping), times the channel's scale, rounded to a byte; then, if
-    /// there is a residual, the rounded sum of that byte (first) and the residual's (second). See [`cordon_kernels::quant`].
-    QConv2d {
-        /// Shape.
-        geometry: QConv2d,
-        /// `u8`, in blocks of `geometry.lanes` channels.
-        input: Operand,
-        /// What padding reads: the byte that stands for 0.
-        pad: u8,
-        /// Signed bytes, packed as [`QConv2d`] says.
-        weight: Tile,
-        /// `i64`, `(ceil(oc / 16) * 16)`, modulo 2^32.
-        bias: Tile,
-        /// `f32`, `(ceil(oc / 16) * 16)`.
-        scale: Tile,
-        /// The bytes of the product.
-        to: Target,
-        /// Blocked bytes, shape of the output, and how they are added. May equal `out` exactly.
-        residual: Option<QResidual>,
-        /// `u8`, blocked.
-        out: Region,
-    },
-    /// Product of bytes with constant packed weights, finished as in [`Instruction::QConv2d`].
-    QDense {
-        /// Shape.
-        geometry: QDense,
-        /// `u8`, `(m, k)`.
-        input: Operand,
-        /// Signed bytes, packed as [`QDense`] says.
-        weight: Tile,
-        /// `i64`, `(ceil(n / 16) * 16)`, modulo 2^32.
-        bias: Tile,
-        /// `f32`, `(ceil(n / 16) * 16)`.
-        scale: Tile,
-        /// The bytes of the product.
-        to: Target,
-        /// `u8`, `(m, n)`.
-        out: Region,
-    },
-    /// Rounded sum of two values of one length. `out` may equal the region of `a` exactly.
-    QSum {
-        /// Scales and zero points.
-        sum: Sum,
-        /// `u8`, as long as `out`.
-        a: Operand,
-        /// `u8`, as long as `out`.
-        b: Operand,
-        /// `u8`.
-        out: Region,
-    },
-    /// Max pooling of bytes; `geometry.kind` is `Max`.
-    QPool {
-        /// Shape.
-        geometry: Pool,
-        /// `u8`.
-        input: Operand,
-        /// `u8`.
-        out: Region,
-    },
-    /// Any function of one byte. `out` may equal the input region exactly.
-    Lookup {
-        /// `u8`, 256 results.
-        table: Tile,
-        /// `u8`, as long as `out`.
-        input: Operand,
-        /// `u8`.
-        out: Region,
-    },
-    /// A value leaves for the normal world's memory, encrypted. None of its elements may be read until they are written again.
-    Spill {
-        /// First of the chunks it takes there, none of which holds another value.
-        slot: u32,
-        /// Any type.
-        value: Region,
-    },
-    /// The value that was spilled to `slot` comes back, once, and its chunks are free again.
-    Restore {
-        /// As it was spilled to.
-        slot: u32,
-        /// Of the type and length of the value.
-        out: Region,
-    },
-}
+use crate::program::DType::{Bool, F32, I64, U8};
+use crate::wire::{Wire, wire_enum, wire_struct};
 
 /// What is added to a finished product of bytes.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -354,166 +17,320 @@ pub struct QResidual {
     pub sum: Sum,
 }
 
+wire_struct!(QResidual { from: Region, sum: Sum });
+
+instructions! {
+    /// Convolution in the block layout; `residual` is added before `activation`.
+    0 => Conv2d {
+        plain geometry: Conv2d,
+        /// Layout as `geometry.input` says.
+        read input: Operand = exactly(F32, geometry.input_len()),
+        /// In the order [`cordon_kernels::geometry::Conv2d`] gives.
+        read weight: Tile = exactly(F32, geometry.weight_len()),
+        read bias: Option<Tile> = exactly(F32, geometry.bias_len()),
+        /// Blocked.
+        read(in_place) residual: Option<Region> = exactly(F32, geometry.output_len()),
+        /// Applied last.
+        plain activation: Option<UnaryOp>,
+        /// Blocked.
+        write out: Region = exactly(F32, geometry.output_len()),
+    } work geometry.macs(),
+
+    /// Any other convolution, plain layout.
+    1 => ConvNd {
+        plain geometry: ConvNd,
+        read input: Operand = exactly(F32, geometry.input_len()),
+        /// As ONNX stores it.
+        read weight: Operand = exactly(F32, geometry.weight_len()),
+        read bias: Option<Tile> = exactly(F32, geometry.bias_len()),
+        /// Applied last.
+        plain activation: Option<UnaryOp>,
+        write out: Region = exactly(F32, geometry.output_len()),
+    } work geometry.macs(),
+
+    /// Max or average pooling.
+    2 => Pool {
+        plain geometry: Pool,
+        read input: Operand = exactly(F32, geometry.input_len()),
+        write out: Region = exactly(F32, geometry.output_len()),
+    } work geometry.taps(),
+
+    /// Product with constant packed weights; `residual` is added before `activation`.
+    3 => Dense {
+        plain geometry: Dense,
+        /// `(m, k)`.
+        read input: Operand = exactly(F32, geometry.input_len()),
+        /// `(ceil(n / 16), k, 16)`.
+        read weight: Tile = exactly(F32, geometry.weight_len()),
+        read bias: Option<Tile> = exactly(F32, geometry.bias_len()),
+        /// `(m, n)`.
+        read(in_place) residual: Option<Region> = exactly(F32, geometry.output_len()),
+        /// Applied last.
+        plain activation: Option<UnaryOp>,
+        /// `(m, n)`.
+        write out: Region = exactly(F32, geometry.output_len()),
+    } work geometry.macs(),
+
+    /// Product of two values.
+    4 => MatMul {
+        plain geometry: MatMul,
+        read a: Operand = reaches(F32, geometry.a_len()),
+        read b: Operand = reaches(F32, geometry.b_len()),
+        /// `(batch…, m, n)`.
+        write out: Region = exactly(F32, geometry.output_len()),
+    } work geometry.macs(),
+
+    /// A function of one value, element by element.
+    5 => Unary {
+        plain op: UnaryOp,
+        read(in_place) input: Operand = exactly(F32, out.elements()),
+        write out: Region = exactly(F32, out.elements()),
+    } work out.elements(),
+
+    /// Logical negation.
+    6 => Not {
+        read(in_place) input: Operand = exactly(Bool, out.elements()),
+        write out: Region = exactly(Bool, out.elements()),
+    } work out.elements(),
+
+    /// A function of two values of one type with broadcasting into a contiguous `out`.
+    7 => Binary {
+        plain op: BinaryOp,
+        plain shape: Strided2,
+        read(in_place if shape.a_is_contiguous()) a: Operand = reaches(ANY, shape.a_len()),
+        /// Of the type of `a`.
+        read(in_place if shape.b_is_contiguous()) b: Operand = reaches(ANY, shape.b_len()),
+        /// Applied last, to `f32` only.
+        plain activation: Option<UnaryOp>,
+        /// `bool` for comparisons, else of the type of `a`.
+        write out: Region = exactly(ANY, shape.len()),
+    } work out.elements(),
+
+    /// `cond ? then : otherwise` with broadcasting into a contiguous `out`: strides `a` are those of `cond`, `b` and `c`
+    /// those of the two branches.
+    8 => Select {
+        plain shape: Strided3,
+        read cond: Operand = reaches(Bool, shape.a_len()),
+        /// Where true.
+        read then: Operand = reaches(out.dtype, shape.b_len()),
+        /// Where false.
+        read otherwise: Operand = reaches(out.dtype, shape.c_len()),
+        write out: Region = exactly(ANY, shape.len()),
+    } work out.elements(),
+
+    /// Softmax, or its logarithm, along an axis of a plain value.
+    9 => Softmax {
+        plain along: Along,
+        /// LogSoftmax instead.
+        plain log: bool,
+        read(in_place) input: Operand = exactly(F32, along.len()),
+        write out: Region = exactly(F32, along.len()),
+    } work out.elements(),
+
+    /// Layer, instance or group normalisation.
+    10 => Normalize {
+        plain geometry: Normalize,
+        read(in_place) input: Operand = exactly(F32, geometry.len()),
+        read scale: Option<Operand> = exactly(F32, Some(geometry.channels.into())),
+        read bias: Option<Operand> = exactly(F32, Some(geometry.channels.into())),
+        write out: Region = exactly(F32, geometry.len()),
+    } work out.elements(),
+
+    /// Local response normalisation.
+    11 => Lrn {
+        plain geometry: Lrn,
+        read input: Operand = exactly(F32, geometry.len()),
+        write out: Region = exactly(F32, geometry.len()),
+    } work geometry.terms(),
+
+    /// Reduction. `kept` addresses the result's elements (contiguous in `out`) and `reduced` the elements folded into
+    /// each; strides of both are steps of the input.
+    12 => Reduce {
+        plain op: ReduceOp,
+        /// Result extents with input strides.
+        plain kept: Strided1,
+        /// Reduced extents with input strides.
+        plain reduced: Strided1,
+        read input: Operand = reaches(out.dtype, kept.reduction_len(reduced)),
+        /// `f32` or `i64`.
+        write out: Region = exactly(ANY, kept.len()),
+    } work reduced.len().and_then(|folded| folded.checked_mul(out.len.into())),
+
+    /// Index of the largest (or smallest) element along an axis.
+    13 => ArgMax {
+        plain along: Along,
+        /// ArgMin instead.
+        plain smallest: bool,
+        /// On ties the last wins instead of the first.
+        plain last: bool,
+        read input: Operand = exactly(F32, along.len()),
+        /// `(outer, inner)`.
+        write out: Region = exactly(I64, along.resized_len(1)),
+    } work along.len(),
+
+    /// Strided copy between values of one type: transpose, slice, concatenation, expansion, layout change. May write
+    /// part of `out` only.
+    14 => Copy {
+        /// Extents, starts and strides.
+        plain geometry: StridedCopy,
+        read input: Operand = reaches(out.dtype, geometry.input_len()),
+        write out: Region = reaches(ANY, geometry.output_len()),
+    } work geometry.len(),
+
+    /// Sets every element.
+    15 => Fill {
+        /// Bits of the value: of an `f32`, an `i64`, a `bool` or a byte.
+        plain value: u64,
+        write out: Region = any(),
+    } work out.elements(),
+
+    /// `out[o, j, i] = data[o, indices[j], i]`; negative indices count from the end, others out of range stop the run
+    /// with an error. The whole axis is resident, so memory traffic does not depend on the indices.
+    16 => Gather {
+        /// The axis of `data`.
+        plain along: Along,
+        /// Number of indices.
+        plain count: u32,
+        read data: Operand = exactly(out.dtype, along.len()),
+        read indices: Operand = exactly(I64, Some((*count).into())),
+        write out: Region = exactly(ANY, along.resized_len(*count)),
+    } work out.elements(),
+
+    /// Linear interpolation along one axis with constant positions:
+    /// `out[o, j, i] = (1 - frac[j]) * in[o, lo[j], i] + frac[j] * in[o, hi[j], i]`.
+    17 => Interpolate {
+        /// The axis of the input.
+        plain along: Along,
+        /// Output extent of the axis.
+        plain count: u32,
+        read input: Operand = exactly(F32, along.len()),
+        read lo: Tile = exactly(I64, Some((*count).into())),
+        read hi: Tile = exactly(I64, Some((*count).into())),
+        read frac: Tile = exactly(F32, Some((*count).into())),
+        write out: Region = exactly(F32, along.resized_len(*count)),
+    } work out.elements(),
+
+    /// Conversion between types but `u8`: to `i64` truncates toward zero and saturates; to `bool` tests for nonzero.
+    18 => Cast {
+        /// Of another type than `out`.
+        read input: Operand = exactly(ANY, out.elements()),
+        write out: Region = any(),
+    } work out.elements(),
+
+    /// `round(x / scale) + zero`, clamped: from `f32` to bytes.
+    19 => Quantize {
+        /// Real distance between neighbouring bytes.
+        plain scale: f32,
+        /// The bytes.
+        plain to: Target,
+        read input: Operand = exactly(F32, out.elements()),
+        write out: Region = exactly(U8, out.elements()),
+    } work out.elements(),
+
+    /// `(x - zero) * scale`: from bytes to `f32`.
+    20 => Dequantize {
+        /// Real distance between neighbouring bytes.
+        plain scale: f32,
+        /// The byte that stands for 0.
+        plain zero: u8,
+        read input: Operand = exactly(U8, out.elements()),
+        write out: Region = exactly(F32, out.elements()),
+    } work out.elements(),
+
+    /// Convolution of bytes: a sum of products in 32 bits (wrapping), times the channel's scale, rounded to a byte; then, if
+    /// there is a residual, the rounded sum of that byte (first) and the residual's (second). See [`cordon_kernels::quant`].
+    21 => QConv2d {
+        plain geometry: QConv2d,
+        /// In blocks of `geometry.lanes` channels.
+        read input: Operand = exactly(U8, geometry.input_len()),
+        /// What padding reads: the byte that stands for 0.
+        plain pad: u8,
+        /// Signed bytes, packed as [`QConv2d`] says.
+        read weight: Tile = exactly(U8, geometry.weight_len()),
+        /// Modulo 2^32.
+        read bias: Tile = exactly(I64, geometry.channels_len()),
+        read scale: Tile = exactly(F32, geometry.channels_len()),
+        /// The bytes of the product.
+        plain to: Target,
+        /// Blocked bytes, and how they are added.
+        read(in_place) residual: Option<QResidual> = exactly(U8, geometry.output_len()),
+        /// Blocked.
+        write out: Region = exactly(U8, geometry.output_len()),
+    } work geometry.macs(),
+
+    /// Product of bytes with constant packed weights, finished as in [`Instruction::QConv2d`].
+    22 => QDense {
+        plain geometry: QDense,
+        /// `(m, k)`.
+        read input: Operand = exactly(U8, geometry.input_len()),
+        /// Signed bytes, packed as [`QDense`] says.
+        read weight: Tile = exactly(U8, geometry.weight_len()),
+        /// Modulo 2^32.
+        read bias: Tile = exactly(I64, geometry.channels_len()),
+        read scale: Tile = exactly(F32, geometry.channels_len()),
+        /// The bytes of the product.
+        plain to: Target,
+        /// `(m, n)`.
+        write out: Region = exactly(U8, geometry.output_len()),
+    } work geometry.macs(),
+
+    /// Rounded sum of two values.
+    23 => QSum {
+        /// Scales and zero points.
+        plain sum: Sum,
+        read(in_place) a: Operand = exactly(U8, out.elements()),
+        read b: Operand = exactly(U8, out.elements()),
+        write out: Region = exactly(U8, out.elements()),
+    } work out.elements(),
+
+    /// Max pooling of bytes.
+    24 => QPool {
+        /// Shape; its kind is `Max`.
+        plain geometry: Pool,
+        read input: Operand = exactly(U8, geometry.input_len()),
+        write out: Region = exactly(U8, geometry.output_len()),
+    } work geometry.taps(),
+
+    /// Any function of one byte.
+    25 => Lookup {
+        /// The results.
+        read table: Tile = exactly(U8, Some(256)),
+        read(in_place) input: Operand = exactly(U8, out.elements()),
+        write out: Region = exactly(U8, out.elements()),
+    } work out.elements(),
+
+    /// A value leaves for the normal world's memory, encrypted. None of its elements may be read until they are written again.
+    26 => Spill {
+        /// First of the chunks it takes there, none of which holds another value.
+        plain slot: u32,
+        take value: Region = any(),
+    } work value.elements(),
+
+    /// The value that was spilled to `slot` comes back, once, and its chunks are free again.
+    27 => Restore {
+        /// As it was spilled to.
+        plain slot: u32,
+        /// Of the type and length of the value.
+        write out: Region = any(),
+    } work out.elements(),
+}
+
 impl Instruction {
-    /// The variant's name, for messages.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::Conv2d { .. } => "Conv2d",
-            Self::ConvNd { .. } => "ConvNd",
-            Self::Pool { .. } => "Pool",
-            Self::Dense { .. } => "Dense",
-            Self::MatMul { .. } => "MatMul",
-            Self::Unary { .. } => "Unary",
-            Self::Not { .. } => "Not",
-            Self::Binary { .. } => "Binary",
-            Self::Select { .. } => "Select",
-            Self::Softmax { .. } => "Softmax",
-            Self::Normalize { .. } => "Normalize",
-            Self::Lrn { .. } => "Lrn",
-            Self::Reduce { .. } => "Reduce",
-            Self::ArgMax { .. } => "ArgMax",
-            Self::Copy { .. } => "Copy",
-            Self::Fill { .. } => "Fill",
-            Self::Gather { .. } => "Gather",
-            Self::Interpolate { .. } => "Interpolate",
-            Self::Cast { .. } => "Cast",
-            Self::Quantize { .. } => "Quantize",
-            Self::Dequantize { .. } => "Dequantize",
-            Self::QConv2d { .. } => "QConv2d",
-            Self::QDense { .. } => "QDense",
-            Self::QSum { .. } => "QSum",
-            Self::QPool { .. } => "QPool",
-            Self::Lookup { .. } => "Lookup",
-            Self::Spill { .. } => "Spill",
-            Self::Restore { .. } => "Restore",
-        }
-    }
-
-    /// The region written; that of a spilled value is lost.
-    pub fn out(&self) -> Region {
-        match self {
-            Self::Conv2d { out, .. }
-            | Self::ConvNd { out, .. }
-            | Self::Pool { out, .. }
-            | Self::Dense { out, .. }
-            | Self::MatMul { out, .. }
-            | Self::Unary { out, .. }
-            | Self::Not { out, .. }
-            | Self::Binary { out, .. }
-            | Self::Select { out, .. }
-            | Self::Softmax { out, .. }
-            | Self::Normalize { out, .. }
-            | Self::Lrn { out, .. }
-            | Self::Reduce { out, .. }
-            | Self::ArgMax { out, .. }
-            | Self::Copy { out, .. }
-            | Self::Fill { out, .. }
-            | Self::Gather { out, .. }
-            | Self::Interpolate { out, .. }
-            | Self::Cast { out, .. }
-            | Self::Quantize { out, .. }
-            | Self::Dequantize { out, .. }
-            | Self::QConv2d { out, .. }
-            | Self::QDense { out, .. }
-            | Self::QSum { out, .. }
-            | Self::QPool { out, .. }
-            | Self::Lookup { out, .. }
-            | Self::Spill { value: out, .. }
-            | Self::Restore { out, .. } => *out,
-        }
-    }
-
-    /// Everything read, with the name of its field.
-    pub fn reads(&self) -> impl Iterator<Item = (&'static str, Operand)> + use<> {
-        let tile = |name, tile: &Tile| Some((name, Operand::Weight(*tile)));
-        let maybe_tile = |name, it: &Option<Tile>| it.map(|it| (name, Operand::Weight(it)));
-        let maybe = |name, it: &Option<Operand>| it.map(|it| (name, it));
-        let reads: [Option<(&'static str, Operand)>; 5] = match self {
-            Self::Conv2d { input, weight, bias, residual, .. } | Self::Dense { input, weight, bias, residual, .. } => [
-                Some(("input", *input)),
-                tile("weight", weight),
-                maybe_tile("bias", bias),
-                residual.map(|region| ("residual", Operand::Arena(region))),
-                None,
-            ],
-            Self::ConvNd { input, weight, bias, .. } => {
-                [Some(("input", *input)), Some(("weight", *weight)), maybe_tile("bias", bias), None, None]
-            }
-            Self::MatMul { a, b, .. } | Self::Binary { a, b, .. } | Self::QSum { a, b, .. } => {
-                [Some(("a", *a)), Some(("b", *b)), None, None, None]
-            }
-            Self::Select { cond, then, otherwise, .. } => {
-                [Some(("cond", *cond)), Some(("then", *then)), Some(("otherwise", *otherwise)), None, None]
-            }
-            Self::Normalize { input, scale, bias, .. } => {
-                [Some(("input", *input)), maybe("scale", scale), maybe("bias", bias), None, None]
-            }
-            Self::Gather { data, indices, .. } => {
-                [Some(("data", *data)), Some(("indices", *indices)), None, None, None]
-            }
-            Self::Interpolate { input, lo, hi, frac, .. } => {
-                [Some(("input", *input)), tile("lo", lo), tile("hi", hi), tile("frac", frac), None]
-            }
-            Self::Pool { input, .. }
-            | Self::Unary { input, .. }
-            | Self::Not { input, .. }
-            | Self::Softmax { input, .. }
-            | Self::Lrn { input, .. }
-            | Self::Reduce { input, .. }
-            | Self::ArgMax { input, .. }
-            | Self::Copy { input, .. }
-            | Self::Cast { input, .. }
-            | Self::Quantize { input, .. }
-            | Self::Dequantize { input, .. }
-            | Self::QPool { input, .. } => [Some(("input", *input)), None, None, None, None],
-            Self::QConv2d { input, weight, bias, scale, residual, .. } => [
-                Some(("input", *input)),
-                tile("weight", weight),
-                tile("bias", bias),
-                tile("scale", scale),
-                residual.map(|it| ("residual", Operand::Arena(it.from))),
-            ],
-            Self::QDense { input, weight, bias, scale, .. } => {
-                [Some(("input", *input)), tile("weight", weight), tile("bias", bias), tile("scale", scale), None]
-            }
-            Self::Lookup { table, input, .. } => [tile("table", table), Some(("input", *input)), None, None, None],
-            Self::Spill { value, .. } => [Some(("value", Operand::Arena(*value))), None, None, None, None],
-            Self::Fill { .. } | Self::Restore { .. } => [None; 5],
-        };
-        reads.into_iter().flatten()
-    }
-
     /// The weight tiles read.
     pub fn tiles(&self) -> impl Iterator<Item = Tile> + use<> {
-        self.reads().filter_map(|(_, operand)| match operand {
-            Operand::Weight(tile) => Some(tile),
-            Operand::Arena(_) => None,
-        })
+        self.reads().filter_map(|read| read.operand.tile())
+    }
+
+    /// The arena regions read.
+    pub fn regions(&self) -> impl Iterator<Item = Region> + use<> {
+        self.reads().filter_map(|read| read.operand.region())
     }
 
     /// Elements of scratch memory that make it faster, at least and at most of use: those of a convolution by Winograd's
     /// method.
     pub fn scratch(&self) -> Option<[u32; 2]> {
-        match self {
-            Self::Conv2d { geometry, .. } if geometry.winograd_pays() => {
-                let [least, most] = geometry.winograd_len()?;
-                Some([u32::try_from(least).ok()?, u32::try_from(most).ok()?])
-            }
-            _ => None,
-        }
-    }
-
-    /// Entries of all extent and stride lists.
-    pub(super) fn strides(&self) -> usize {
-        let one = |s: &Strided1| s.dims.len() + s.a.len();
-        let two = |s: &Strided2| s.dims.len() + s.a.len() + s.b.len();
-        match self {
-            Self::MatMul { geometry, .. } => two(&geometry.batch),
-            Self::Binary { shape, .. } => two(shape),
-            Self::Select { shape: s, .. } => s.dims.len() + s.a.len() + s.b.len() + s.c.len(),
-            Self::Reduce { kept, reduced, .. } => one(kept) + one(reduced),
-            Self::Copy { geometry: g, .. } => g.dims.len() + g.from_strides.len() + g.to_strides.len(),
-            _ => 0,
-        }
+        let Self::Conv2d { geometry, .. } = self else { return None };
+        let [least, most] = geometry.winograd_pays().then(|| geometry.winograd_len())??;
+        Some([u32::try_from(least).ok()?, u32::try_from(most).ok()?])
     }
 }

@@ -4,6 +4,8 @@
 //! neither ONNX nor any CPU: tensors are plain or in the canonical block of 16 channels. Sequence of steps and of weight
 //! chunks is fixed by the Program, never by data (rule 8).
 
+#[macro_use]
+mod describe;
 mod instruction;
 mod table;
 
@@ -15,6 +17,8 @@ pub use cordon_kernels::geometry::{
 };
 pub use cordon_kernels::quant::{QConv2d, QDense, Sum, Target};
 
+pub(crate) use self::describe::{Len, Rule};
+pub use self::describe::{MemoryMut, Read};
 pub use self::instruction::{Instruction, QResidual};
 use crate::stream::CHUNK;
 
@@ -229,7 +233,36 @@ pub struct Program {
     pub instructions: Vec<Instruction>,
 }
 
+impl From<Region> for Operand {
+    fn from(region: Region) -> Self {
+        Self::Arena(region)
+    }
+}
+
+impl From<Tile> for Operand {
+    fn from(tile: Tile) -> Self {
+        Self::Weight(tile)
+    }
+}
+
+impl Operand {
+    /// The intermediate value, if it is one.
+    pub fn region(self) -> Option<Region> {
+        if let Self::Arena(region) = self { Some(region) } else { None }
+    }
+
+    /// The constant, if it is one.
+    pub fn tile(self) -> Option<Tile> {
+        if let Self::Weight(tile) = self { Some(tile) } else { None }
+    }
+}
+
 impl Region {
+    /// Elements, as rules and work count them.
+    pub(crate) fn elements(&self) -> Option<u64> {
+        Some(self.len.into())
+    }
+
     /// Bytes of its elements.
     pub fn bytes(&self) -> u64 {
         u64::from(self.len) * u64::from(self.dtype.bytes())
@@ -237,32 +270,21 @@ impl Region {
 }
 
 impl Program {
-    /// Bytes the Program itself holds on the heap; exact for a decoded one, whose lists have no spare capacity.
-    pub fn heap_bytes(&self) -> u64 {
-        let ports = self.inputs.len() + self.outputs.len();
-        let shapes: usize = self.inputs.iter().chain(&self.outputs).map(|port| port.shape.len()).sum();
-        let strides: usize = self.instructions.iter().map(Instruction::strides).sum();
-        let bytes = ports * size_of::<Port>()
-            + self.instructions.len() * size_of::<Instruction>()
-            + (shapes + strides) * size_of::<u32>();
-        bytes as u64
-    }
-
     /// Chunks of the normal world's memory that spilled values lie in.
     pub fn spill_chunks(&self) -> u64 {
-        let end = |instruction: &Instruction| match instruction {
-            Instruction::Spill { slot, value } => u64::from(*slot) + value.bytes().div_ceil(CHUNK as u64),
-            _ => 0,
-        };
-        self.instructions.iter().map(end).max().unwrap_or(0)
+        let end = |(slot, value): (u32, Region)| u64::from(slot) + value.bytes().div_ceil(CHUNK as u64);
+        self.spills().map(end).max().unwrap_or(0)
     }
 
     /// Bytes of the values that are spilled in one run; as many come back.
     pub fn spilled_bytes(&self) -> u64 {
-        let bytes = |instruction: &Instruction| match instruction {
-            Instruction::Spill { value, .. } => value.bytes(),
-            _ => 0,
-        };
-        self.instructions.iter().map(bytes).sum()
+        self.spills().map(|(_, value)| value.bytes()).sum()
+    }
+
+    fn spills(&self) -> impl Iterator<Item = (u32, Region)> {
+        self.instructions.iter().filter_map(|instruction| match instruction {
+            Instruction::Spill { slot, value } => Some((*slot, *value)),
+            _ => None,
+        })
     }
 }

@@ -1,8 +1,8 @@
 //! Everything a Program must keep, checked once. After this no index, length or stride can be wrong, no step is endless,
 //! and kernels get slices of exactly the lengths they document.
 //!
-//! Four layers: the Program and its tables (this file), rules common to all instructions (this file), the shape rules of
-//! each instruction ([`instruction`]), and the ways of values that are spilled ([`spill`]).
+//! Four layers: the Program and its tables (this file), rules common to all instructions (this file), the rules of each
+//! instruction ([`instruction`]), and the ways of values that are spilled ([`spill`]).
 
 mod instruction;
 mod spill;
@@ -11,7 +11,7 @@ use cordon_kernels::geometry::MAX_DIMS;
 
 use crate::error::{EngineError, Place};
 use crate::program::{
-    DType, Instruction, MAX_INSTRUCTIONS, MAX_PORTS, MAX_WEIGHTS, Operand, Port, Program, Region, Tile,
+    DType, Instruction, MAX_INSTRUCTIONS, MAX_PORTS, MAX_WEIGHTS, Operand, Port, Program, Read, Region, Tile,
     WEIGHT_ALIGNMENT, WeightTable,
 };
 use crate::stream::PIECE;
@@ -81,21 +81,22 @@ impl Checker<'_> {
         check_region(self.program, out, self.at, "out")?;
         self.rule(out.len > 0, "out", "is empty")?;
         let mut in_place = false;
-        for (field, operand) in instruction.reads() {
+        for Read { field, operand, in_place: allowed } in instruction.reads() {
             match operand {
                 Operand::Weight(tile) => self.check_tile(field, tile)?,
                 Operand::Arena(region) => {
                     check_region(self.program, region, self.at, field)?;
                     self.rule(region.len > 0, field, "is empty")?;
                     if overlap(region, out) {
-                        self.rule(region == out && may_be_in_place(instruction, field), field, "overlaps the output")?;
+                        self.rule(region == out && allowed, field, "overlaps the output")?;
                         self.rule(!in_place, field, "is the output's region, as another operand is")?;
                         in_place = true;
                     }
                 }
             }
         }
-        let needed = self.shape(instruction)?;
+        self.shape(instruction)?;
+        let needed = instruction.work().unwrap_or(u64::MAX);
         if needed > max_work {
             return Err(EngineError::Work { at: self.at, needed, available: max_work });
         }
@@ -126,25 +127,6 @@ impl Checker<'_> {
 
     fn rule(&self, holds: bool, field: &'static str, rule: &'static str) -> Result<(), EngineError> {
         check(holds, self.at, field, rule)
-    }
-}
-
-/// Which operand's region `out` may equal exactly, as documented per instruction.
-fn may_be_in_place(instruction: &Instruction, field: &'static str) -> bool {
-    match instruction {
-        Instruction::Conv2d { .. } | Instruction::Dense { .. } | Instruction::QConv2d { .. } => field == "residual",
-        Instruction::QSum { .. } => field == "a",
-        Instruction::Spill { .. } => true,
-        Instruction::Unary { .. }
-        | Instruction::Not { .. }
-        | Instruction::Softmax { .. }
-        | Instruction::Normalize { .. }
-        | Instruction::Lookup { .. } => field == "input",
-        Instruction::Binary { shape, .. } => match field {
-            "a" => shape.a_is_contiguous(),
-            _ => shape.b_is_contiguous(),
-        },
-        _ => false,
     }
 }
 

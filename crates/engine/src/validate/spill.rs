@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 
 use super::{check, invalid, overlap};
 use crate::error::{EngineError, Place};
-use crate::program::{DType, Instruction, MAX_SPILL_CHUNKS, MAX_SPILLED, Operand, Program, Region};
+use crate::program::{DType, Instruction, MAX_SPILL_CHUNKS, MAX_SPILLED, Program, Region};
 use crate::stream::CHUNK;
 
 /// Most stretches of the arena whose value is elsewhere: what bounds the work of this check.
@@ -28,14 +28,12 @@ pub(super) fn check_spills(program: &Program) -> Result<(), EngineError> {
     let (mut spilled, mut away) = (reserve::<Spilled>(MAX_SPILLED as usize)?, reserve::<Region>(MAX_AWAY)?);
     for (index, instruction) in (0..).zip(&program.instructions) {
         let at = Place::Instruction { index, name: instruction.name() };
-        for (field, operand) in instruction.reads() {
-            match (operand, instruction) {
+        for (field, region) in instruction.reads().filter_map(|read| Some((read.field, read.operand.region()?))) {
+            if let Instruction::Spill { .. } = instruction {
                 // A value that is not complete yet may leave with what lies where the rest will be.
-                (Operand::Arena(region), Instruction::Spill { .. }) => {
-                    check(covered(&away, region) < u64::from(region.len), at, field, GONE)?;
-                }
-                (Operand::Arena(region), _) => check_here(&away, region, at, field)?,
-                (Operand::Weight(_), _) => {}
+                check(covered(&away, region) < u64::from(region.len), at, field, GONE)?;
+            } else {
+                check_here(&away, region, at, field)?;
             }
         }
         write(&mut away, instruction.out(), at)?;

@@ -153,4 +153,9 @@ impl QDense {
     pub fn output_len(&self) -> Option<u64> {
         product(&[self.m, self.n])
     }
+
+    /// Multiply-accumulates, padding included.
+    pub fn macs(&self) -> Option<u64> {
+        self.weight_len()?.checked_mul(u64::from(self.m))
+    }
 }

@@ -117,7 +117,7 @@ pub(crate) fn touched(draft: &Draft) -> Vec<(usize, usize)> {
     draft.inputs.iter().for_each(|port| touch(port.region.start, 0));
     for (index, instruction) in draft.instructions.iter().enumerate() {
         touch(instruction.out().start, index);
-        draft::slots_read(instruction).into_iter().for_each(|slot| touch(slot, index));
+        draft::slots_read(instruction).for_each(|slot| touch(slot, index));
     }
     draft.outputs.iter().for_each(|port| touch(port.region.start, usize::MAX));
     touched
@@ -143,7 +143,7 @@ fn lifetimes(draft: &Draft) -> Vec<Buffer> {
     draft.inputs.iter().for_each(|port| touch(port.region.start, 0));
     for (index, instruction) in draft.instructions.iter().enumerate() {
         touch(instruction.out().start, index + 1);
-        draft::slots_read(instruction).into_iter().for_each(|slot| touch(slot, index + 1));
+        draft::slots_read(instruction).for_each(|slot| touch(slot, index + 1));
     }
     draft.outputs.iter().for_each(|port| touch(port.region.start, end));
     buffers

@@ -4,7 +4,7 @@
 use super::{Fuser, region};
 use crate::broadcast::per_channel;
 use crate::context::BLOCK;
-use crate::draft::{self, Draft};
+use crate::draft::Draft;
 use crate::weights::{Form, WeightSource};
 use cordon_engine::program::{
     Axis, BinaryOp, Conv2d, ConvNd, DType, Instruction, Layout, Operand, Region, Strided2, Tile, UnaryOp,
@@ -145,7 +145,7 @@ impl Folded {
             // `possible` admits no other instruction.
             _ => {}
         }
-        *draft::out_mut(&mut maker) = out;
+        *maker.out_mut() = out;
         maker
     }
 }

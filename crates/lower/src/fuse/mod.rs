@@ -82,7 +82,7 @@ impl<'d> Fuser<'d> {
             let slot = instruction.out().start as usize;
             writers[slot] += 1;
             producer[slot] = (writers[slot] == 1).then_some(index);
-            draft::slots_read(instruction).into_iter().for_each(|slot| uses[slot as usize] += 1);
+            draft::slots_read(instruction).for_each(|slot| uses[slot as usize] += 1);
         }
         debug_assert!(draft.slots.iter().all(|slot| slot.within.is_none()), "fusions know nothing of parts");
         draft.outputs.iter().for_each(|port| uses[port.region.start as usize] += 1);
@@ -110,14 +110,14 @@ impl<'d> Fuser<'d> {
 
     fn replace(&mut self, index: usize, by: Instruction) {
         let old = self.instructions[index].take();
-        draft::slots_read(&by).into_iter().for_each(|slot| self.uses[slot as usize] += 1);
+        draft::slots_read(&by).for_each(|slot| self.uses[slot as usize] += 1);
         self.instructions[index] = Some(by);
         old.iter().for_each(|old| self.release(old));
     }
 
     /// Forgets the reads of an instruction that is gone, and producers that nobody reads any more.
     fn release(&mut self, gone: &Instruction) {
-        let mut pending = draft::slots_read(gone);
+        let mut pending: Vec<u32> = draft::slots_read(gone).collect();
         while let Some(slot) = pending.pop() {
             let slot = slot as usize;
             self.uses[slot] -= 1;
@@ -152,7 +152,7 @@ fn absorb_activation(fuser: &Fuser<'_>, instruction: &Instruction) -> Option<Ins
         }
         _ => return None,
     }
-    *draft::out_mut(&mut fused) = *out;
+    *fused.out_mut() = *out;
     Some(fused)
 }
 
@@ -180,7 +180,7 @@ fn absorb_residual(fuser: &Fuser<'_>, instruction: &Instruction) -> Option<Instr
         *residual = Some(other);
         *act = *activation;
     }
-    *draft::out_mut(&mut fused) = *out;
+    *fused.out_mut() = *out;
     Some(fused)
 }
 

@@ -112,7 +112,7 @@ impl<'d> Chain<'d> {
         };
         self.links.iter().all(|link| {
             let images: Vec<u32> = link.reads.iter().map(|read| read.slot).collect();
-            let whole_reads = draft::slots_read(link.instruction).into_iter().filter(|slot| !images.contains(slot));
+            let whole_reads = draft::slots_read(link.instruction).filter(|slot| !images.contains(slot));
             let mut whole_reads = whole_reads.peekable();
             let whole_is_made = whole_reads.any(|slot| clash(slot) || written.iter().any(|it| it.0 == slot));
             // A value that other instructions fill in parts, or that was begun before, is not this chain's alone.

@@ -4,7 +4,7 @@
 use crate::arena::contiguous;
 use crate::context::BLOCK;
 use crate::draft::Draft;
-use cordon_engine::program::{Axis, Conv2d, DType, Instruction, Layout, Operand, Region, Strided2};
+use cordon_engine::program::{Axis, DType, Instruction, Layout, MemoryMut, Operand, Region, Strided2};
 use core::ops::Range;
 
 /// How a value lies in memory: `(planes, rows, width)`.
@@ -74,34 +74,31 @@ pub(super) struct Read {
 
 /// The images an instruction reads, at most two.
 pub(super) fn reads(instruction: &Instruction) -> Vec<Read> {
-    let same = |region: &Region| Read { slot: region.start, reach: Reach::Same };
-    let arena = |operand: &Operand| match operand {
-        Operand::Arena(region) => Some(*region),
-        Operand::Weight(_) => None,
-    };
+    let same = |region: Region| Read { slot: region.start, reach: Reach::Same };
+    let window = |region: Region, axis| Read { slot: region.start, reach: Reach::Window(axis) };
     match instruction {
         Instruction::Conv2d { geometry, input, residual, .. } => {
-            let input = arena(input).map(|it| Read { slot: it.start, reach: Reach::Window(geometry.y) });
-            input.into_iter().chain(residual.as_ref().map(same)).collect()
+            let input = input.region().map(|it| window(it, geometry.y));
+            input.into_iter().chain(residual.map(same)).collect()
         }
         Instruction::Pool { geometry, input, .. } | Instruction::QPool { geometry, input, .. } => {
-            let input = arena(input).map(|it| Read { slot: it.start, reach: Reach::Window(geometry.axes[1]) });
-            input.into_iter().collect()
+            input.region().map(|it| window(it, geometry.axes[1])).into_iter().collect()
         }
         Instruction::QConv2d { geometry, input, residual, .. } => {
-            let input = arena(input).map(|it| Read { slot: it.start, reach: Reach::Window(geometry.y) });
-            input.into_iter().chain(residual.iter().map(|it| same(&it.from))).collect()
+            let input = input.region().map(|it| window(it, geometry.y));
+            input.into_iter().chain(residual.map(|it| same(it.from))).collect()
         }
-        Instruction::Unary { input, .. }
-        | Instruction::Lookup { input, .. }
-        | Instruction::Quantize { input, .. }
-        | Instruction::Dequantize { input, .. } => arena(input).iter().map(same).collect(),
-        Instruction::QSum { a, b, .. } => [arena(a), arena(b)].iter().flatten().map(same).collect(),
+        Instruction::Unary { .. }
+        | Instruction::Lookup { .. }
+        | Instruction::Quantize { .. }
+        | Instruction::Dequantize { .. }
+        | Instruction::QSum { .. } => instruction.regions().map(same).collect(),
         Instruction::Binary { shape, a, b, .. } => {
             let flat = contiguous(&shape.dims);
-            let image = |operand: &Operand, strides: &[u32]| arena(operand).filter(|_| strides == flat);
-            [image(a, &shape.a), image(b, &shape.b)].iter().flatten().map(same).collect()
+            let images = [(a, &shape.a), (b, &shape.b)].into_iter().filter(|(_, strides)| **strides == flat);
+            images.filter_map(|(operand, _)| operand.region()).map(same).collect()
         }
+        // What no chain of bands holds.
         _ => Vec::new(),
     }
 }
@@ -230,15 +227,11 @@ pub(super) fn is_row_wise(instruction: &Instruction, images: &[Option<Image>]) -
             });
             windows && windowed(instruction).is_some()
         }
-        Instruction::Unary { input, out, .. }
-        | Instruction::Lookup { input, out, .. }
-        | Instruction::Quantize { input, out, .. }
-        | Instruction::Dequantize { input, out, .. } => {
-            matches!(input, Operand::Arena(region) if region.len == out.len)
-        }
-        Instruction::QSum { a, b, out, .. } => {
-            [a, b].iter().all(|it| matches!(it, Operand::Arena(region) if region.len == out.len))
-        }
+        Instruction::Unary { .. }
+        | Instruction::Lookup { .. }
+        | Instruction::Quantize { .. }
+        | Instruction::Dequantize { .. } => true,
+        Instruction::QSum { .. } => reads.len() == 2,
         Instruction::Binary { shape, a, b, .. } => {
             let flat = contiguous(&shape.dims);
             let every_row_alike = |strides: &[u32]| row_axis(shape, &out).is_some_and(|axis| strides[axis] == 0);
@@ -280,35 +273,10 @@ pub(super) fn over(
     };
     let mut result = instruction.clone();
     match &mut result {
-        Instruction::Conv2d { geometry, input, residual, out: to, .. } => {
-            *geometry = Conv2d { y: band(&geometry.y, &operands[0].1), ..*geometry };
-            *input = Operand::Arena(operands[0].0);
-            *residual = operands.get(1).map(|operand| operand.0);
-            *to = out;
-        }
-        Instruction::QConv2d { geometry, input, residual, out: to, .. } => {
-            geometry.y = band(&geometry.y, &operands[0].1);
-            *input = Operand::Arena(operands[0].0);
-            if let (Some(residual), Some(operand)) = (residual.as_mut(), operands.get(1)) {
-                residual.from = operand.0;
-            }
-            *to = out;
-        }
-        Instruction::Pool { geometry, input, out: to } | Instruction::QPool { geometry, input, out: to } => {
+        Instruction::Conv2d { geometry, .. } => geometry.y = band(&geometry.y, &operands[0].1),
+        Instruction::QConv2d { geometry, .. } => geometry.y = band(&geometry.y, &operands[0].1),
+        Instruction::Pool { geometry, .. } | Instruction::QPool { geometry, .. } => {
             geometry.axes[1] = band(&geometry.axes[1], &operands[0].1);
-            *input = Operand::Arena(operands[0].0);
-            *to = out;
-        }
-        Instruction::Unary { input, out: to, .. }
-        | Instruction::Lookup { input, out: to, .. }
-        | Instruction::Quantize { input, out: to, .. }
-        | Instruction::Dequantize { input, out: to, .. } => {
-            *input = Operand::Arena(operands[0].0);
-            *to = out;
-        }
-        Instruction::QSum { a, b, out: to, .. } => {
-            (*a, *b) = (Operand::Arena(operands[0].0), Operand::Arena(operands[1].0));
-            *to = out;
         }
         Instruction::Binary { shape, a, b, out: to, .. } => {
             let flat = contiguous(&shape.dims);
@@ -332,8 +300,18 @@ pub(super) fn over(
             }
             shape.dims = dims;
             *to = out;
+            return result;
         }
         _ => {}
     }
+    // Every region is an image: those read in the order of `reads`, then the result.
+    let mut regions = operands.iter().map(|operand| operand.0).chain([out]);
+    result.memory_mut(|memory| {
+        if let MemoryMut::Region(region) = memory
+            && let Some(band) = regions.next()
+        {
+            *region = band;
+        }
+    });
     result
 }

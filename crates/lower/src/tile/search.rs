@@ -108,7 +108,7 @@ impl<'d> Search<'d> {
         let mut own = vec![false; self.draft.slots.len()];
         for instruction in &self.draft.instructions[range.clone()] {
             own[self.draft.root(instruction.out().start).0 as usize] = true;
-            draft::slots_read(instruction).iter().for_each(|&slot| own[self.draft.root(slot).0 as usize] = true);
+            draft::slots_read(instruction).for_each(|slot| own[self.draft.root(slot).0 as usize] = true);
         }
         let slots = self.draft.slots.iter().zip(&self.touched).zip(own);
         slots
@@ -169,11 +169,8 @@ fn counts(rows: u32) -> impl Iterator<Item = u32> {
 fn cost(instructions: &[Instruction]) -> f64 {
     let one = |instruction: &Instruction| {
         let weights: u64 = instruction.tiles().map(|tile| u64::from(tile.len) * 4).sum();
-        let copied = match instruction {
-            Instruction::Copy { geometry, .. } => geometry.dims.iter().map(|&dim| u64::from(dim)).product::<u64>() * 8,
-            _ => 0,
-        };
-        (10 * weights + copied + 4096) as f64
+        let copy = if let Instruction::Copy { geometry, .. } = instruction { geometry.len() } else { None };
+        (10 * weights + 8 * copy.unwrap_or(0) + 4096) as f64
     };
     instructions.iter().map(one).sum()
 }
