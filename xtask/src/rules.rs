@@ -25,7 +25,7 @@ const DIRECTION: [(&str, &[&str]); 18] = [
     ("graph", &["mapped", "onnx-types"]),
     ("executor", &["graph"]),
     ("lower", &["graph", "engine"]),
-    ("plan", &["lower", "protocol"]),
+    ("plan", &["lower", "package", "protocol"]),
     // Runtime: sealing re-opens what it wrote and runs the probes in the enclave.
     ("seal", &["plan", "lower", "executor", "package", "runtime"]),
     ("runtime", &["package", "protocol", "process-link", "executor", "mapped"]),

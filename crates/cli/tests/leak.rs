@@ -7,7 +7,7 @@ mod common;
 
 use common::World;
 use cordon_graph::{NodeId, segment};
-use cordon_plan::{Bound, Constraints, Model, Placement, Plan, Profile, Protect, lower_plan, make, prepare};
+use cordon_plan::{Bound, Constraints, Cuts, Model, Plan, Profile, Protect, lower_plan, make, prepare};
 use cordon_runtime::{Deployment, Tensor, backend};
 use cordon_seal::OwnerEvaluator;
 use std::collections::{BTreeMap, HashSet};
@@ -115,7 +115,7 @@ fn original(model: &Model, plan: &Plan) -> Vec<[u8; WIDTH]> {
     for part in &plan.segments {
         let nodes = (at..at + part.nodes.len()).map(|index| NodeId(index as u32));
         at += part.nodes.len();
-        if part.placement == Placement::Secure {
+        if part.placement.is_secure() {
             for id in segment(&model.graph, nodes).nodes {
                 let constants =
                     model.graph.node(id).uses().filter_map(|value| model.graph.value(value).constant.as_ref());
@@ -145,7 +145,8 @@ fn profile() -> &'static Profile {
 
 fn ternary() -> Constraints {
     let bound = |node: &str| Some(Bound::Node(node.into()));
-    Constraints { front: bound("block2.pool"), back: bound("hidden"), ..Constraints::new(Protect::Both) }
+    let cuts = Cuts::Ends { front: bound("block2.pool"), back: bound("hidden") };
+    Constraints { cuts, ..Constraints::new(Protect::Both) }
 }
 
 /// Runs `package` in a process of its own and returns how many patterns its memory holds afterwards.

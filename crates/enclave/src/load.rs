@@ -10,8 +10,8 @@ use alloc::vec::Vec;
 use cordon_engine::{Program, WeightTable};
 use cordon_package::limits::{MAX_GRANT_BYTES, MAX_HEADER_BYTES};
 use cordon_package::{
-    Manifest, Opened, OutputPolicy, Parsed, Placement, ProgramKind, SealedSection, Section, SectionKind, SegmentSecret,
-    Trust, Verified,
+    Manifest, Opened, OutputPolicy, Parsed, ProgramKind, SealedSection, Section, SectionKind, SegmentSecret, Trust,
+    Verified,
 };
 use cordon_protocol::{Code, Expiry, LoadReport, Refusal};
 use zeroize::Zeroize;
@@ -207,7 +207,7 @@ fn next_segment(
     platform: &mut impl Platform,
 ) -> Result<Loading, Refusal> {
     let mut rest = (from..).zip(manifest.segments.iter().skip(from.into()));
-    let Some((segment, _)) = rest.find(|(_, info)| info.placement == Placement::Secure) else {
+    let Some((segment, _)) = rest.find(|(_, info)| info.placement.is_secure()) else {
         return finish_segments(opened, &manifest, drafts, platform);
     };
     let leaves = Leaves::new(opened.verified(), SectionKind::SegmentSecret, segment, platform)?;

@@ -13,6 +13,7 @@ use crate::image::Preprocessing;
 use crate::limits::{
     MAX_ELEMENTS, MAX_MANIFEST_BYTES, MAX_PLAN_TEXT_BYTES, MAX_RANK, MAX_SEGMENTS, MAX_STRING_BYTES, MAX_VALUES,
 };
+use crate::placement::{Domain, Placement};
 use crate::policy::OutputPolicy;
 use crate::section::SectionKind;
 
@@ -37,15 +38,6 @@ impl ValueInfo {
     pub fn bytes(&self) -> u64 {
         self.elements().saturating_mul(self.elem.crossing_bytes().unwrap_or(0).into())
     }
-}
-
-/// The world a segment runs in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Placement {
-    /// The untrusted host.
-    Normal,
-    /// The enclave.
-    Secure,
 }
 
 /// One segment; its index is its number in the section table. Values are indices into [`Manifest::values`]. A normal
@@ -118,7 +110,7 @@ impl Manifest {
         w.list(self.segments.iter(), |w, segment| {
             w.u8(match segment.placement {
                 Placement::Normal => 0,
-                Placement::Secure => 1,
+                Placement::Secure(_) => 1,
             });
             for list in [&segment.inputs, &segment.outputs, &segment.retained_in, &segment.retained_out] {
                 write_indices(w, list);
@@ -158,7 +150,7 @@ impl Manifest {
                 Ok::<_, PackageError>(SegmentInfo {
                     placement: match r.u8("placement")? {
                         0 => Placement::Normal,
-                        1 => Placement::Secure,
+                        1 => Placement::Secure(Domain(0)),
                         _ => return Err(DecodeError::Invalid("placement").into()),
                     },
                     inputs: read_indices(r)?,
@@ -201,7 +193,7 @@ impl Manifest {
         for (index, segment) in (0..segments).zip(&self.segments) {
             let needs = match segment.placement {
                 Placement::Normal => SectionKind::NormalModel,
-                Placement::Secure => SectionKind::SegmentSecret,
+                Placement::Secure(_) => SectionKind::SegmentSecret,
             };
             if header.section(needs, index).is_none() {
                 return Err(broken("a segment without its section", index.into()));
@@ -226,7 +218,7 @@ impl Manifest {
         if self.value(*output).is_none_or(|v| v.elem != ElemType::Float) {
             return Err(broken("an output policy but full needs an output of type float", *output));
         }
-        let inside = |s: &SegmentInfo| s.placement == Placement::Secure && s.outputs.contains(output);
+        let inside = |s: &SegmentInfo| s.placement.is_secure() && s.outputs.contains(output);
         if !self.segments.iter().any(inside) {
             return Err(broken("an output policy but full needs the output to come from a secure segment", *output));
         }
@@ -266,7 +258,8 @@ mod rules {
     #[derive(Clone, Copy, Default)]
     struct Seen {
         produced: bool,
-        by_secure: bool,
+        /// The enclave that made it.
+        domain: Option<Domain>,
         /// In reach of the normal world.
         outside: bool,
         retained: bool,
@@ -328,7 +321,11 @@ mod rules {
     }
 
     fn check_segment(m: &Manifest, segment: &SegmentInfo, index: u32, seen: &mut [Seen]) -> Result<(), PackageError> {
-        let secure = segment.placement == Placement::Secure;
+        let domain = segment.placement.domain();
+        let secure = domain.is_some();
+        if domain.is_some_and(|domain| domain != Domain(0)) {
+            return Err(PackageError::Unsupported("more than one enclave"));
+        }
         let retains = !segment.retained_in.is_empty() || !segment.retained_out.is_empty();
         if !secure && (retains || segment.resident_peak > 0 || segment.f16_weights) {
             return Err(broken("a normal segment neither retains values nor uses secure memory", index));
@@ -351,7 +348,7 @@ mod rules {
             if !value.outside {
                 return Err(broken("a value enters a segment before it is there", *input));
             }
-            if secure && value.by_secure {
+            if secure && value.domain == domain {
                 return Err(broken("a value of a secure segment must be retained for a later one, not cross", *input));
             }
             value.used_outside = true;
@@ -360,6 +357,9 @@ mod rules {
             let value = at(seen, *input)?;
             if !value.retained {
                 return Err(broken("a value is used that no earlier segment retains", *input));
+            }
+            if value.domain != domain {
+                return Err(broken("a value retained in one enclave is used in another", *input));
             }
             value.used_retained = true;
         }
@@ -370,11 +370,11 @@ mod rules {
         }
         for output in &segment.outputs {
             let value = at(seen, *output)?;
-            *value = Seen { produced: true, outside: true, by_secure: secure, ..*value };
+            *value = Seen { produced: true, outside: true, domain, ..*value };
         }
         for output in &segment.retained_out {
             let value = at(seen, *output)?;
-            *value = Seen { produced: true, retained: true, by_secure: true, ..*value };
+            *value = Seen { produced: true, retained: true, domain, ..*value };
         }
         Ok(())
     }

@@ -6,14 +6,17 @@
 
 use crate::lowered::{Cut, lower_ranges};
 use crate::memory::predict;
-use crate::plan::{Placement, WeightFormat};
+use crate::plan::WeightFormat;
 use cordon_graph::Graph;
 use cordon_lower::Tiling;
+use cordon_package::{Domain, Placement};
 use cordon_protocol::Profile;
 use core::ops::Range;
 
 /// Most that the ends of a stretch may differ for the cuts between not to be lowered.
 const SAME: f64 = 1.02;
+/// The enclave everything inside is in.
+const INSIDE: Placement = Placement::Secure(Domain(0));
 /// Bytes of weights one instruction reads in the smallest cut.
 const WEIGHTS: u64 = 256 << 10;
 
@@ -23,8 +26,8 @@ pub(crate) fn least(graph: &Graph, secure: &[bool], profile: &Profile) -> [Vec<O
     let count = secure.len();
     let front = secure.iter().take_while(|secure| **secure).count();
     let back = count - secure.iter().rev().take_while(|secure| **secure).count();
-    let before = |cut: usize| one(graph, &[(Placement::Secure, 0..cut), (Placement::Normal, cut..count)], profile);
-    let after = |cut: usize| one(graph, &[(Placement::Normal, 0..cut), (Placement::Secure, cut..count)], profile);
+    let before = |cut: usize| one(graph, &[(INSIDE, 0..cut), (Placement::Normal, cut..count)], profile);
+    let after = |cut: usize| one(graph, &[(Placement::Normal, 0..cut), (INSIDE, cut..count)], profile);
     [stretch(count, 1..front + 1, &before), stretch(count, back..count, &after)]
 }
 

@@ -28,15 +28,16 @@ mod tiling;
 mod time;
 mod words;
 
+pub use cordon_package::{Domain, Placement};
 pub use error::PlanError;
 pub use inspect::{CutRow, Inspection, NodeRow, inspect};
 pub use lowered::{LoweredPlan, LoweredSegment, lower_plan};
 pub use make::make;
 pub use memory::{Predicted, SegmentCost, predict, predict_sealed};
 pub use model::{Model, prepare};
-pub use placement::{Bound, Constraints, Protect, classifier_cut};
+pub use placement::{Bound, Constraints, Cuts, Protect, Stretch, classifier_cut};
 pub use plan::{
-    Crossing, Goal, Memory, ModelIdentity, OutputInfo, Placement, Plan, SegmentPlan, ValueShape, WeightFormat, World,
+    Crossing, Goal, Memory, ModelIdentity, OutputInfo, Plan, Role, SegmentPlan, ValueShape, WeightFormat, World,
 };
 pub use preprocessing::{Channels, Fit, Preprocessing};
 pub use shared::{Shared, shared};

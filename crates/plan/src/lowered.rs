@@ -1,11 +1,12 @@
 //! Ranges of nodes → segments with their interface, a value table, and Programs for the secure ones.
 
 use crate::memory::{Predicted, SegmentCost};
-use crate::plan::{Placement, Plan, SegmentPlan, WeightFormat};
+use crate::plan::{Plan, SegmentPlan, WeightFormat};
 use crate::{Model, PlanError, tiling};
 use cordon_engine::program::Via;
 use cordon_graph::{Graph, NodeId, Segment, ValueId, segment};
 use cordon_lower::{LowerOptions, Lowered, Tiling, Untiled, lower_untiled};
+use cordon_package::Placement;
 use cordon_protocol::Profile;
 use core::ops::Range;
 use std::collections::HashMap;
@@ -35,9 +36,9 @@ pub struct LoweredSegment {
     pub inputs: Vec<u32>,
     /// Values that cross out of it (secure), or that it writes (normal).
     pub outputs: Vec<u32>,
-    /// Values kept inside by an earlier secure segment.
+    /// Values kept inside by an earlier segment of its domain.
     pub retained_in: Vec<u32>,
-    /// Values kept inside for a later secure segment.
+    /// Values kept inside for a later segment of its domain.
     pub retained_out: Vec<u32>,
     /// The Program; secure segments only. Its ports are `inputs` then `retained_in`, `outputs` then `retained_out`.
     pub lowered: Option<Lowered>,
@@ -85,12 +86,8 @@ pub fn lower_plan(model: &Model, plan: &Plan, profile: &Profile) -> Result<Lower
             model.graph.nodes.len()
         )));
     }
-    let tilings: Vec<Tiling> = plan
-        .segments
-        .iter()
-        .filter(|segment| segment.placement == Placement::Secure)
-        .map(SegmentPlan::tiling)
-        .collect();
+    let tilings: Vec<Tiling> =
+        plan.segments.iter().filter(|segment| segment.placement.is_secure()).map(SegmentPlan::tiling).collect();
     lower_ranges(&model.graph, &ranges, plan.weights, &Cut::As(tilings), profile).map(|(lowered, _)| lowered)
 }
 
@@ -133,7 +130,7 @@ pub(crate) fn lower_ranges(
             tiling: Tiling::default(),
             cost: SegmentCost::default(),
         };
-        if placement == Placement::Secure {
+        if placement.is_secure() {
             untiled.push(untiled_secure(graph, &out, &flow, weights)?);
         }
         lowered.push(out);
@@ -146,7 +143,7 @@ pub(crate) fn lower_ranges(
         }
         Cut::As(tilings) => (tiling::cut(&untiled, tilings)?, None),
     };
-    let secure = lowered.iter_mut().filter(|segment| segment.placement == Placement::Secure);
+    let secure = lowered.iter_mut().filter(|segment| segment.placement.is_secure());
     for ((out, mut program), tiling) in secure.zip(fitted.lowered).zip(fitted.tilings) {
         name_ports(&mut program, out);
         out.cost = SegmentCost::of(&program, profile)?;
@@ -169,8 +166,8 @@ struct Flow {
     retained_out: Vec<ValueId>,
 }
 
-/// A value made inside a secure segment crosses only if the normal world needs it or it is an output; a later secure
-/// segment finds it inside. A model input that only secure segments read crosses once, into the first of them.
+/// A value made in a domain crosses only if something outside it needs it, or it is an output; a later segment of the domain
+/// finds it inside. A model input that only one domain reads crosses once, into the first segment of it that does.
 fn flow(graph: &Graph, segments: &[(Placement, Segment)], index: usize) -> Flow {
     let (placement, segment) = &segments[index];
     if *placement == Placement::Normal {
@@ -182,24 +179,19 @@ fn flow(graph: &Graph, segments: &[(Placement, Segment)], index: usize) -> Flow 
         };
     }
     let reads = |(_, segment): &(Placement, Segment), id: ValueId| segment.inputs.contains(&id);
-    let secure = |(placement, _): &(Placement, Segment)| *placement == Placement::Secure;
-    let found_inside = |id: ValueId| {
-        segments[..index].iter().any(|earlier| {
-            secure(earlier)
-                && (earlier.1.outputs.contains(&id)
-                    || (graph.inputs.contains(&id)
-                        && reads(earlier, id)
-                        && segments.iter().all(|any| secure(any) || !reads(any, id))))
-        })
-    };
-    let needed_later = |id: ValueId| segments[index + 1..].iter().any(|later| secure(later) && reads(later, id));
+    let here = |(other, _): &(Placement, Segment)| other == placement;
     let needed_outside =
-        |id: ValueId| graph.outputs.contains(&id) || segments.iter().any(|any| !secure(any) && reads(any, id));
+        |id: ValueId| graph.outputs.contains(&id) || segments.iter().any(|any| !here(any) && reads(any, id));
+    let needed_later = |id: ValueId| segments[index + 1..].iter().any(|later| here(later) && reads(later, id));
+    // An input that others read too is in the normal world at any time: it crosses again rather than take room.
+    let is_passed_on = |id: ValueId| graph.inputs.contains(&id) && !needed_outside(id);
+    let found_inside = |id: ValueId| {
+        let mut earlier = segments[..index].iter().filter(|earlier| here(earlier));
+        earlier.any(|earlier| earlier.1.outputs.contains(&id) || (is_passed_on(id) && reads(earlier, id)))
+    };
     let (retained_in, inputs): (Vec<_>, Vec<_>) = segment.inputs.iter().partition(|&&id| found_inside(id));
-    let passed_on =
-        inputs.iter().copied().filter(|&id| graph.inputs.contains(&id) && needed_later(id) && !needed_outside(id));
-    let retained_out =
-        segment.outputs.iter().copied().filter(|&id| needed_later(id)).chain(passed_on).collect::<Vec<_>>();
+    let passed_on = inputs.iter().copied().filter(|&id| is_passed_on(id) && needed_later(id));
+    let retained_out = segment.outputs.iter().copied().filter(|&id| needed_later(id)).chain(passed_on).collect();
     let outputs = segment.outputs.iter().copied().filter(|&id| needed_outside(id)).collect();
     Flow { inputs, outputs, retained_in, retained_out }
 }

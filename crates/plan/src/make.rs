@@ -2,9 +2,9 @@
 
 use crate::lowered::{Cut, LoweredPlan, LoweredSegment, lower_ranges};
 use crate::memory::predict;
-use crate::placement::{Bound, Constraints, Protect, Ranges, ranges};
+use crate::placement::{Bound, Constraints, Cuts, Protect, decide};
 use crate::plan::{
-    Crossing, FORMAT, Goal, Memory, ModelIdentity, OutputInfo, Placement, Plan, SegmentPlan, ValueShape, World,
+    Crossing, FORMAT, Goal, Memory, ModelIdentity, OutputInfo, Plan, Role, SegmentPlan, ValueShape, World,
 };
 use crate::{Model, PlanError, Preprocessing, spilling, words};
 use cordon_graph::{ElemType, Graph, TensorType, ValueId};
@@ -17,11 +17,11 @@ pub fn make(model: &Model, constraints: &Constraints, profile: &Profile) -> Resu
     // What the platform has bounds what was asked for.
     let secure_memory = constraints.secure_memory.into_iter().chain(profile.memory).min();
     let constraints = &Constraints { secure_memory, ..constraints.clone() };
-    let ranges = ranges(graph, constraints)?;
+    let decision = decide(graph, constraints)?;
     check_preprocessing(graph, constraints.preprocessing.as_ref())?;
     let output = output_info(graph, &constraints.labels)?;
-    let segments = ranges.segments();
-    let (lowered, predicted) = lower_ranges(graph, &segments, constraints.weights, &Cut::For(secure_memory), profile)?;
+    let how = Cut::For(secure_memory);
+    let (lowered, predicted) = lower_ranges(graph, &decision.segments, constraints.weights, &how, profile)?;
     let (predicted, slowdown) = predicted.unwrap_or_default();
     check_memory(model, &lowered, constraints, predicted.minimum, profile)?;
     let mut plan = Plan {
@@ -31,7 +31,7 @@ pub fn make(model: &Model, constraints: &Constraints, profile: &Profile) -> Resu
         warnings: Vec::new(),
         public_words: String::new(),
         model: identity(model)?,
-        goal: goal(constraints.protect, &ranges),
+        goal: Goal { protect: constraints.protect, report: None, default_cuts: decision.default_cuts },
         memory: Memory {
             platform: profile.platform.into(),
             limit: secure_memory,
@@ -54,7 +54,7 @@ pub fn make(model: &Model, constraints: &Constraints, profile: &Profile) -> Resu
         };
         let to = at + segment.segment.nodes.len();
         plan.segments.push(SegmentPlan {
-            role: role(&segments, index).into(),
+            role: Role::of(segment.placement, index, lowered.segments.len()),
             placement: segment.placement,
             from_cut: at,
             to_cut: to,
@@ -85,26 +85,6 @@ fn secure(plan: &LoweredPlan) -> impl Iterator<Item = &Lowered> {
 /// Predicted peak of one segment by itself.
 fn alone(segment: &LoweredSegment, limit: Option<u64>, profile: &Profile) -> Result<Option<u64>, PlanError> {
     segment.lowered.as_ref().map(|lowered| predict(&[lowered], limit, profile).map(|it| it.peak)).transpose()
-}
-
-fn role(segments: &[(Placement, core::ops::Range<usize>)], index: usize) -> &'static str {
-    match (segments[index].0, index, segments.len()) {
-        (_, _, 1) => "all",
-        (Placement::Normal, ..) => "middle",
-        (Placement::Secure, 0, _) => "FrontNet",
-        (Placement::Secure, ..) => "BackNet",
-    }
-}
-
-fn goal(protect: Protect, ranges: &Ranges) -> Goal {
-    let split = ranges.front < ranges.back;
-    Goal {
-        protect,
-        assessed: false,
-        default_cuts: ranges.default_cuts,
-        front: (split && ranges.front > 0).then_some(ranges.front),
-        back: (split && ranges.back < ranges.nodes).then_some(ranges.back),
-    }
 }
 
 fn identity(model: &Model) -> Result<ModelIdentity, PlanError> {
@@ -149,7 +129,7 @@ fn weight_bytes(graph: &Graph, nodes: impl Iterator<Item = cordon_graph::NodeId>
 fn crossings(graph: &Graph, lowered: &LoweredPlan) -> Vec<Crossing> {
     let mut all = Vec::new();
     for (index, segment) in lowered.segments.iter().enumerate() {
-        if segment.placement == Placement::Normal {
+        if !segment.placement.is_secure() {
             continue;
         }
         let directions = [(&segment.inputs, World::Secure), (&segment.outputs, World::Normal)];
@@ -247,9 +227,13 @@ fn check_memory(
         (Protect::Weights | Protect::All, Some(cut)) if lowered.segments.len() == 1 => {
             format!("--secure-memory {minimum} would do, or fewer nodes inside: --protect weights --back {cut} fits")
         }
-        _ => format!(
-            "--secure-memory {minimum} would do, or other --front and --back (`cordon inspect` estimates each cut)"
-        ),
+        _ => {
+            let cuts = match constraints.cuts {
+                Cuts::Ends { .. } => "--front and --back",
+                Cuts::Stretches(_) => "--secure",
+            };
+            format!("--secure-memory {minimum} would do, or other {cuts} (`cordon inspect` estimates each cut)")
+        }
     };
     Err(PlanError::SecureMemory { needed: minimum, available: limit, segment: demand(index, largest), advice })
 }
@@ -275,9 +259,9 @@ fn demand(index: usize, segment: &LoweredSegment) -> String {
 fn smaller(model: &Model, constraints: &Constraints, profile: &Profile) -> Option<usize> {
     let limit = constraints.secure_memory?;
     let fits = |cut: usize| {
-        let back = Some(Bound::Cut(cut));
-        let constraints = Constraints { protect: Protect::Weights, front: None, back, ..constraints.clone() };
-        let segments = ranges(&model.graph, &constraints).ok()?.segments();
+        let cuts = Cuts::Ends { front: None, back: Some(Bound::Cut(cut)) };
+        let constraints = Constraints { protect: Protect::Weights, cuts, ..constraints.clone() };
+        let segments = decide(&model.graph, &constraints).ok()?.segments;
         let how = Cut::For(Some(limit));
         let (_, predicted) = lower_ranges(&model.graph, &segments, constraints.weights, &how, profile).ok()?;
         (predicted?.0.minimum <= limit).then_some(cut)

@@ -1,8 +1,9 @@
-//! What the user asks for, and the ranges of nodes that follow from it.
+//! What the user asks for, and where each node runs by it.
 
-use crate::plan::{Placement, WeightFormat};
+use crate::plan::WeightFormat;
 use crate::{PlanError, Preprocessing};
 use cordon_graph::{Graph, NodeId, cut_table};
+use cordon_package::{Domain, Placement};
 use core::fmt;
 use core::ops::Range;
 use serde::{Deserialize, Serialize};
@@ -40,7 +41,7 @@ impl fmt::Display for Protect {
 pub enum Bound {
     /// A row of the cut table.
     Cut(usize),
-    /// A node: `--front NODE` ends with it, `--back NODE` starts with it.
+    /// A node: secure nodes begin or end with it.
     Node(String),
 }
 
@@ -51,15 +52,52 @@ impl Bound {
     }
 }
 
+/// Which nodes are to be secure.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cuts {
+    /// A FrontNet up to one bound and a BackNet from another; what is not given follows from what is to be protected.
+    Ends {
+        /// End of the FrontNet.
+        front: Option<Bound>,
+        /// Start of the BackNet.
+        back: Option<Bound>,
+    },
+    /// Exactly these stretches.
+    Stretches(Vec<Stretch>),
+}
+
+/// Secure nodes one after the other. A bound may also be the cut 0, the start of the model, and the cut after its last node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stretch {
+    /// Where it begins; a node is the first inside.
+    pub from: Bound,
+    /// Where it ends; a node is the last inside.
+    pub to: Bound,
+    /// The enclave it is in.
+    pub domain: Domain,
+}
+
+impl Stretch {
+    /// Reads `FROM..TO`, in domain 0.
+    pub fn parse(text: &str) -> Result<Self, PlanError> {
+        match text.split_once("..") {
+            Some((from, to)) if !from.is_empty() && !to.is_empty() => {
+                Ok(Self { from: Bound::parse(from), to: Bound::parse(to), domain: Domain(0) })
+            }
+            _ => Err(PlanError::Misuse(format!(
+                "`{text}` is no stretch of nodes; write FROM..TO, each a number of the cut table or a node"
+            ))),
+        }
+    }
+}
+
 /// What `cordon plan` is given.
 #[derive(Clone, Debug)]
 pub struct Constraints {
     /// What is to be protected.
     pub protect: Protect,
-    /// End of the FrontNet.
-    pub front: Option<Bound>,
-    /// Start of the BackNet.
-    pub back: Option<Bound>,
+    /// Which nodes are to be secure.
+    pub cuts: Cuts,
     /// Most secure memory, in bytes.
     pub secure_memory: Option<u64>,
     /// How secure weights are stored.
@@ -75,8 +113,7 @@ impl Constraints {
     pub fn new(protect: Protect) -> Self {
         Self {
             protect,
-            front: None,
-            back: None,
+            cuts: Cuts::Ends { front: None, back: None },
             secure_memory: None,
             weights: WeightFormat::F32,
             preprocessing: None,
@@ -85,56 +122,84 @@ impl Constraints {
     }
 }
 
-/// The decision, as positions between nodes: 0 is the start, the number of nodes the end.
+/// Nodes of one placement, as positions between nodes: 0 is the start, the number of nodes the end.
+pub(crate) type Placed = (Placement, Range<usize>);
+
+/// The decision.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Ranges {
-    /// Nodes before this are secure.
-    pub(crate) front: usize,
-    /// Nodes from here on are secure.
-    pub(crate) back: usize,
-    /// Number of nodes.
-    pub(crate) nodes: usize,
+pub(crate) struct Decision {
+    /// Every node once, in order; no range is empty, and neighbours differ in placement.
+    pub(crate) segments: Vec<Placed>,
     /// Whether a cut was chosen by default.
     pub(crate) default_cuts: bool,
 }
 
-impl Ranges {
-    /// Segments in order, neighbours of one placement merged, empty ones dropped.
-    pub(crate) fn segments(&self) -> Vec<(Placement, Range<usize>)> {
-        let all = [
-            (Placement::Secure, 0..self.front),
-            (Placement::Normal, self.front..self.back),
-            (Placement::Secure, self.back..self.nodes),
-        ];
-        if self.front >= self.back {
-            return vec![(Placement::Secure, 0..self.nodes)];
-        }
-        all.into_iter().filter(|(_, range)| !range.is_empty()).collect()
-    }
-}
-
-/// Decides the two cuts.
-pub(crate) fn ranges(graph: &Graph, constraints: &Constraints) -> Result<Ranges, PlanError> {
+/// Decides where every node runs.
+pub(crate) fn decide(graph: &Graph, constraints: &Constraints) -> Result<Decision, PlanError> {
     let nodes = graph.nodes.len();
     if nodes == 0 {
         return Err(PlanError::Misuse(
             "the model has no node left after constants were folded: there is nothing to place".into(),
         ));
     }
-    let front = constraints.front.as_ref().map(|bound| resolve(graph, bound, Side::Front)).transpose()?;
-    let back = constraints.back.as_ref().map(|bound| resolve(graph, bound, Side::Back)).transpose()?;
+    let (secure, default_cuts) = match &constraints.cuts {
+        Cuts::Ends { front, back } => {
+            let ends = ends(graph, constraints.protect, front.as_ref(), back.as_ref())?;
+            let inside = |range| (Domain(0), range);
+            // Ends that meet or overlap leave nothing between them.
+            (vec![inside(0..ends.front), inside(ends.back.max(ends.front)..nodes)], ends.default_cuts)
+        }
+        Cuts::Stretches(stretches) => (resolve_stretches(graph, constraints.protect, stretches)?, false),
+    };
+    Ok(Decision { segments: segments(nodes, &secure), default_cuts })
+}
+
+/// Fills the gaps between secure ranges, which ascend and do not overlap, with normal segments.
+fn segments(nodes: usize, secure: &[(Domain, Range<usize>)]) -> Vec<Placed> {
+    let mut out: Vec<Placed> = Vec::new();
+    let mut add = |placement, range: Range<usize>| match out.last_mut() {
+        _ if range.is_empty() => {}
+        Some((last, before)) if *last == placement => before.end = range.end,
+        _ => out.push((placement, range)),
+    };
+    let mut at = 0;
+    for (domain, range) in secure {
+        add(Placement::Normal, at..range.start);
+        add(Placement::Secure(*domain), range.clone());
+        at = range.end;
+    }
+    add(Placement::Normal, at..nodes);
+    out
+}
+
+/// FrontNet and BackNet, as positions between nodes.
+struct Ends {
+    front: usize,
+    back: usize,
+    default_cuts: bool,
+}
+
+fn ends(
+    graph: &Graph,
+    protect: Protect,
+    given_front: Option<&Bound>,
+    given_back: Option<&Bound>,
+) -> Result<Ends, PlanError> {
+    let nodes = graph.nodes.len();
+    let front = given_front.map(|bound| resolve(graph, bound, Side::End)).transpose()?;
+    let back = given_back.map(|bound| resolve(graph, bound, Side::Start)).transpose()?;
     let unwanted = |goal: &str| {
         PlanError::Misuse(format!(
             "--front and --back do not go with --protect {goal}, which decides by itself; drop them or choose weights, \
              inputs or both"
         ))
     };
-    let default_cuts = match constraints.protect {
+    let default_cuts = match protect {
         Protect::Inputs => front.is_none(),
         Protect::Both => front.is_none() || back.is_none(),
         _ => false,
     };
-    let (front, back) = match (constraints.protect, front, back) {
+    let (front, back) = match (protect, front, back) {
         (Protect::All, None, None) => (nodes, nodes),
         (Protect::None, None, None) => (0, nodes),
         (Protect::All, ..) => return Err(unwanted("all")),
@@ -155,18 +220,58 @@ pub(crate) fn ranges(graph: &Graph, constraints: &Constraints) -> Result<Ranges,
             back.unwrap_or_else(|| cheapest_before(graph, before_share_of_linear(graph, 1, 3))),
         ),
     };
-    if front > back && constraints.front.is_some() && constraints.back.is_some() && front < nodes {
+    if front > back && given_front.is_some() && given_back.is_some() && front < nodes {
         return Err(PlanError::Misuse(format!(
             "the FrontNet would end at cut {front}, after the BackNet starts at cut {back}; give --front a smaller number \
              than --back, or use --protect all"
         )));
     }
-    Ok(Ranges { front, back, nodes, default_cuts })
+    Ok(Ends { front, back, default_cuts })
 }
 
+/// Stretches as ascending ranges that do not overlap.
+fn resolve_stretches(
+    graph: &Graph,
+    protect: Protect,
+    stretches: &[Stretch],
+) -> Result<Vec<(Domain, Range<usize>)>, PlanError> {
+    if let Protect::All | Protect::None = protect {
+        return Err(PlanError::Misuse(format!(
+            "stretches of secure nodes do not go with --protect {protect}, which decides by itself; choose weights, inputs \
+             or both"
+        )));
+    }
+    let outer = |bound: &Bound, side| match bound {
+        Bound::Cut(0) => Ok(0),
+        Bound::Cut(cut) if *cut == graph.nodes.len() => Ok(*cut),
+        _ => resolve(graph, bound, side),
+    };
+    let mut ranges = Vec::with_capacity(stretches.len());
+    for Stretch { from, to, domain } in stretches {
+        let range = outer(from, Side::Start)?..outer(to, Side::End)?;
+        if range.is_empty() {
+            return Err(PlanError::Misuse(format!(
+                "the secure nodes from cut {} to cut {} are none; let the first be the smaller",
+                range.start, range.end
+            )));
+        }
+        ranges.push((*domain, range));
+    }
+    ranges.sort_unstable_by_key(|(_, range)| range.start);
+    if let Some([(_, a), (_, b)]) = ranges.array_windows().find(|[(_, a), (_, b)]| a.end > b.start) {
+        return Err(PlanError::Misuse(format!(
+            "the secure nodes of cuts {} to {} and of cuts {} to {} overlap",
+            a.start, a.end, b.start, b.end
+        )));
+    }
+    Ok(ranges)
+}
+
+/// Which end of secure nodes a bound is.
+#[derive(Clone, Copy)]
 enum Side {
-    Front,
-    Back,
+    Start,
+    End,
 }
 
 fn resolve(graph: &Graph, bound: &Bound, side: Side) -> Result<usize, PlanError> {
@@ -181,8 +286,8 @@ fn resolve(graph: &Graph, bound: &Bound, side: Side) -> Result<usize, PlanError>
                 PlanError::Misuse(format!("there is no node `{name}`; `cordon inspect` lists the nodes"))
             })?;
             Ok(match side {
-                Side::Front => position + 1,
-                Side::Back => position,
+                Side::Start => position,
+                Side::End => position + 1,
             })
         }
     }

@@ -2,6 +2,7 @@
 
 use crate::{PlanError, Preprocessing, Protect};
 use cordon_lower::Tiling;
+use cordon_package::Placement;
 use core::fmt;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -9,14 +10,47 @@ use std::collections::BTreeMap;
 /// Version of the file; another one is refused.
 pub(crate) const FORMAT: u32 = 2;
 
-/// Where a segment runs.
+/// A segment's part in the plan, by its place among the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Placement {
-    /// On the host's executor.
-    Normal,
-    /// In the enclave.
-    Secure,
+pub enum Role {
+    /// The only one.
+    #[serde(rename = "all")]
+    All,
+    /// The first of several, secure.
+    FrontNet,
+    /// Any in the normal world.
+    #[serde(rename = "middle")]
+    Middle,
+    /// Secure, with others before and behind.
+    #[serde(rename = "inner")]
+    Inner,
+    /// The last of several, secure.
+    BackNet,
+}
+
+impl Role {
+    /// The role of the segment at `index` of `count`.
+    pub(crate) fn of(placement: Placement, index: usize, count: usize) -> Self {
+        match (placement, index) {
+            _ if count == 1 => Self::All,
+            (Placement::Normal, _) => Self::Middle,
+            (Placement::Secure(_), 0) => Self::FrontNet,
+            (Placement::Secure(_), _) if index + 1 == count => Self::BackNet,
+            (Placement::Secure(_), _) => Self::Inner,
+        }
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::All => "all",
+            Self::FrontNet => "FrontNet",
+            Self::Middle => "middle",
+            Self::Inner => "inner",
+            Self::BackNet => "BackNet",
+        })
+    }
 }
 
 /// One side of a crossing.
@@ -125,16 +159,11 @@ pub struct ValueShape {
 pub struct Goal {
     /// What is to be protected.
     pub protect: Protect,
-    /// Whether the cuts rest on an assessment. Always false until `cordon assess` exists.
-    pub assessed: bool,
+    /// SHA-256 of the assessment the cuts rest on, in hex; `None` where they rest on none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub report: Option<String>,
     /// Whether the cuts were Cordon's default rather than the user's choice.
     pub default_cuts: bool,
-    /// End of the FrontNet: nodes before this cut are secure.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub front: Option<usize>,
-    /// Start of the BackNet: nodes after this cut are secure.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub back: Option<usize>,
 }
 
 /// Secure memory.
@@ -186,9 +215,10 @@ pub struct OutputInfo {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SegmentPlan {
-    /// `FrontNet`, `middle`, `BackNet`, or `all`.
-    pub role: String,
+    /// Its part in the plan.
+    pub role: Role,
     /// Where it runs.
+    #[serde(with = "as_text")]
     pub placement: Placement,
     /// Cut before its first node (0: the start of the model).
     pub from_cut: usize,
@@ -218,10 +248,10 @@ pub struct SegmentPlan {
     pub inputs: Vec<String>,
     /// Values it gives to the outside.
     pub outputs: Vec<String>,
-    /// Values it finds inside, kept by an earlier secure segment.
+    /// Values it finds inside, kept by an earlier segment of its domain.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub retained_in: Vec<String>,
-    /// Values it keeps inside for a later one.
+    /// Values it keeps inside for a later one of its domain.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub retained_out: Vec<String>,
     /// Its nodes, in order.
@@ -246,6 +276,21 @@ pub struct Crossing {
     pub to: World,
     /// What it is: `input`, `intermediate` or `output`.
     pub kind: String,
+}
+
+/// A value in the words of its own `Display` and `FromStr`.
+mod as_text {
+    use core::fmt::Display;
+    use core::str::FromStr;
+    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
+
+    pub(super) fn serialize<T: Display, S: Serializer>(value: &T, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(value)
+    }
+
+    pub(super) fn deserialize<'de, T: FromStr<Err: Display>, D: Deserializer<'de>>(from: D) -> Result<T, D::Error> {
+        String::deserialize(from)?.parse().map_err(D::Error::custom)
+    }
 }
 
 impl SegmentPlan {
@@ -285,7 +330,7 @@ impl Plan {
 
     /// Whether some segment is secure.
     pub fn is_protected(&self) -> bool {
-        self.segments.iter().any(|segment| segment.placement == Placement::Secure)
+        self.segments.iter().any(|segment| segment.placement.is_secure())
     }
 
     /// Bytes that pass the boundary per request.

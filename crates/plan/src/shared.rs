@@ -4,7 +4,7 @@
 //! Integers and masks (shapes, axes, indices of slices) and single numbers (an epsilon, a scale of one) are structure, which
 //! the placement does not claim to hide; exporters share them between nodes everywhere.
 
-use crate::{LoweredPlan, Placement};
+use crate::LoweredPlan;
 use cordon_graph::{ElemType, Graph, NodeId, Tensor, ValueId};
 use std::collections::BTreeMap;
 
@@ -24,28 +24,24 @@ pub struct Shared {
 
 /// Every constant of both worlds, by initializer.
 pub fn shared(graph: &Graph, lowered: &LoweredPlan) -> Vec<Shared> {
-    let by_placement = |placement| {
+    let by_world = |secure| {
         let mut found: BTreeMap<ValueId, NodeId> = BTreeMap::new();
-        for (initializer, node) in uses(graph, lowered, placement) {
+        for (initializer, node) in uses(graph, lowered, secure) {
             found.entry(initializer).or_insert(node);
         }
         found
     };
-    let normal = by_placement(Placement::Normal);
-    let both = by_placement(Placement::Secure).into_iter().filter_map(|(initializer, secure)| {
+    let normal = by_world(false);
+    let both = by_world(true).into_iter().filter_map(|(initializer, secure)| {
         let tensor = graph.value(initializer).constant.as_ref()?;
         normal.get(&initializer).map(|&normal| Shared { initializer, secure, normal, repeats: repeats(tensor) })
     });
     both.collect()
 }
 
-/// Initializers behind the constants of all segments of one placement, with a node that uses each.
-fn uses<'a>(
-    graph: &'a Graph,
-    lowered: &'a LoweredPlan,
-    placement: Placement,
-) -> impl Iterator<Item = (ValueId, NodeId)> + 'a {
-    let segments = lowered.segments.iter().filter(move |segment| segment.placement == placement);
+/// Initializers behind the constants of all segments of one world, with a node that uses each.
+fn uses<'a>(graph: &'a Graph, lowered: &'a LoweredPlan, secure: bool) -> impl Iterator<Item = (ValueId, NodeId)> + 'a {
+    let segments = lowered.segments.iter().filter(move |segment| segment.placement.is_secure() == secure);
     segments.flat_map(|segment| segment.segment.nodes.iter().copied()).flat_map(|node| {
         let constants = graph.node(node).uses().filter(|&value| is_weight(graph, value));
         let origins = constants.flat_map(|value| graph.origins(value));

@@ -4,10 +4,12 @@
 use crate::affine::{Affine, classify};
 use crate::lowered::LoweredPlan;
 use crate::placement::Protect;
-use crate::plan::{Placement, Plan, WeightFormat, World};
+use crate::plan::{Plan, Role, WeightFormat, World};
 use crate::shared::shared;
 use cordon_graph::Graph;
+use cordon_package::{Domain, Placement};
 use core::fmt::Write as _;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Fills `words`, `public_words` and `warnings`.
 pub(crate) fn explain(plan: &mut Plan, graph: &Graph, lowered: &LoweredPlan) {
@@ -33,6 +35,9 @@ fn text(plan: &Plan, repeated: &[&str], warnings: &[String], names: bool) -> Str
         return out;
     }
     paragraph(placement(plan, names));
+    if domains(plan).len() > 1 {
+        paragraph(enclaves(plan, names));
+    }
     paragraph(weights(plan, repeated, names));
     paragraph(inputs(plan));
     paragraph(outputs(plan));
@@ -51,11 +56,13 @@ fn text(plan: &Plan, repeated: &[&str], warnings: &[String], names: bool) -> Str
 
 fn placement(plan: &Plan, names: bool) -> String {
     let total: usize = plan.segments.iter().map(|segment| segment.nodes.len()).sum();
+    let several = domains(plan).len() > 1;
     let mut parts = Vec::new();
     for segment in &plan.segments {
         let world = match segment.placement {
-            Placement::Secure => "secure world",
-            Placement::Normal => "normal world",
+            Placement::Secure(Domain(number)) if several => format!("secure world, domain {number}"),
+            Placement::Secure(_) => "secure world".into(),
+            Placement::Normal => "normal world".into(),
         };
         let mut part = format!("{} ({} of {total} nodes", segment.role, segment.nodes.len());
         if let (true, Some(first), Some(last)) = (names, segment.nodes.first(), segment.nodes.last()) {
@@ -69,6 +76,35 @@ fn placement(plan: &Plan, names: bool) -> String {
          inputs, sees every value that crosses and may stop or repeat anything.",
         parts.join("; ")
     )
+}
+
+/// The enclaves of a plan.
+fn domains(plan: &Plan) -> BTreeSet<Domain> {
+    plan.segments.iter().filter_map(|segment| segment.placement.domain()).collect()
+}
+
+/// What several enclaves mean: only within one of them a value stays inside.
+fn enclaves(plan: &Plan, names: bool) -> String {
+    let made_inside =
+        |value: &String| plan.segments.iter().any(|it| it.placement.is_secure() && it.outputs.contains(value));
+    let between = plan.crossings.iter().filter(|crossing| crossing.to == World::Secure && made_inside(&crossing.value));
+    let between: BTreeMap<&str, u64> = between.map(|crossing| (crossing.value.as_str(), crossing.bytes)).collect();
+    let mut out =
+        format!("Enclaves: the secure segments run in {} enclaves, which share nothing. ", domains(plan).len());
+    if between.is_empty() {
+        out.push_str("No value goes from one to another.");
+    } else {
+        let listed: Vec<&str> = between.keys().copied().collect();
+        let listed = if names { format!(" (`{}`)", listed.join("`, `")) } else { String::new() };
+        let _ = write!(
+            out,
+            "{} value(s){listed}, {} per request, go from one to another through the normal world, which sees them and may \
+             change them.",
+            between.len(),
+            bytes(between.values().sum())
+        );
+    }
+    out
 }
 
 fn weights(plan: &Plan, repeated: &[&str], names: bool) -> String {
@@ -108,7 +144,7 @@ fn weights(plan: &Plan, repeated: &[&str], names: bool) -> String {
 
 fn inputs(plan: &Plan) -> String {
     let raw = plan.segments.iter().any(|segment| {
-        segment.placement == Placement::Normal
+        !segment.placement.is_secure()
             && segment.inputs.iter().any(|name| plan.model.inputs.iter().any(|input| input.name == *name))
     });
     let mut out = String::from(
@@ -117,10 +153,13 @@ fn inputs(plan: &Plan) -> String {
     );
     if raw {
         out.push_str("Even then this plan would not protect them: a normal segment reads a model input directly.");
-    } else if plan.segments.iter().any(|segment| segment.placement == Placement::Normal) {
-        out.push_str(
-            "Even then the normal world would see the values that leave the FrontNet, from which inputs can be rebuilt to a \
-             degree that has not been measured for this plan.",
+    } else if plan.segments.iter().any(|segment| !segment.placement.is_secure()) {
+        let inner = plan.segments.iter().any(|segment| segment.role == Role::Inner);
+        let _ = write!(
+            out,
+            "Even then the normal world would see the values that leave {}, from which inputs can be rebuilt to a degree \
+             that has not been measured for this plan.",
+            if inner { "the secure segments" } else { "the FrontNet" }
         );
     }
     out.trim_end().to_owned()
@@ -139,7 +178,7 @@ fn outputs(plan: &Plan) -> String {
 
 fn spilled(plan: &Plan) -> String {
     format!(
-        "Secure memory is too small to hold every intermediate value: in each request {} of them wait in the host's memory,          encrypted under a key of that request that never leaves the enclave. The host sees when and how much, which the model          decides and no input; what it changes, repeats or loses stops the request.",
+        "Secure memory is too small to hold every intermediate value: in each request {} of them wait in the host's memory, encrypted under a key of that request that never leaves the enclave. The host sees when and how much, which the model decides and no input; what it changes, repeats or loses stops the request.",
         bytes(plan.memory.spilled)
     )
 }
@@ -168,7 +207,7 @@ fn comparison(plan: &Plan) -> String {
 }
 
 fn not_promised(plan: &Plan) -> String {
-    let whole = plan.segments.iter().all(|segment| segment.placement == Placement::Secure);
+    let whole = plan.segments.iter().all(|segment| segment.placement.is_secure());
     let integrity = if whole {
         "A correct result is promised only as far as the enclave's isolation holds; the host may still feed another input."
     } else {
@@ -183,7 +222,7 @@ fn not_promised(plan: &Plan) -> String {
 }
 
 fn open_weights(plan: &Plan) -> u64 {
-    plan.segments.iter().filter(|s| s.placement == Placement::Normal).map(|s| s.weight_bytes).sum()
+    plan.segments.iter().filter(|s| !s.placement.is_secure()).map(|s| s.weight_bytes).sum()
 }
 
 fn warnings(plan: &Plan, graph: &Graph, lowered: &LoweredPlan) -> Vec<String> {
@@ -199,12 +238,11 @@ fn warnings(plan: &Plan, graph: &Graph, lowered: &LoweredPlan) -> Vec<String> {
         out.push("no segment is secure.".into());
     }
     for (index, segment) in lowered.segments.iter().enumerate() {
-        let (Placement::Secure, true) =
-            (segment.placement, segment.retained_in.is_empty() && segment.retained_out.is_empty())
-        else {
+        let visible = segment.retained_in.is_empty() && segment.retained_out.is_empty();
+        if !segment.placement.is_secure() || !visible {
             continue;
-        };
-        let role = &plan.segments[index].role;
+        }
+        let role = plan.segments[index].role;
         match classify(graph, &segment.segment) {
             Affine::NoLayer => out.push(format!("{role} (segment {index}) has no layer with weights to protect.")),
             Affine::Whole { layers: 1 } => out.push(format!(

@@ -2,7 +2,8 @@
 
 use cordon_graph::{Evaluator, ExportedModel, Graph, Node, Tensor, TensorType, Value, ValueId};
 use cordon_plan::{
-    Bound, Constraints, Inspection, LoweredPlan, Model, Placement, Plan, PlanError, Profile, Protect, World, prepare,
+    Bound, Constraints, Cuts, Domain, Inspection, LoweredPlan, Model, Placement, Plan, PlanError, Profile, Protect,
+    Role, Stretch, World, prepare,
 };
 use cordon_process_link::profile::PROFILE;
 use std::collections::BTreeMap;
@@ -34,8 +35,12 @@ fn lower_plan(model: &Model, plan: &Plan) -> Result<LoweredPlan, PlanError> {
     cordon_plan::lower_plan(model, plan, &PROFILE)
 }
 
+fn ends(front: Option<usize>, back: Option<usize>) -> Cuts {
+    Cuts::Ends { front: front.map(Bound::Cut), back: back.map(Bound::Cut) }
+}
+
 fn ternary(front: usize, back: usize) -> Constraints {
-    Constraints { front: Some(Bound::Cut(front)), back: Some(Bound::Cut(back)), ..Constraints::new(Protect::Both) }
+    Constraints { cuts: ends(Some(front), Some(back)), ..Constraints::new(Protect::Both) }
 }
 
 #[test]
@@ -56,7 +61,7 @@ fn the_cut_table_counts_bytes_and_secure_memory() {
         let before = row.least_before.expect("supported");
         assert!(row.least_after.is_some());
         let front = Constraints {
-            front: Some(Bound::Cut(cut)),
+            cuts: ends(Some(cut), None),
             secure_memory: Some(before),
             ..Constraints::new(Protect::Inputs)
         };
@@ -68,7 +73,7 @@ fn the_cut_table_counts_bytes_and_secure_memory() {
 fn weights_alone_means_everything_inside() {
     let plan = make(&digits(), &Constraints::new(Protect::Weights)).expect("supported");
     assert_eq!(plan.segments.len(), 1);
-    assert_eq!(plan.segments[0].placement, Placement::Secure);
+    assert_eq!(plan.segments[0].placement, Placement::Secure(Domain(0)));
     assert!(plan.crossings.iter().all(|crossing| crossing.kind != "intermediate"));
     assert!(plan.words.contains("everything inside"));
     assert!(plan.warnings.is_empty());
@@ -77,7 +82,7 @@ fn weights_alone_means_everything_inside() {
 #[test]
 fn a_ternary_plan_lists_its_crossings_and_says_what_it_does_not_promise() {
     let plan = make(&digits(), &ternary(8, 17)).expect("supported");
-    let roles: Vec<_> = plan.segments.iter().map(|segment| segment.role.as_str()).collect();
+    let roles: Vec<_> = plan.segments.iter().map(|segment| segment.role.to_string()).collect();
     assert_eq!(roles, ["FrontNet", "middle", "BackNet"]);
     let kinds: Vec<_> = plan.crossings.iter().map(|crossing| (crossing.kind.as_str(), crossing.to)).collect();
     let expected = [
@@ -93,7 +98,7 @@ fn a_ternary_plan_lists_its_crossings_and_says_what_it_does_not_promise() {
         assert!(plan.words.contains(promise), "{promise}");
     }
     assert!(!plan.public_words.contains("block1"), "the package's words name no node");
-    assert!(!plan.goal.default_cuts && !plan.goal.assessed);
+    assert!(!plan.goal.default_cuts && plan.goal.report.is_none());
 }
 
 #[test]
@@ -107,11 +112,11 @@ fn default_cuts_are_marked_not_assessed() {
 
 #[test]
 fn a_single_visible_affine_layer_is_called_out() {
-    let constraints = Constraints { front: Some(Bound::Cut(2)), ..Constraints::new(Protect::Inputs) };
+    let constraints = Constraints { cuts: ends(Some(2), None), ..Constraints::new(Protect::Inputs) };
     let plan = make(&digits(), &constraints).expect("supported");
     assert!(plan.warnings.iter().any(|warning| warning.contains("linear")), "{:?}", plan.warnings);
     // A convolution followed by Relu is still one layer.
-    let constraints = Constraints { front: Some(Bound::Cut(4)), ..Constraints::new(Protect::Inputs) };
+    let constraints = Constraints { cuts: ends(Some(4), None), ..Constraints::new(Protect::Inputs) };
     let plan = make(&digits(), &constraints).expect("supported");
     assert!(plan.warnings.iter().any(|warning| warning.contains("only one layer")), "{:?}", plan.warnings);
     let plan = make(&digits(), &ternary(8, 13)).expect("supported");
@@ -121,13 +126,12 @@ fn a_single_visible_affine_layer_is_called_out() {
 #[test]
 fn nodes_name_cuts_from_both_sides() {
     let named = Constraints {
-        front: Some(Bound::parse("block2.pool")),
-        back: Some(Bound::parse("hidden")),
+        cuts: Cuts::Ends { front: Some(Bound::parse("block2.pool")), back: Some(Bound::parse("hidden")) },
         ..Constraints::new(Protect::Both)
     };
     assert_eq!(
-        make(&digits(), &named).expect("supported").goal,
-        make(&digits(), &ternary(8, 17)).expect("supported").goal
+        make(&digits(), &named).expect("supported").segments,
+        make(&digits(), &ternary(8, 17)).expect("supported").segments
     );
 }
 
@@ -138,12 +142,13 @@ fn constraints_that_cannot_be_met_are_refused_with_a_next_step() {
     assert!(refused(ternary(20, 21)).contains("1 to 19"));
     assert!(refused(ternary(12, 4)).contains("smaller"));
     assert!(
-        refused(Constraints { front: Some(Bound::Cut(3)), ..Constraints::new(Protect::Weights) }).contains("--back")
+        refused(Constraints { cuts: ends(Some(3), None), ..Constraints::new(Protect::Weights) }).contains("--back")
     );
+    assert!(refused(Constraints { cuts: ends(Some(3), None), ..Constraints::new(Protect::All) }).contains("drop them"));
     assert!(
-        refused(Constraints { front: Some(Bound::Cut(3)), ..Constraints::new(Protect::All) }).contains("drop them")
+        refused(Constraints { cuts: Cuts::Ends { front: Some(Bound::parse("no such")), back: None }, ..ternary(1, 2) })
+            .contains("no such")
     );
-    assert!(refused(Constraints { front: Some(Bound::parse("no such")), ..ternary(1, 2) }).contains("no such"));
     assert!(refused(Constraints { labels: vec!["a".into(); 3], ..ternary(8, 17) }).contains("3 labels"));
     let small = Constraints { secure_memory: Some(1000), ..ternary(8, 17) };
     match make(&model, &small) {
@@ -158,7 +163,15 @@ fn the_file_reads_back_and_fits_only_its_own_model() {
     let plan = make(&model, &ternary(8, 17)).expect("supported");
     let text = plan.to_toml().expect("representable");
     assert_eq!(Plan::from_toml(&text).expect("its own text"), plan);
-    assert!(Plan::from_toml(&text.replace("format = 2", "format = 1")).is_err());
+    let other = |format: &str, field: &str| {
+        let text = text.replace("format = 2", format).replace("default_cuts", field);
+        Plan::from_toml(&text).expect_err("another version").to_string()
+    };
+    // Whatever its fields are called.
+    for (format, named) in [("format = 1", "format 1"), ("format = 9", "format 9")] {
+        assert!(other(format, "front").contains(named));
+    }
+    assert!(other("format = 2", "front").contains("front"));
     assert!(Plan::from_toml("not a plan").is_err());
     let lowered = lower_plan(&model, &plan).expect("its own model");
     assert_eq!(lowered.segments.len(), 3);
@@ -259,4 +272,85 @@ fn predictions_are_those_of_the_platform_and_the_plan_names_it() {
     assert!(matches!(cordon_plan::make(&model, &constraints, &tiny), Err(PlanError::SecureMemory { .. })));
     assert!(matches!(cordon_plan::lower_plan(&model, &small, &PROFILE), Err(PlanError::Mismatch(_))));
     assert!(cordon_plan::lower_plan(&model, &small, &SMALL).is_ok());
+}
+
+fn stretch(from: usize, to: usize, domain: u16) -> Stretch {
+    Stretch { from: Bound::Cut(from), to: Bound::Cut(to), domain: Domain(domain) }
+}
+
+fn stretches(list: &[Stretch]) -> Constraints {
+    Constraints { cuts: Cuts::Stretches(list.to_vec()), ..Constraints::new(Protect::Weights) }
+}
+
+#[test]
+fn any_number_of_stretches_is_placed() {
+    // The order in which they are given does not matter, and neighbours are one segment.
+    let plan =
+        make(&digits(), &stretches(&[stretch(17, 20, 0), stretch(0, 4, 0), stretch(8, 10, 0), stretch(10, 12, 0)]));
+    let plan = plan.expect("supported");
+    let segments: Vec<_> =
+        plan.segments.iter().map(|it| (it.role, it.placement.is_secure(), it.from_cut, it.to_cut)).collect();
+    let expected = [
+        (Role::FrontNet, true, 0, 4),
+        (Role::Middle, false, 4, 8),
+        (Role::Inner, true, 8, 12),
+        (Role::Middle, false, 12, 17),
+        (Role::BackNet, true, 17, 20),
+    ];
+    assert_eq!(segments, expected);
+    assert!(plan.words.contains("inner (4 of 20 nodes") && plan.words.contains("leave the secure segments"));
+    assert!(!plan.words.contains("Enclaves:"), "there is one");
+    assert!(!plan.goal.default_cuts);
+    assert_eq!(Plan::from_toml(&plan.to_toml().expect("representable")).expect("its own text"), plan);
+    // A stretch of two ends that are named is the FrontNet and BackNet of the same.
+    let ends = make(&digits(), &ternary(8, 17)).expect("supported");
+    let both = stretches(&[stretch(0, 8, 0), stretch(17, 20, 0)]);
+    assert_eq!(make(&digits(), &both).expect("supported").segments, ends.segments);
+    let named = Stretch::parse("hidden..logits").expect("two nodes");
+    let plan = make(&digits(), &stretches(&[named])).expect("supported");
+    assert_eq!((plan.segments[1].from_cut, plan.segments[1].nodes.first().map(String::as_str)), (17, Some("hidden")));
+}
+
+#[test]
+fn stretches_that_cannot_be_are_refused() {
+    let refused = |list: &[Stretch]| make(&digits(), &stretches(list)).expect_err("refused").to_string();
+    assert!(refused(&[stretch(4, 8, 0), stretch(7, 9, 0)]).contains("overlap"));
+    assert!(refused(&[stretch(8, 8, 0)]).contains("none"));
+    assert!(refused(&[stretch(8, 4, 0)]).contains("none"));
+    assert!(refused(&[stretch(8, 21, 0)]).contains("no cut 21"));
+    for goal in [Protect::All, Protect::None] {
+        let constraints = Constraints { protect: goal, ..stretches(&[stretch(0, 4, 0)]) };
+        let error = make(&digits(), &constraints).expect_err("refused").to_string();
+        assert!(error.contains(&goal.to_string()) && error.contains("do not go with"), "{error}");
+    }
+    for text in ["", "4", "4..", "..4", ".."] {
+        assert!(Stretch::parse(text).is_err(), "{text}");
+    }
+}
+
+#[test]
+fn a_value_stays_inside_one_enclave_only() {
+    let model = Model::new(skip_graph(), "skip.onnx", "11").expect("typed");
+    // add0 in one enclave, relu outside, add1 in another, add2 in the first again.
+    let plan = make(&model, &stretches(&[stretch(0, 1, 0), stretch(2, 3, 1), stretch(3, 4, 0)])).expect("supported");
+    let [front, _, other, back] = &plan.segments[..] else { panic!("four segments") };
+    assert_eq!(other.placement, Placement::Secure(Domain(1)));
+    assert_eq!((other.role, back.role), (Role::Inner, Role::BackNet));
+    // `front` goes to the other enclave, so it crosses; `extra` is read in the first only, and stays.
+    assert_eq!(
+        (front.outputs.as_slice(), front.retained_out.as_slice()),
+        (&["front".into()][..], &["extra".into()][..])
+    );
+    assert_eq!(
+        (other.inputs.as_slice(), other.outputs.as_slice()),
+        (&["middle".into(), "front".into()][..], &["sum".into()][..])
+    );
+    assert!(other.retained_in.is_empty() && other.retained_out.is_empty());
+    assert_eq!((back.inputs.as_slice(), back.retained_in.as_slice()), (&["sum".into()][..], &["extra".into()][..]));
+    let said = "run in 2 enclaves, which share nothing. 2 value(s) (`front`, `sum`), 32 B per request";
+    assert!(plan.words.contains(said), "{}", plan.words);
+    assert!(plan.words.contains("in the secure world, domain 1"));
+    assert!(plan.public_words.contains("2 value(s), 32 B per request") && !plan.public_words.contains("`front`"));
+    assert_eq!(Plan::from_toml(&plan.to_toml().expect("representable")).expect("its own text"), plan);
+    assert_eq!(lower_plan(&model, &plan).expect("its own model").segments.len(), 4);
 }

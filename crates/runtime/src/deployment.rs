@@ -320,12 +320,12 @@ impl Deployment {
         ranked: &mut HashMap<u32, Ranked>,
     ) -> Result<Vec<SegmentCost>, RuntimeError> {
         let mut costs = Vec::with_capacity(self.normal.len());
-        for (index, normal) in self.normal.iter_mut().enumerate() {
+        for ((index, normal), info) in self.normal.iter_mut().enumerate().zip(&self.file.manifest().segments) {
             let started = Instant::now();
-            let (placement, traffic) = match (normal, &mut self.enclave) {
+            let traffic = match (normal, &mut self.enclave) {
                 (Some(normal), _) => {
                     normal.run(values)?;
-                    (Placement::Normal, Traffic::default())
+                    Traffic::default()
                 }
                 (None, Some((enclave, _))) => {
                     let id = match *request {
@@ -348,14 +348,14 @@ impl Deployment {
                             Crossed::Ranked(list) => drop(ranked.insert(value, list)),
                         }
                     }
-                    (Placement::Secure, traffic)
+                    traffic
                 }
                 (None, None) => return Err(RuntimeError::Protocol("a secure segment without an enclave")),
             };
             let Traffic { crossings, crossing_bytes, weight_bytes, spilled_bytes, steps } = traffic;
             let elapsed = started.elapsed();
             costs.push(SegmentCost {
-                placement,
+                placement: info.placement,
                 elapsed,
                 crossings,
                 crossing_bytes,

@@ -26,7 +26,7 @@ impl NormalSegment {
         let segments = file.manifest().segments.iter().enumerate();
         segments
             .map(|(index, segment)| match segment.placement {
-                Placement::Secure => Ok(None),
+                Placement::Secure(_) => Ok(None),
                 Placement::Normal => Self::load(file, executor, index).map(Some),
             })
             .collect()

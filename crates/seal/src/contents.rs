@@ -41,13 +41,13 @@ impl Contents {
         let interface = interface_names(model);
         for (index, segment) in (0u16..).zip(&contents.lowered.segments) {
             match segment.placement {
-                cordon_plan::Placement::Secure => {
+                Placement::Secure(_) => {
                     let labels =
                         if makes_first_output(&contents.lowered, segment) { &plan.output.labels[..] } else { &[] };
                     let secret = secret_part(model, &contents.manifest, index, segment, labels)?;
                     contents.secrets.insert(index, secret);
                 }
-                cordon_plan::Placement::Normal => {
+                Placement::Normal => {
                     let names = NamePolicy::Neutral(interface.clone());
                     contents.models.insert(index, export(&model.graph, &segment.segment, &names)?);
                 }
@@ -173,10 +173,7 @@ fn value_info(model: &Model, value: ValueId, name: Option<&String>) -> Result<Va
 
 fn segment_info(segment: &LoweredSegment) -> SegmentInfo {
     SegmentInfo {
-        placement: match segment.placement {
-            cordon_plan::Placement::Normal => Placement::Normal,
-            cordon_plan::Placement::Secure => Placement::Secure,
-        },
+        placement: segment.placement,
         inputs: segment.inputs.clone(),
         outputs: segment.outputs.clone(),
         retained_in: segment.retained_in.clone(),

@@ -3,7 +3,7 @@
 use cordon_executor::Options;
 use cordon_graph::{ElemType, Graph, Node, Tensor, TensorType, Value, ValueId};
 use cordon_package::{OutputPolicy, OwnerKey, PackageError, SectionKind};
-use cordon_plan::{Bound, Constraints, Model, Plan, PlanError, Protect, WeightFormat};
+use cordon_plan::{Bound, Constraints, Cuts, Domain, Model, Plan, PlanError, Protect, Stretch, WeightFormat};
 use cordon_runtime::{Backend, Deployment, Device, backend};
 use cordon_seal::{Contents, Identity, Probe, SealError, golden, seal, seeded, write};
 use std::collections::BTreeMap;
@@ -75,9 +75,77 @@ fn chain(a: u32, b: u32, c: u32) -> Graph {
 fn planned(graph: Graph) -> (Model, Plan) {
     let model = Model::new(graph, "chain.onnx", "00").expect("typed");
     let cut = |index| Some(Bound::Cut(index));
-    let constraints = Constraints { front: cut(2), back: cut(4), ..Constraints::new(Protect::Both) };
+    let cuts = Cuts::Ends { front: cut(2), back: cut(4) };
+    let constraints = Constraints { cuts, ..Constraints::new(Protect::Both) };
     let plan = make(&model, &constraints).expect("supported");
     (model, plan)
+}
+
+/// Four products with tanh between them; the third's input has the first product added, the fourth's its tanh.
+fn skipping() -> Graph {
+    let mut graph = chain(W1, W2, W3);
+    graph.values.push(weight("w4", 2.9));
+    graph.values.extend(["t", "u", "v", "z"].map(Value::new));
+    let (tanh, product) = (graph.nodes[1].clone(), graph.nodes[0].clone());
+    let node = |like: &Node, name: &str, inputs: [u32; 2], output: u32| Node {
+        name: name.into(),
+        inputs: inputs.iter().take(like.inputs.len()).map(|&id| Some(ValueId(id))).collect(),
+        outputs: vec![Some(ValueId(output))],
+        ..like.clone()
+    };
+    let add = Node { op_type: "Add".into(), ..product.clone() };
+    // x w1 w2 w3 p q r s y w4 t u v z: 0 to 13.
+    graph.nodes.truncate(4);
+    graph.nodes.extend([
+        node(&add, "skip1", [7, 4], 10),
+        node(&product, "three", [10, W3], 11),
+        node(&tanh, "tanh3", [11, 0], 12),
+        node(&add, "skip2", [12, 5], 13),
+        node(&product, "four", [13, 9], 8),
+    ]);
+    graph
+}
+
+/// FrontNet, one product inside, BackNet: three secure stretches, of which the second is in `domain`.
+fn planned_in_three(domain: u16) -> (Model, Plan) {
+    let model = Model::new(skipping(), "skipping.onnx", "00").expect("typed");
+    let inside = |from, to, domain| Stretch { from: Bound::Cut(from), to: Bound::Cut(to), domain: Domain(domain) };
+    let cuts = Cuts::Stretches(vec![inside(0, 2, 0), inside(4, 6, domain), inside(7, 9, 0)]);
+    let plan = make(&model, &Constraints { cuts, ..Constraints::new(Protect::Weights) }).expect("supported");
+    (model, Plan::from_toml(&plan.to_toml().expect("writes")).expect("reads back"))
+}
+
+#[test]
+fn three_secure_stretches_run_in_the_enclave_as_the_plain_model_does() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let (model, plan) = planned_in_three(0);
+    let roles: Vec<String> = plan.segments.iter().map(|segment| segment.role.to_string()).collect();
+    assert_eq!(roles, ["FrontNet", "middle", "inner", "middle", "BackNet"]);
+    assert_eq!(plan.segments[0].retained_out, ["p", "q"]);
+    assert_eq!((&plan.segments[2].retained_in, &plan.segments[4].retained_in), (&vec!["p".into()], &vec!["q".into()]));
+    let (owner, path) = (owner(), dir.path().join("out.cordon"));
+    let (executor, probes) = (("rten", &Options::default()), seeded(&model, 3).expect("floats"));
+    let identity = identity(&owner, OutputPolicy::Full);
+    // Sealing compares every crossing and output of the package in an enclave with the plain model.
+    let sealed = seal(&model, &plan, &backend(), &identity, executor, &probes, &path, &mut |_| {}).expect("equal");
+    for value in ["q", "u", "y"] {
+        assert_eq!(sealed.golden.compared.iter().filter(|compared| compared.value == value).count(), 3, "{value}");
+    }
+    assert!(sealed.golden.compared.iter().all(|compared| compared.value != "p"), "what is retained does not cross");
+}
+
+#[test]
+fn a_second_enclave_is_refused_by_name() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let (model, plan) = planned_in_three(1);
+    assert!(plan.segments[0].retained_out == ["q"], "the second enclave does not find `p` inside");
+    let (owner, path) = (owner(), dir.path().join("out.cordon"));
+    let (executor, probes) = (("rten", &Options::default()), seeded(&model, 2).expect("floats"));
+    let identity = identity(&owner, OutputPolicy::Full);
+    let error = seal(&model, &plan, &backend(), &identity, executor, &probes, &path, &mut |_| {})
+        .expect_err("one enclave runs");
+    assert!(error.to_string().contains("more than one enclave is not supported"), "{error}");
+    assert_eq!(left_behind(dir.path()), 0);
 }
 
 /// `tanh(quantised(x · w1) · w2) · w3`.

@@ -11,7 +11,7 @@ use crate::{files, results};
 use cordon_executor::{ModelSource, Session, Tensor};
 use cordon_graph::{NamePolicy, export, segment};
 use cordon_package::OutputPolicy;
-use cordon_plan::{Bound, Constraints, Model, Plan, Preprocessing, Protect, make, prepare};
+use cordon_plan::{Bound, Constraints, Cuts, Model, Plan, Preprocessing, Protect, make, prepare};
 use cordon_runtime::{Deployment, Output};
 use cordon_seal::{Identity, OwnerEvaluator, Sealed};
 use serde_json::{Value, json};
@@ -151,8 +151,7 @@ fn step(ui: Ui, number: u32, title: &str, command: &str) {
 fn constraints() -> Outcome<Constraints> {
     let image = Preprocessing::parse(IMAGE_OPTIONS).map_err(|error| Failure::new(error, "rebuild Cordon"))?;
     Ok(Constraints {
-        front: Some(Bound::Node(FRONT.into())),
-        back: Some(Bound::Node(BACK.into())),
+        cuts: Cuts::Ends { front: Some(Bound::Node(FRONT.into())), back: Some(Bound::Node(BACK.into())) },
         preprocessing: Some(image),
         labels: LABELS.lines().map(str::to_owned).collect(),
         ..Constraints::new(Protect::Both)

@@ -5,7 +5,9 @@ use crate::failure::{Failure, Outcome};
 use crate::model::{ExecutorArgs, ModelArgs};
 use crate::ui::{self, Ui};
 use crate::{files, model};
-use cordon_plan::{Bound, Constraints, Plan, Preprocessing, Protect, WeightFormat, World};
+use cordon_plan::{
+    Bound, Constraints, Cuts, Plan, PlanError, Preprocessing, Protect, Role, Stretch, WeightFormat, World,
+};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
@@ -30,6 +32,11 @@ pub(crate) struct Args {
     /// Start of the BackNet: a number of the cut table, or a node, which is included
     #[arg(long, value_name = "N|NODE")]
     back: Option<String>,
+
+    /// Secure nodes, instead of --front and --back: each end a number of the cut table (0 is the model's start), or a node,
+    /// which is included; may be repeated
+    #[arg(long, value_name = "FROM..TO", conflicts_with_all = ["front", "back"], value_parser = parse_stretch)]
+    secure: Vec<Stretch>,
 
     /// Most secure memory the enclave may use, for example 14MiB
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
@@ -102,8 +109,11 @@ pub(crate) fn run(args: &Args, ui: Ui) -> Outcome {
     let backend = args.backend.open()?;
     let constraints = Constraints {
         protect: args.protect.into(),
-        front: args.front.as_deref().map(Bound::parse),
-        back: args.back.as_deref().map(Bound::parse),
+        cuts: if args.secure.is_empty() {
+            Cuts::Ends { front: args.front.as_deref().map(Bound::parse), back: args.back.as_deref().map(Bound::parse) }
+        } else {
+            Cuts::Stretches(args.secure.clone())
+        },
         secure_memory: args.secure_memory,
         weights: args.weights.into(),
         preprocessing: args.image.clone(),
@@ -132,11 +142,8 @@ pub(crate) fn show(plan: &Plan, ui: Ui) {
         .iter()
         .map(|segment| {
             vec![
-                segment.role.clone(),
-                match segment.placement {
-                    cordon_plan::Placement::Secure => "secure".into(),
-                    cordon_plan::Placement::Normal => "normal".into(),
-                },
+                segment.role.to_string(),
+                segment.placement.to_string(),
                 segment.nodes.len().to_string(),
                 segment.nodes.first().cloned().unwrap_or_default(),
                 segment.nodes.last().cloned().unwrap_or_default(),
@@ -160,7 +167,11 @@ pub(crate) fn show(plan: &Plan, ui: Ui) {
                     World::Secure => "enters",
                     World::Normal => "leaves",
                 };
-                let role = plan.segments.get(crossing.segment).map_or("?", |segment| &segment.role);
+                let role = match plan.segments.get(crossing.segment).map(|segment| segment.role) {
+                    // There may be several.
+                    Some(role @ Role::Inner) => format!("{role} (segment {})", crossing.segment),
+                    role => role.map_or_else(|| "?".into(), |role| role.to_string()),
+                };
                 vec![
                     crossing.value.clone(),
                     crossing.kind.clone(),
@@ -203,10 +214,10 @@ fn as_json(plan: &Plan, path: &Path) -> serde_json::Value {
         "model_sha256": plan.model.sha256,
         "protect": plan.goal.protect.to_string(),
         "weights": plan.weights.to_string(),
-        "assessed": plan.goal.assessed,
+        "assessed": plan.goal.report.is_some(),
         "segments": plan.segments.iter().map(|segment| json!({
             "role": segment.role,
-            "placement": segment.placement,
+            "placement": segment.placement.to_string(),
             "from_cut": segment.from_cut,
             "to_cut": segment.to_cut,
             "nodes": segment.nodes.len(),
@@ -226,6 +237,10 @@ fn as_json(plan: &Plan, path: &Path) -> serde_json::Value {
         "words": plan.words,
         "warnings": plan.warnings,
     })
+}
+
+fn parse_stretch(text: &str) -> Result<Stretch, String> {
+    Stretch::parse(text).map_err(|error: PlanError| error.to_string())
 }
 
 fn read_labels(path: &Path) -> Outcome<Vec<String>> {

@@ -4,7 +4,7 @@ use crate::failure::Outcome;
 use crate::keys;
 use crate::package::{PackageFile, date};
 use crate::ui::{self, Ui};
-use cordon_package::{Checked, Manifest, OutputPolicy, Placement, SegmentInfo};
+use cordon_package::{Checked, Manifest, OutputPolicy, SegmentInfo};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
@@ -58,7 +58,7 @@ pub(crate) fn show(checked: &Checked, ui: Ui) {
         .map(|(index, segment)| {
             vec![
                 index.to_string(),
-                world(segment.placement).into(),
+                segment.placement.to_string(),
                 segment.inputs.len().to_string(),
                 segment.outputs.len().to_string(),
                 memory(segment, segment.minimum_peak),
@@ -96,7 +96,7 @@ pub(crate) fn as_json(checked: &Checked) -> Value {
         "inputs": interface(&checked.manifest, &checked.manifest.inputs),
         "outputs": interface(&checked.manifest, &checked.manifest.outputs),
         "segments": checked.manifest.segments.iter().map(|segment| json!({
-            "placement": world(segment.placement),
+            "placement": segment.placement.to_string(),
             "inputs": segment.inputs,
             "outputs": segment.outputs,
             "retained_in": segment.retained_in,
@@ -123,14 +123,7 @@ fn interface(manifest: &Manifest, ids: &[u32]) -> Vec<Value> {
 }
 
 fn memory(segment: &SegmentInfo, bytes: u64) -> String {
-    if segment.placement == Placement::Secure { ui::bytes(bytes) } else { "-".into() }
-}
-
-fn world(placement: Placement) -> &'static str {
-    match placement {
-        Placement::Normal => "normal",
-        Placement::Secure => "secure",
-    }
+    if segment.placement.is_secure() { ui::bytes(bytes) } else { "-".into() }
 }
 
 fn hex(bytes: &[u8]) -> String {

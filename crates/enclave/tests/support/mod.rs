@@ -14,9 +14,9 @@ use cordon_engine::program::{
 };
 use cordon_engine::{Compute, KernelSet};
 use cordon_package::{
-    DeviceFile, DeviceKey, ElemType, Manifest, Normalisation, OutputPolicy, OwnerKey, OwnerPublic, PackageError,
-    Parsed, Placement, PlatformKind, ProgramKind, Recipient, SealRequest, SealedProgram, SectionKind, SectionPlan,
-    SegmentInfo, SegmentSecret, Trust, ValueInfo, Verified, chunk, leaves, seal_to_vec,
+    DeviceFile, DeviceKey, Domain, ElemType, Manifest, Normalisation, OutputPolicy, OwnerKey, OwnerPublic,
+    PackageError, Parsed, Placement, PlatformKind, ProgramKind, Recipient, SealRequest, SealedProgram, SectionKind,
+    SectionPlan, SegmentInfo, SegmentSecret, Trust, ValueInfo, Verified, chunk, leaves, seal_to_vec,
 };
 use cordon_protocol::{
     Command, Guard, LoadReport, MemoryUse, Part, Payload, Protection, Reason, Refusal, Reply, Supply, stored_weights,
@@ -303,8 +303,8 @@ impl Recipe {
                 outputs: outputs.to_vec(),
                 retained_in: retained_in.to_vec(),
                 retained_out: retained_out.to_vec(),
-                minimum_peak: if placement == Placement::Secure { 1000 } else { 0 },
-                resident_peak: if placement == Placement::Secure { 1000 } else { 0 },
+                minimum_peak: if placement.is_secure() { 1000 } else { 0 },
+                resident_peak: if placement.is_secure() { 1000 } else { 0 },
                 f16_weights: false,
             };
         Manifest {
@@ -312,9 +312,9 @@ impl Recipe {
             outputs: vec![4],
             values: vec![value(Some("x")), value(None), value(None), value(None), value(Some("y"))],
             segments: vec![
-                segment(Placement::Secure, &[0], &[1], &[], &[2]),
+                segment(Placement::Secure(Domain(0)), &[0], &[1], &[], &[2]),
                 segment(Placement::Normal, &[1], &[3], &[], &[]),
-                segment(Placement::Secure, &[3], &[4], &[2], &[]),
+                segment(Placement::Secure(Domain(0)), &[3], &[4], &[2], &[]),
             ],
             preprocessing: None,
             class_axis: Some(1),

@@ -5,8 +5,9 @@ use cordon_engine::program::{
     WeightInfo, WeightTable,
 };
 use cordon_package::{
-    DeviceFile, ElemType, Manifest, Normalisation, OutputPolicy, OwnerKey, PackageError, Placement, ProgramKind,
-    SealRequest, SealedProgram, SectionKind, SectionPlan, SegmentInfo, SegmentSecret, ValueInfo, seal_to_vec,
+    DeviceFile, Domain, ElemType, Manifest, Normalisation, OutputPolicy, OwnerKey, PackageError, Placement,
+    ProgramKind, SealRequest, SealedProgram, SectionKind, SectionPlan, SegmentInfo, SegmentSecret, ValueInfo,
+    seal_to_vec,
 };
 
 /// `y = x + w`, four elements, and what a defect changes.
@@ -150,7 +151,7 @@ fn seal(model: &Model) -> Vec<u8> {
         outputs: vec![1],
         values: vec![value("x"), value("y")],
         segments: vec![SegmentInfo {
-            placement: Placement::Secure,
+            placement: Placement::Secure(Domain(0)),
             inputs: vec![0],
             outputs: vec![1],
             retained_in: vec![],

@@ -6,7 +6,7 @@ use aes_gcm::aead::{AeadInOut, KeyInit};
 use aes_gcm::{Aes256Gcm, Nonce};
 use cordon_package::limits::{CHUNK_BYTES, HASH_BYTES, PREFIX_BYTES, SIGNATURE_BYTES, TAG_BYTES};
 use cordon_package::{
-    Broker, Channels, DeviceFile, DeviceKey, ElemType, Fit, ImageLayout, Manifest, Normalisation, OutputPolicy,
+    Broker, Channels, DeviceFile, DeviceKey, Domain, ElemType, Fit, ImageLayout, Manifest, Normalisation, OutputPolicy,
     OwnerKey, PackageError, Parsed, Placement, PlatformKind, Preprocessing, ProgramKind, Random, SealRequest,
     SealedProgram, SectionKind, SectionPlan, SegmentInfo, SegmentSecret, Trust, ValueInfo, seal_to_vec,
 };
@@ -165,9 +165,9 @@ pub(crate) fn manifest() -> Manifest {
         outputs: outputs.to_vec(),
         retained_in: retained_in.to_vec(),
         retained_out: retained_out.to_vec(),
-        minimum_peak: if placement == Placement::Secure { 4096 } else { 0 },
-        resident_peak: if placement == Placement::Secure { 8192 } else { 0 },
-        f16_weights: placement == Placement::Secure,
+        minimum_peak: if placement.is_secure() { 4096 } else { 0 },
+        resident_peak: if placement.is_secure() { 8192 } else { 0 },
+        f16_weights: placement.is_secure(),
     };
     Manifest {
         inputs: vec![0],
@@ -180,9 +180,9 @@ pub(crate) fn manifest() -> Manifest {
             value(&[1, 2, 8, 8], None),
         ],
         segments: vec![
-            segment(Placement::Secure, &[0], &[1], &[], &[4]),
+            segment(Placement::Secure(Domain(0)), &[0], &[1], &[], &[4]),
             segment(Placement::Normal, &[1], &[2], &[], &[]),
-            segment(Placement::Secure, &[2], &[3], &[4], &[]),
+            segment(Placement::Secure(Domain(0)), &[2], &[3], &[4], &[]),
         ],
         preprocessing: Some(Preprocessing {
             input: 0,

@@ -247,7 +247,7 @@ fn raw(m: &Manifest) -> Vec<u8> {
     indices(&mut w, &m.inputs);
     indices(&mut w, &m.outputs);
     w.list(m.segments.iter(), |w, s| {
-        w.u8(u8::from(s.placement == Placement::Secure));
+        w.u8(u8::from(s.placement.is_secure()));
         for list in [&s.inputs, &s.outputs, &s.retained_in, &s.retained_out] {
             indices(w, list);
         }

@@ -12,9 +12,9 @@ use cordon_engine::program::{
     WeightInfo, WeightTable,
 };
 use cordon_package::{
-    ElemType, Manifest, Normalisation, OutputPolicy, OwnerKey, OwnerPublic, PackageError, Placement, ProgramKind,
-    Recipient, SealRequest, SealedProgram, SectionKind, SectionPlan, SegmentInfo, SegmentSecret, ValueInfo,
-    seal_to_vec,
+    Domain, ElemType, Manifest, Normalisation, OutputPolicy, OwnerKey, OwnerPublic, PackageError, Placement,
+    ProgramKind, Recipient, SealRequest, SealedProgram, SectionKind, SectionPlan, SegmentInfo, SegmentSecret,
+    ValueInfo, seal_to_vec,
 };
 use cordon_protocol::Profile;
 use cordon_runtime::{
@@ -144,7 +144,7 @@ fn seal(owner: &OwnerKey, recipient: Recipient, arena: u32, spills: bool) -> Vec
     weights.extend((0..LARGE).flat_map(|i| large(i).to_le_bytes()));
     let value = |name: &str| ValueInfo { elem: ElemType::Float, shape: vec![1, 4], name: Some(name.into()) };
     let segment = SegmentInfo {
-        placement: Placement::Secure,
+        placement: Placement::Secure(Domain(0)),
         inputs: vec![0],
         outputs: vec![1],
         retained_in: vec![],

@@ -18,7 +18,7 @@ use crate::failure::Outcome;
 use crate::model::{ExecutorArgs, ModelArgs};
 use crate::scratch::Scratch;
 use crate::ui::{self, Ui};
-use cordon_plan::{Bound, Constraints, Model, Protect, classifier_cut, make};
+use cordon_plan::{Bound, Constraints, Cuts, Model, Protect, classifier_cut, make};
 use core::hint::spin_loop;
 use core::time::Duration;
 use crossing::Crossing;
@@ -157,8 +157,8 @@ fn wanted(model: &Model, args: &Args) -> Vec<(String, Constraints)> {
     }
     if args.against.is_some() && args.secure_memory.is_empty() {
         if let Some(cut) = classifier_cut(&model.graph) {
-            let back = Some(Bound::Cut(cut));
-            wanted.push(("classifier".into(), Constraints { back, ..plan(Protect::Weights) }));
+            let cuts = Cuts::Ends { front: None, back: Some(Bound::Cut(cut)) };
+            wanted.push(("classifier".into(), Constraints { cuts, ..plan(Protect::Weights) }));
         }
         wanted.push(("ternary".into(), plan(Protect::Both)));
     }

@@ -6,7 +6,7 @@ use crate::model::ExecutorArgs;
 use crate::scratch::Scratch;
 use cordon_executor::{ModelSource, Session, Tensor};
 use cordon_graph::{NamePolicy, export, segment};
-use cordon_package::{OutputPolicy, Placement};
+use cordon_package::OutputPolicy;
 use cordon_plan::{Model, Plan, PlanError};
 use cordon_runtime::Deployment;
 use cordon_seal::Probe;
@@ -152,7 +152,7 @@ impl Variant {
             self.spilled_bytes = run.segments.iter().map(|segment| segment.spilled_bytes).sum();
         }
         if keep {
-            let secure = run.iter().flat_map(|run| &run.segments).filter(|it| it.placement == Placement::Secure);
+            let secure = run.iter().flat_map(|run| &run.segments).filter(|it| it.placement.is_secure());
             self.secure.push(milliseconds(secure.map(|segment| segment.elapsed).sum()));
             self.wall.push(milliseconds(wall));
             self.cpu.push(milliseconds(cpu));
