@@ -8,21 +8,22 @@ use crate::metadata::packages;
 use crate::steps::Outcome;
 
 /// Crates of the trusted computing base.
-pub(crate) const TRUSTED: [&str; 8] =
-    ["codec", "onnx-types", "kernels", "engine", "package", "protocol", "enclave", "process-link"];
+pub(crate) const TRUSTED: [&str; 9] =
+    ["codec", "fault", "onnx-types", "kernels", "engine", "package", "protocol", "enclave", "process-link"];
 
 /// Which workspace crates each may use; what those may use is allowed as well. The design's section 3.
-const DIRECTION: [(&str, &[&str]); 18] = [
+const DIRECTION: [(&str, &[&str]); 19] = [
     ("codec", &[]),
+    ("fault", &[]),
     ("onnx-types", &[]),
     ("kernels", &[]),
     ("engine", &["codec", "kernels"]),
-    ("package", &["codec", "onnx-types"]),
-    ("protocol", &["codec"]),
+    ("package", &["codec", "fault", "onnx-types"]),
+    ("protocol", &["codec", "fault"]),
     ("enclave", &["engine", "package", "protocol"]),
     ("process-link", &["protocol"]),
     ("mapped", &[]),
-    ("graph", &["mapped", "onnx-types"]),
+    ("graph", &["fault", "mapped", "onnx-types"]),
     ("executor", &["graph"]),
     ("lower", &["graph", "engine"]),
     ("plan", &["lower", "package", "protocol"]),

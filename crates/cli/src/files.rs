@@ -1,6 +1,6 @@
 //! Output files appear whole or not at all: written beside their final place, then renamed.
 
-use crate::failure::Failure;
+use crate::failure::{Failure, own};
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -23,11 +23,13 @@ pub(crate) fn write_with(
     fill: impl FnOnce(&mut std::fs::File) -> std::io::Result<()>,
 ) -> Result<(), Failure> {
     let failed = |error: std::io::Error| {
-        let next = match error.kind() {
-            std::io::ErrorKind::AlreadyExists => "choose another name, or move the existing file away first",
-            _ => "check that the folder exists and is writable, and that the disk has room",
+        let (entry, next) = match error.kind() {
+            std::io::ErrorKind::AlreadyExists => {
+                (&own::EXISTS, "choose another name, or move the existing file away first")
+            }
+            _ => (&own::UNWRITABLE, "check that the folder exists and is writable, and that the disk has room"),
         };
-        Failure::new(format!("cannot write {}: {error}", path.display()), next)
+        Failure::new(entry, format!("cannot write {}: {error}", path.display()), next)
     };
     // NamedTempFile is created with mode 0600 and removed when dropped before it is renamed.
     let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -52,11 +54,16 @@ fn umask() -> u32 {
 pub(crate) fn read_text(path: &Path, what: &str) -> Result<String, Failure> {
     const LIMIT: u64 = 64 << 20;
     let failed = |error: std::io::Error| {
-        Failure::new(format!("cannot read {what} {}: {error}", path.display()), "check the path and its permissions")
+        Failure::new(
+            &own::UNREADABLE,
+            format!("cannot read {what} {}: {error}", path.display()),
+            "check the path and its permissions",
+        )
     };
     let size = std::fs::metadata(path).map_err(failed)?.len();
     if size > LIMIT {
         return Err(Failure::new(
+            &own::UNREADABLE,
             format!("{what} {} has {size} bytes, which cannot be right", path.display()),
             format!("name the {what} itself"),
         ));

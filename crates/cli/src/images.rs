@@ -1,6 +1,6 @@
 //! PNG and JPEG files to model inputs, as the package's preprocessing says.
 
-use crate::failure::{Failure, Outcome};
+use crate::failure::{Failure, Outcome, own};
 use cordon_executor::Tensor;
 use cordon_package::{Channels, Fit, Preprocessing};
 use image::imageops::{self, FilterType};
@@ -19,6 +19,7 @@ const MAX_DECODED_BYTES: u64 = 1 << 30;
 pub(crate) fn read(path: &Path, preprocessing: &Preprocessing) -> Outcome<Tensor> {
     let failed = |error: image::ImageError| {
         Failure::new(
+            &own::UNREADABLE,
             format!("cannot read image {}: {error}", path.display()),
             "give a PNG or JPEG file, or a tensor as .npy",
         )

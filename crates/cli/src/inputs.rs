@@ -1,6 +1,6 @@
 //! What `--input` names, turned into requests.
 
-use crate::failure::{Failure, Outcome};
+use crate::failure::{Failure, Outcome, own};
 use crate::{images, ui};
 use cordon_executor::{ElemType, Tensor};
 use cordon_package::{Manifest, Preprocessing};
@@ -52,6 +52,7 @@ impl Interface {
         }
         if let Some((_, path)) = named.iter().find(|(_, path)| path.is_dir()) {
             return Err(Failure::new(
+                &own::ARGUMENT,
                 format!("{} is a folder, and there are other inputs", path.display()),
                 "give one folder alone; for models with several inputs put one .npz per request in it",
             ));
@@ -72,7 +73,11 @@ impl Interface {
         for (name, path) in files {
             for (inner, tensor) in self.read(*name, path)? {
                 if found.iter().any(|(taken, _)| *taken == inner) {
-                    return Err(Failure::new(format!("input `{inner}` is given twice"), "give each input once"));
+                    return Err(Failure::new(
+                        &own::INPUT,
+                        format!("input `{inner}` is given twice"),
+                        "give each input once",
+                    ));
                 }
                 found.push((inner, tensor));
             }
@@ -80,12 +85,14 @@ impl Interface {
         for (name, elem, dims) in &self.inputs {
             let Some((_, tensor)) = found.iter().find(|(given, _)| given == name) else {
                 return Err(Failure::new(
+                    &own::INPUT,
                     format!("input `{name}` ({elem} {}) is missing", ui::shape(dims)),
                     format!("add --input {name}=FILE"),
                 ));
             };
             if tensor.elem != *elem || tensor.dims != *dims {
                 return Err(Failure::new(
+                    &own::INPUT,
                     format!(
                         "input `{name}` takes {elem} {}, but {} holds {} {}",
                         ui::shape(dims),
@@ -110,6 +117,7 @@ impl Interface {
                 tensors.into_iter().map(|(inner, tensor)| Ok((self.resolve(name, &inner, path)?, tensor))).collect()
             }
             _ => Err(Failure::new(
+                &own::INPUT,
                 format!("{} is no kind of input this command reads", path.display()),
                 "give .png, .jpg, .npy, .npz or .pb",
             )),
@@ -122,6 +130,7 @@ impl Interface {
                 Ok(vec![(input.clone(), images::read(path, preprocessing)?)])
             }
             _ => Err(Failure::new(
+                &own::INPUT,
                 format!("{} is an image, but there is no preprocessing for this input", path.display()),
                 "plan and seal with --image NAME:size=…, or give a tensor as .npy",
             )),
@@ -140,6 +149,7 @@ impl Interface {
             all => {
                 let names: Vec<&str> = all.iter().map(|(name, ..)| name.as_str()).collect();
                 Err(Failure::new(
+                    &own::INPUT,
                     format!("which input is {}? The model has {}", path.display(), names.join(", ")),
                     format!("write --input {}={}", names.first().unwrap_or(&"NAME"), path.display()),
                 ))
@@ -157,7 +167,11 @@ fn label(files: &[(Option<&str>, PathBuf)]) -> String {
 /// Files of a kind this command reads, by name.
 fn folder(path: &Path) -> Outcome<Vec<PathBuf>> {
     let failed = |error: std::io::Error| {
-        Failure::new(format!("cannot read folder {}: {error}", path.display()), "check the path and its permissions")
+        Failure::new(
+            &own::UNREADABLE,
+            format!("cannot read folder {}: {error}", path.display()),
+            "check the path and its permissions",
+        )
     };
     let mut files = Vec::new();
     for entry in std::fs::read_dir(path).map_err(failed)? {
@@ -170,6 +184,7 @@ fn folder(path: &Path) -> Outcome<Vec<PathBuf>> {
     files.sort();
     if files.is_empty() {
         return Err(Failure::new(
+            &own::INPUT,
             format!("folder {} holds no .png, .jpg, .npy, .npz or .pb file", path.display()),
             "name another folder, or a file",
         ));

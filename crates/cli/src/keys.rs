@@ -1,7 +1,7 @@
 //! Keys and recipients as the command line takes them. Secrets come from files only, never from arguments, which other
 //! users of the machine can see.
 
-use crate::failure::{Failure, Outcome};
+use crate::failure::{Failure, Outcome, own};
 use crate::files;
 use cordon_package::{OwnerKey, OwnerPublic, PackageError, Recipient};
 use std::os::unix::fs::PermissionsExt;
@@ -18,12 +18,14 @@ pub(crate) fn owner_key(path: &Path) -> Outcome<OwnerKey> {
     let mode = std::fs::metadata(path).map(|meta| meta.permissions().mode()).unwrap_or(0);
     if mode & 0o077 != 0 {
         return Err(Failure::new(
+            &own::KEY,
             format!("owner key {} can be read by other users (mode {:o})", path.display(), mode & 0o777),
             format!("chmod 600 {}", path.display()),
         ));
     }
     OwnerKey::parse(&text).map_err(|error| {
         Failure::new(
+            &own::KEY,
             format!("{}: {error}", path.display()),
             "give the file that `cordon keygen owner -o FILE` wrote, not its .pub file",
         )
@@ -35,6 +37,7 @@ pub(crate) fn owner_public(text: &str) -> Outcome<OwnerPublic> {
     let content = text_or_file(text, "cordonowner1", "owner public key")?;
     OwnerPublic::parse(&content).map_err(|error| {
         Failure::new(
+            &own::KEY,
             format!("{text}: {error}"),
             "give the .pub file of `cordon keygen owner`, or its text `cordonowner1…`",
         )
@@ -46,6 +49,7 @@ pub(crate) fn recipient(text: &str) -> Outcome<Recipient> {
     let content = text_or_file(text, "cordon1", "recipient")?;
     Recipient::parse(&content).map_err(|error| {
         Failure::new(
+            &own::KEY,
             format!("{text}: {error}"),
             "give the text `cordon1…` that `cordon device init` printed, or the file it wrote with --recipient-out",
         )

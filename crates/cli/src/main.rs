@@ -1,7 +1,7 @@
 //! `cordon`: run a neural network on a machine its owner does not trust.
 //!
-//! One file per command under `commands/`. Exit status: 0 done, 1 failed (an error with its next step on stderr), 2 the
-//! command line itself is wrong.
+//! One file per command under `commands/`. Exit status: 0 done, 1 failed (an error with its next step on stderr, one line of JSON with `--json`),
+//! 2 the command line itself is wrong.
 #![forbid(unsafe_code)]
 
 mod backend;
@@ -18,7 +18,7 @@ mod scratch;
 mod ui;
 
 use clap::{Parser, Subcommand};
-use failure::Outcome;
+use failure::{Failure, Outcome};
 use std::process::ExitCode;
 use ui::Ui;
 
@@ -65,15 +65,30 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let ui = Ui::new(cli.json);
-    match dispatch(cli.command, ui) {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) if error.use_stderr() && wants_json() => {
+            eprintln!("{}", Failure::usage(&error).json());
+            return ExitCode::from(2);
+        }
+        Err(error) => error.exit(),
+    };
+    match dispatch(cli.command, Ui::new(cli.json)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("{failure}");
+            if cli.json {
+                eprintln!("{}", failure.json());
+            } else {
+                eprintln!("{failure}");
+            }
             ExitCode::from(1)
         }
     }
+}
+
+/// Whether a command line that could not be read asks for JSON.
+fn wants_json() -> bool {
+    std::env::args_os().skip(1).take_while(|argument| argument != "--").any(|argument| argument == "--json")
 }
 
 fn dispatch(command: Command, ui: Ui) -> Outcome {

@@ -1,6 +1,6 @@
 //! Reading a model file the same way in every command that takes one.
 
-use crate::failure::{Failure, Outcome};
+use crate::failure::{Failure, Outcome, own};
 use crate::ui::Ui;
 use cordon_plan::Model;
 use cordon_runtime::MAX_THREADS;
@@ -52,7 +52,11 @@ impl ModelArgs {
         let mut map = BTreeMap::new();
         for (name, dims) in &self.shapes {
             if map.insert(name.clone(), dims.clone()).is_some() {
-                return Err(Failure::new(format!("--shape names `{name}` twice"), "give each input once"));
+                return Err(Failure::new(
+                    &own::ARGUMENT,
+                    format!("--shape names `{name}` twice"),
+                    "give each input once",
+                ));
             }
         }
         Ok(map)

@@ -1,6 +1,6 @@
 //! Package files as the owner's commands read them: mapped, checked against an owner, never opened.
 
-use crate::failure::{Failure, Outcome};
+use crate::failure::{Failure, Outcome, own};
 use bytes::Bytes;
 use cordon_package::{Checked, OwnerPublic, Parsed, Trust, check_public};
 use std::path::Path;
@@ -17,13 +17,18 @@ impl PackageFile {
     pub(crate) fn open(path: &Path) -> Outcome<Self> {
         let failed = |error: std::io::Error| {
             Failure::new(
+                &own::UNREADABLE,
                 format!("cannot read package {}: {error}", path.display()),
                 "check the path and its permissions",
             )
         };
         let file = std::fs::File::open(path).map_err(failed)?;
         if !file.metadata().map_err(failed)?.is_file() {
-            return Err(Failure::new(format!("{} is not a file", path.display()), "name the .cordon file itself"));
+            return Err(Failure::new(
+                &own::UNREADABLE,
+                format!("{} is not a file", path.display()),
+                "name the .cordon file itself",
+            ));
         }
         Ok(Self { bytes: cordon_mapped::file(&file).map_err(failed)? })
     }

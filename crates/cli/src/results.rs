@@ -1,6 +1,6 @@
 //! Outputs for people: classes and scores, or a summary.
 
-use crate::failure::{Failure, Outcome};
+use crate::failure::{Failure, Outcome, own};
 use crate::ui;
 use cordon_executor::Tensor;
 use cordon_package::{Manifest, Normalisation, OutputPolicy};
@@ -120,7 +120,7 @@ pub(crate) fn as_tensor(output: &Output) -> Outcome<Tensor> {
 /// Tensors of one type, one after the other along the first axis.
 pub(crate) fn concatenate(parts: &[Tensor]) -> Outcome<Tensor> {
     let Some(first) = parts.first() else {
-        return Err(Failure::new("there is no output to write", "give at least one input"));
+        return Err(Failure::new(&own::ARGUMENT, "there is no output to write", "give at least one input"));
     };
     if parts.len() == 1 {
         return Ok(first.clone());
@@ -130,7 +130,11 @@ pub(crate) fn concatenate(parts: &[Tensor]) -> Outcome<Tensor> {
         None => (1, Vec::new()),
     };
     if parts.iter().any(|part| part.elem != first.elem || part.dims != first.dims) {
-        return Err(Failure::new("outputs of different shape cannot share one array", "run the files one by one"));
+        return Err(Failure::new(
+            &own::ARGUMENT,
+            "outputs of different shape cannot share one array",
+            "run the files one by one",
+        ));
     }
     let dims: Vec<usize> = core::iter::once(leading * parts.len()).chain(rest).collect();
     let data: Vec<u8> = parts.iter().flat_map(|part| part.data.iter().copied()).collect();

@@ -1,6 +1,6 @@
 //! An owner and a device that live as long as one command: for measuring and demonstrating, never for real packages.
 
-use crate::failure::{Failure, Outcome};
+use crate::failure::{Failure, Outcome, own};
 use crate::keys;
 use cordon_package::{OutputPolicy, OwnerKey, Recipient};
 use cordon_plan::{Model, Plan};
@@ -24,7 +24,11 @@ impl Scratch {
     /// Makes both. Fails where no enclave of this kind can start.
     pub(crate) fn new(backend: Arc<dyn Backend>) -> Outcome<Self> {
         let folder = tempfile::tempdir().map_err(|error| {
-            Failure::new(format!("cannot make a temporary folder: {error}"), "set TMPDIR to a folder that is writable")
+            Failure::new(
+                &own::UNWRITABLE,
+                format!("cannot make a temporary folder: {error}"),
+                "set TMPDIR to a folder that is writable",
+            )
         })?;
         let owner = OwnerKey::generate(&mut keys::random)?;
         let (device, recipient) = Device::init(backend, folder.path().join("device"), &[owner.public()])?;
@@ -56,7 +60,11 @@ impl Scratch {
         };
         let path = self.folder.path().join(format!("{name}-{version}.cordon"));
         let mut file = std::fs::File::create_new(&path).map_err(|error| {
-            Failure::new(format!("cannot write {}: {error}", path.display()), "check that the disk has room")
+            Failure::new(
+                &own::UNWRITABLE,
+                format!("cannot write {}: {error}", path.display()),
+                "check that the disk has room",
+            )
         })?;
         cordon_seal::write(&Contents::new(model, plan, self.device.backend().profile())?, &identity, &mut file)?;
         Ok(path)

@@ -112,34 +112,27 @@ impl From<DecodeError> for EngineError {
 impl fmt::Display for EngineError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Malformed(error) => write!(f, "not a valid program: {error}; seal the model again"),
+            Self::Malformed(error) => write!(f, "not a valid program: {error}"),
             Self::Version { found } => write!(
                 f,
-                "the program uses instruction set {found}, this engine runs {}; seal the model with the cordon version \
-                 of this engine",
+                "the program uses instruction set {found}, this engine runs {}",
                 crate::program::INSTRUCTION_SET
             ),
             Self::Invalid { at, field, rule } => {
-                write!(f, "{at}: {field}: {rule}; the program is damaged or was compiled by a faulty compiler")
+                write!(f, "{at}: {field}: {rule}")
             }
             Self::Work { at, needed, available } => {
-                write!(f, "{at} takes {needed} operations in one step, {available} are allowed; use a smaller batch")
+                write!(f, "{at} takes {needed} operations in one step, {available} are allowed")
             }
-            Self::Memory { at, what, needed, available } => write!(
-                f,
-                "{at} needs {needed} bytes of secure memory for {what}, {available} are available; raise the budget or \
-                 place less in secure segments"
-            ),
-            Self::Allocation { what, needed } => write!(
-                f,
-                "the platform refused {needed} bytes for {what}; give the enclave more memory or lower the budget so \
-                 that planning accounts for it"
-            ),
+            Self::Memory { at, what, needed, available } => {
+                write!(f, "{at} needs {needed} bytes of secure memory for {what}, {available} are available")
+            }
+            Self::Allocation { what, needed } => write!(f, "the platform refused {needed} bytes for {what}"),
             Self::Piece { index } => write!(f, "piece {index} of the streamed weights is not what was stored"),
-            Self::Reply(why) => write!(f, "reply does not fit the step: {why}; reset and start the request again"),
-            Self::Data { at, rule } => write!(f, "{at}: {rule}; the request was stopped"),
-            Self::NeedsReset => f.write_str("the run is over or has failed; reset before the next step"),
-            Self::Bug(what) => write!(f, "internal error in the engine: {what}; please report it"),
+            Self::Reply(why) => write!(f, "reply does not fit the step: {why}"),
+            Self::Data { at, rule } => write!(f, "{at}: {rule}"),
+            Self::NeedsReset => f.write_str("the run is over or has failed and was not reset"),
+            Self::Bug(what) => write!(f, "internal error in the engine: {what}"),
         }
     }
 }

@@ -59,7 +59,7 @@ impl Session for RtenSession {
         let mut asked: Vec<NodeId> = Vec::new();
         for name in outputs {
             let elem = *self.types.get(*name).ok_or_else(|| {
-                ExecutorError::Misuse(format!("`{name}` is no output of the model; it has {:?}", self.types.keys()))
+                ExecutorError::Misuse(format!("`{name}` is no output of the model, which has {:?}", self.types.keys()))
             })?;
             let node = self.node(name)?;
             wanted.push((node, elem, *name));
@@ -102,7 +102,9 @@ fn to_rten(name: &str, tensor: &Tensor) -> Result<Value, ExecutorError> {
         ElemType::Int32 | ElemType::Int64 => {
             let narrow: Result<Vec<i32>, _> = tensor.to_i64()?.into_iter().map(i32::try_from).collect();
             let narrow = narrow.map_err(|_| {
-                ExecutorError::Unsupported(format!("{NAME} computes integers in 32 bits; input `{name}` needs more"))
+                ExecutorError::Unsupported(format!(
+                    "{NAME} computes integers in 32 bits, and input `{name}` needs more"
+                ))
             })?;
             Value::from_shape(dims, narrow).map_err(engine)?
         }
@@ -147,7 +149,5 @@ fn from_rten(name: &str, value: &Value, declared: Option<ElemType>) -> Result<Te
 }
 
 fn unsupported(name: &str, elem: ElemType) -> ExecutorError {
-    ExecutorError::Unsupported(format!(
-        "{NAME} cannot carry `{name}`, a tensor of {elem}; the executor onnxruntime can"
-    ))
+    ExecutorError::Unsupported(format!("{NAME} cannot carry `{name}`, a tensor of {elem}"))
 }

@@ -1,3 +1,4 @@
+use cordon_fault::Next;
 use core::fmt;
 
 use cordon_graph::{GraphError, TensorError};
@@ -10,6 +11,8 @@ pub enum ExecutorError {
     Malformed(String),
     /// A valid request that this engine or file format cannot serve.
     Unsupported(String),
+    /// No engine has this name.
+    UnknownEngine(String),
     /// The caller asked for something that cannot be meant.
     Misuse(String),
     /// The engine's library is not installed; the text names the places searched.
@@ -55,11 +58,31 @@ impl fmt::Display for ExecutorError {
         match self {
             Self::Malformed(what) => write!(f, "malformed: {what}"),
             Self::Unsupported(what) => write!(f, "not supported: {what}"),
+            Self::UnknownEngine(name) => write!(f, "unknown executor `{name}`"),
             Self::Misuse(what) | Self::NotInstalled(what) => f.write_str(what),
             Self::Engine { engine, message } => write!(f, "{engine}: {message}"),
             Self::Io { path, source } => write!(f, "{}: {source}", path.display()),
         }
     }
+}
+
+cordon_fault::faults! {
+    ExecutorError;
+    wraps {}
+    entries {
+        Self::Malformed(_) => "data-malformed", Hostile, Next::WriteAgain, "A file or model is not what it claims to be.";
+        Self::Unsupported(_) => "data-unsupported", Unsupported, Next::ConvertData,
+            "A valid request that this engine or file format cannot serve.";
+        Self::UnknownEngine(_) => "engine-unknown", Misuse, Next::NameEngine, "No engine has this name.";
+        Self::Misuse(_) => "engine-misuse", Misuse, Next::CheckCall, "What was asked of an engine cannot be meant.";
+        Self::NotInstalled(_) => "engine-not-installed", Resource, Next::InstallEngine,
+            "The engine's library is not installed.";
+        Self::Engine { .. } => "engine-failed", Resource, Next::OtherEngine,
+            "The engine refused the model or failed while running it.";
+        Self::Io { .. } => "data-file", Resource, Next::CheckPath, "A data file could not be read or written.";
+    }
+    next {}
+    place {}
 }
 
 impl core::error::Error for ExecutorError {

@@ -39,7 +39,7 @@ pub fn write(path: &Path, tensors: &[(String, Tensor)]) -> Result<(), ExecutorEr
         (Some("npz"), _) => to_npz(tensors)?,
         (Some("npy" | "pb"), _) => {
             return Err(ExecutorError::Misuse(format!(
-                "{} holds one tensor and there are {}; write an .npz instead",
+                "{} holds one tensor and there are {}",
                 path.display(),
                 tensors.len()
             )));
@@ -72,7 +72,7 @@ pub fn npy(file: Bytes) -> Result<Tensor, ExecutorError> {
     let header = core::str::from_utf8(header).map_err(|_| bad("the header is no text"))?;
 
     let descr = quoted(after(header, "'descr':").ok_or_else(|| bad("no 'descr'"))?)
-        .ok_or_else(|| ExecutorError::Unsupported("structured .npy arrays; save plain arrays of numbers".into()))?;
+        .ok_or_else(|| ExecutorError::Unsupported("structured .npy arrays".into()))?;
     let fortran = after(header, "'fortran_order':").ok_or_else(|| bad("no 'fortran_order'"))?.starts_with("True");
     let dims = after(header, "'shape':").and_then(shape).ok_or_else(|| bad("no valid 'shape'"))?;
     let (elem, big_endian) = element_type(descr)?;
@@ -114,7 +114,7 @@ fn element_type(descr: &str) -> Result<(ElemType, bool), ExecutorError> {
         "u8" => ElemType::Uint64,
         "b1" => ElemType::Bool,
         _ => {
-            return Err(ExecutorError::Unsupported(format!("NumPy type '{descr}'; save numbers or booleans")));
+            return Err(ExecutorError::Unsupported(format!("NumPy type '{descr}'")));
         }
     };
     match order {
@@ -167,7 +167,7 @@ pub fn to_npy(tensor: &Tensor) -> Result<Vec<u8>, ExecutorError> {
         ElemType::Uint64 => "<u8",
         ElemType::Bool => "|b1",
         other => {
-            return Err(ExecutorError::Unsupported(format!("NumPy has no {other}; write a .pb instead")));
+            return Err(ExecutorError::Unsupported(format!("NumPy has no {other}")));
         }
     };
     let dims = tensor.dims.iter().map(|d| format!("{d},")).collect::<String>();

@@ -72,15 +72,13 @@ pub trait Session: Send {
 /// Opens the executor that `spec` names: `rten`, `onnxruntime`, `onnxruntime:cpu` or `onnxruntime:cuda`.
 pub fn open(spec: &str, options: &Options) -> Result<Box<dyn Executor>, ExecutorError> {
     if options.threads == Some(0) {
-        return Err(ExecutorError::Misuse("0 threads cannot run anything; give 1 or more".into()));
+        return Err(ExecutorError::Misuse("0 threads cannot run anything".into()));
     }
     match spec {
         "rten" => Ok(Box::new(embedded::Rten::new(options))),
         "onnxruntime" | "onnxruntime:cpu" => Ok(Box::new(onnxruntime::OnnxRuntime::new(options, false)?)),
         "onnxruntime:cuda" => Ok(Box::new(onnxruntime::OnnxRuntime::new(options, true)?)),
-        other => Err(ExecutorError::Misuse(format!(
-            "unknown executor `{other}`; choose rten, onnxruntime, onnxruntime:cpu or onnxruntime:cuda"
-        ))),
+        other => Err(ExecutorError::UnknownEngine(other.into())),
     }
 }
 
@@ -92,18 +90,21 @@ pub fn find_onnxruntime(options: &Options) -> Result<PathBuf, ExecutorError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use cordon_fault::{Fault, Next};
 
     #[test]
     fn unknown_executors_and_zero_threads_are_refused() {
-        let error = open("tensorrt", &Options::default()).err().expect("no such executor").to_string();
-        assert!(error.contains("tensorrt") && error.contains("rten"), "{error}");
+        let error = open("tensorrt", &Options::default()).err().expect("no such executor");
+        assert!(matches!(&error, ExecutorError::UnknownEngine(name) if name == "tensorrt"), "{error}");
+        assert_eq!(error.next(), Next::NameEngine);
         assert!(open("rten", &Options { threads: Some(0), ..Options::default() }).is_err());
     }
 
     #[test]
     fn an_absent_library_is_named_and_nothing_falls_back() {
         let options = Options { library: Some("absent/libonnxruntime.so".into()), ..Options::default() };
-        let error = open("onnxruntime", &options).err().expect("there is no such library").to_string();
-        assert!(error.contains("absent/libonnxruntime.so") && error.contains("pip install"), "{error}");
+        let error = open("onnxruntime", &options).err().expect("there is no such library");
+        assert!(error.to_string().contains("absent/libonnxruntime.so"), "{error}");
+        assert_eq!(error.next(), Next::InstallEngine);
     }
 }

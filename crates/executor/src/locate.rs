@@ -24,19 +24,15 @@ pub(crate) fn library(explicit: Option<&Path>) -> Result<PathBuf, ExecutorError>
     }
     let searched = folders.iter().map(|f| format!("\n  {}", f.display())).collect::<String>();
     Err(ExecutorError::NotInstalled(format!(
-        "ONNX Runtime is not installed: neither {} nor an `onnxruntime` package for Python was found.{}\n{}",
+        "ONNX Runtime is not installed: neither {} nor an `onnxruntime` package for Python was found.{}",
         VARIABLES.join(", "),
         if searched.is_empty() {
             String::from(" No python3 answered either.")
         } else {
             format!(" Searched:{searched}")
-        },
-        NEXT
+        }
     )))
 }
-
-const NEXT: &str = "Next: `pip install onnxruntime` (or onnxruntime-gpu for CUDA), or set CORDON_ONNXRUNTIME to \
-                    libonnxruntime.so, or use the executor rten, which is built in.";
 
 /// A folder stands for the library inside it.
 fn existing(path: &Path, named_by: &str) -> Result<PathBuf, ExecutorError> {
@@ -44,9 +40,8 @@ fn existing(path: &Path, named_by: &str) -> Result<PathBuf, ExecutorError> {
         // The loader looks up bare names in its own search path, so the path must be absolute.
         return std::path::absolute(path).map_err(|source| ExecutorError::Io { path: path.into(), source });
     }
-    newest_in(path).ok_or_else(|| {
-        ExecutorError::NotInstalled(format!("ONNX Runtime is not at {} ({named_by}).\n{NEXT}", path.display()))
-    })
+    newest_in(path)
+        .ok_or_else(|| ExecutorError::NotInstalled(format!("ONNX Runtime is not at {} ({named_by})", path.display())))
 }
 
 /// `libonnxruntime.so` or its highest versioned name. The provider libraries beside it have other names.

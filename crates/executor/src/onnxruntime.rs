@@ -50,8 +50,7 @@ impl OnnxRuntime {
         };
         if cuda && !CUDA::is_available().map_err(engine)? {
             return Err(ExecutorError::NotInstalled(format!(
-                "the ONNX Runtime at {} has no CUDA provider.\nNext: `pip install onnxruntime-gpu`, or use \
-                 onnxruntime:cpu",
+                "the ONNX Runtime at {} has no CUDA provider",
                 path.display()
             )));
         }
@@ -97,7 +96,7 @@ impl Session for OrtSession {
         let mut selector = OutputSelector::no_default();
         for (i, name) in outputs.iter().enumerate() {
             if !known.iter().any(|k| k == name) {
-                return Err(ExecutorError::Misuse(format!("`{name}` is no output of the model; it has {known:?}")));
+                return Err(ExecutorError::Misuse(format!("`{name}` is no output of the model, which has {known:?}")));
             }
             if !outputs[..i].contains(name) {
                 selector = selector.with(*name);
@@ -124,7 +123,7 @@ fn engine(message: impl ToString) -> ExecutorError {
 }
 
 fn unsupported(name: &str, what: &dyn core::fmt::Display) -> ExecutorError {
-    ExecutorError::Unsupported(format!("`{name}` is {what}; executors carry dense tensors of numbers and booleans"))
+    ExecutorError::Unsupported(format!("`{name}` is {what}, and executors carry dense tensors of numbers and booleans"))
 }
 
 /// The element types that cross, each with its Rust type: one list for both directions.

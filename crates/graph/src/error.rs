@@ -2,6 +2,7 @@
 
 use crate::model::{Graph, Node};
 use crate::tensor::TensorError;
+use cordon_fault::{Next, Place};
 use core::fmt;
 use std::io;
 use std::path::PathBuf;
@@ -44,7 +45,7 @@ impl fmt::Display for NodeSite {
 /// What is wrong, and at which node where one is to blame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
-    /// What is wrong and, where there is one, the next step.
+    /// What is wrong.
     pub what: String,
     /// The node to blame.
     pub node: Option<NodeSite>,
@@ -76,6 +77,15 @@ pub enum GraphError {
         /// Why.
         error: io::Error,
     },
+    /// A folder or device where a model file belongs.
+    NotAFile(PathBuf),
+    /// Dimensions of inputs have no size, and none was given.
+    OpenShape {
+        /// The first such input.
+        input: String,
+        /// All of them, with their dimensions.
+        inputs: String,
+    },
     /// The caller asked for something that does not fit this model.
     Misuse(String),
     /// The owner's executor failed on a constant or shape computation.
@@ -106,6 +116,29 @@ impl GraphError {
     }
 }
 
+cordon_fault::faults! {
+    GraphError;
+    wraps {}
+    entries {
+        Self::Malformed(_) => "model-malformed", Hostile, Next::ExportAgain, "The model breaks ONNX's rules.";
+        Self::Unsupported(_) => "model-unsupported", Unsupported, Next::ExportStandard,
+            "Valid ONNX that this version does not handle.";
+        Self::Limit(_) => "model-limit", Hostile, Next::ExportSmaller, "The model is larger than what is read.";
+        Self::Io { .. } => "model-file", Resource, Next::CheckPath, "A file of the model could not be read.";
+        Self::NotAFile(_) => "model-not-a-file", Misuse, Next::NameFile, "A folder or device where a model file belongs.";
+        Self::OpenShape { .. } => "model-open-shape", Misuse, Next::BindShape { input: None },
+            "Dimensions of inputs have no size, and none was given.";
+        Self::Misuse(_) => "model-misuse", Misuse, Next::InspectModel, "What was asked for does not fit this model.";
+        Self::Executor(_) => "model-folding", Resource, Next::OtherEngine,
+            "The engine failed on a constant or on a computation of shapes.";
+    }
+    next { Self::OpenShape { input, .. } => Next::BindShape { input: Some(input) }; }
+    place {
+        Self::Malformed(fault) | Self::Unsupported(fault) | Self::Limit(fault) =>
+            Place { node: fault.node.as_ref().map(|node| node.name.as_str()), ..Place::default() };
+    }
+}
+
 impl From<TensorError> for GraphError {
     fn from(error: TensorError) -> Self {
         Self::malformed(error.to_string())
@@ -119,6 +152,8 @@ impl fmt::Display for GraphError {
             Self::Unsupported(fault) => write!(f, "unsupported model: {fault}"),
             Self::Limit(fault) => write!(f, "model over a limit: {fault}"),
             Self::Io { path, error } => write!(f, "{}: {error}", path.display()),
+            Self::NotAFile(path) => write!(f, "{} is not a file", path.display()),
+            Self::OpenShape { inputs, .. } => write!(f, "dimensions without a size: {inputs}"),
             Self::Misuse(what) => f.write_str(what),
             Self::Executor(what) => write!(f, "the executor failed: {what}"),
         }

@@ -44,7 +44,7 @@ pub(crate) fn map(path: &Path) -> Result<Bytes, GraphError> {
     let io = |error| GraphError::Io { path: path.to_path_buf(), error };
     let file = File::open(path).map_err(io)?;
     if !file.metadata().map_err(io)?.is_file() {
-        return Err(GraphError::Misuse(format!("{} is not a file; name the .onnx file itself", path.display())));
+        return Err(GraphError::NotAFile(path.to_owned()));
     }
     cordon_mapped::file(&file).map_err(io)
 }
@@ -101,7 +101,7 @@ fn opsets(model: &ModelProto) -> Result<BTreeMap<String, i64>, GraphError> {
     match opsets.get("") {
         None => Err(GraphError::malformed("the model imports no version of ONNX's operator set")),
         Some(version) if !OPSETS.contains(version) => Err(GraphError::unsupported(format!(
-            "opset {version} (Cordon reads {} to {}); convert the model with onnx.version_converter",
+            "opset {version} (Cordon reads {} to {})",
             OPSETS.start(),
             OPSETS.end()
         ))),
@@ -118,7 +118,7 @@ fn main_graph(
     let mut builder = Builder::resume(graph, &[]);
     if let Some(sparse) = proto.sparse_initializer.first() {
         let name = sparse.values.as_ref().map(|values| values.name()).unwrap_or_default();
-        return Err(GraphError::unsupported(format!("sparse initializer `{name}`; store it dense")));
+        return Err(GraphError::unsupported(format!("sparse initializer `{name}`")));
     }
     for tensor in &proto.initializer {
         let constant = decoder.tensor(tensor)?;

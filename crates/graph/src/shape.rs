@@ -34,7 +34,7 @@ impl Symbols {
         if let Some(unknown) = shapes.keys().find(|&name| !inputs.iter().any(|(info, _)| info.name() == name)) {
             let names: Vec<&str> = inputs.iter().map(|(info, _)| info.name()).collect();
             return Err(GraphError::Misuse(format!(
-                "the model has no input `{unknown}` to give a shape to; its inputs are {}",
+                "the model has no input `{unknown}` to give a shape to: its inputs are {}",
                 names.join(", ")
             )));
         }
@@ -59,10 +59,10 @@ impl Symbols {
         }
         if !open.is_empty() {
             let name = inputs.first().map(|(info, _)| info.name()).unwrap_or_default();
-            return Err(GraphError::Misuse(format!(
-                "dimensions without a size: input {}; give every extent, as in --shape {name}=1x3x224x224",
-                open.join(", input ")
-            )));
+            return Err(GraphError::OpenShape {
+                input: (*name).to_owned(),
+                inputs: format!("input {}", open.join(", input ")),
+            });
         }
         types.iter().try_for_each(|ty| check_size(ty, limits))?;
         Ok(types)

@@ -1,6 +1,7 @@
 //! Tensors: construction, typed access, sizes.
 
 use bytes::Bytes;
+use cordon_fault::Next;
 use cordon_onnx_types::ElemType;
 use core::fmt;
 use half::{bf16, f16};
@@ -80,6 +81,17 @@ pub enum TensorError {
         /// What it is.
         found: TensorType,
     },
+}
+
+cordon_fault::faults! {
+    TensorError;
+    wraps {}
+    entries {
+        Self::Size { .. } => "tensor-size", Hostile, Next::WriteAgain, "Data does not fill its shape.";
+        Self::Type { .. } => "tensor-type", Misuse, Next::CheckInput, "A tensor has another element type than was asked for.";
+    }
+    next {}
+    place {}
 }
 
 impl fmt::Display for TensorError {

@@ -135,7 +135,7 @@ fn files_that_are_no_models_are_refused() {
         assert!(matches!(error, GraphError::Malformed(_)), "{error}");
     }
     let error = import(Path::new("/"), &ImportOptions::default()).unwrap_err();
-    assert!(matches!(error, GraphError::Misuse(_)), "{error}");
+    assert!(matches!(error, GraphError::NotAFile(_)), "{error}");
     let error = import(Path::new("/nonexistent.onnx"), &ImportOptions::default()).unwrap_err();
     assert!(matches!(error, GraphError::Io { .. }), "{error}");
 }

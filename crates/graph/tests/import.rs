@@ -5,6 +5,7 @@ mod common;
 
 use bytes::Bytes;
 use common::*;
+use cordon_fault::{Fault, Next};
 use cordon_graph::onnx::attribute_proto::AttributeType;
 use cordon_graph::onnx::{SparseTensorProto, TensorProto};
 use cordon_graph::{Attribute, ElemType, GraphError, ImportOptions, Limits, Tensor, TensorType};
@@ -132,8 +133,9 @@ fn symbolic_dimensions_must_be_bound() {
         info("z", 1, vec![Dim::Named("batch"), Dim::Is(3), Dim::Is(-1)]),
     ];
     graph.value_info = vec![info("y", 1, vec![Dim::Named("batch"), Dim::Is(3)])];
-    let error = message(read(&proto));
-    assert!(error.contains("`x` [batch, 3, ?]") && error.contains("--shape x="), "{error}");
+    let error = read(&proto).unwrap_err();
+    assert!(error.to_string().contains("`x` [batch, 3, ?]"), "{error}");
+    assert_eq!(error.next(), Next::BindShape { input: Some("x") });
     let mut options = ImportOptions::default();
     options.shapes.insert("x".into(), vec![4, 3, 5]);
     let error = read_with(&proto, &options).unwrap_err().to_string();

@@ -1,9 +1,10 @@
 //! Why a segment cannot be lowered.
 
+use cordon_fault::{Next, Place};
 use cordon_graph::TensorError;
 use core::fmt;
 
-/// Every variant names the node or value and says what to do next.
+/// Every variant names the node or value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LowerError {
@@ -51,30 +52,48 @@ pub enum LowerError {
 impl fmt::Display for LowerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unsupported { node, op_type, opset, reason } => write!(
-                f,
-                "node {node:?} ({op_type}, opset {opset}) cannot run in a secure segment: {reason}; \
-                 place it in a normal segment or move the cut"
-            ),
-            Self::UnknownShape { value } => {
-                write!(f, "value {value:?} has no static shape; bind symbolic dimensions with --shape NAME=DIMS")
+            Self::Unsupported { node, op_type, opset, reason } => {
+                write!(f, "node {node:?} ({op_type}, opset {opset}) cannot run in a secure segment: {reason}")
             }
-            Self::ElementType { value, elem } => write!(
-                f,
-                "value {value:?} has element type {elem}, which a secure segment does not support; \
-                 convert the model to float32 or place the nodes around it in a normal segment"
-            ),
-            Self::TooLarge { what } => {
-                write!(f, "{what} exceeds 2^32 elements; use a smaller batch or input size")
+            Self::UnknownShape { value } => write!(f, "value {value:?} has no static shape"),
+            Self::ElementType { value, elem } => {
+                write!(f, "value {value:?} has element type {elem}, which a secure segment does not support")
             }
+            Self::TooLarge { what } => write!(f, "{what} exceeds 2^32 elements"),
             Self::HalfRange { weight, value } => write!(
                 f,
                 "weight {weight:?} has an element {value} (batch normalisation folded in), which f16 cannot hold: its largest \
-                 number is 65504; plan with --weights f32"
+                 number is 65504"
             ),
             Self::Misuse(what) => write!(f, "lower was called wrongly: {what}"),
             Self::Engine(what) => write!(f, "the trusted engine refused the program: {what}"),
         }
+    }
+}
+
+cordon_fault::faults! {
+    LowerError;
+    wraps {}
+    entries {
+        Self::Unsupported { .. } => "node-not-secure", Unsupported, Next::MoveCut,
+            "The trusted engine cannot run this node as it stands; a normal segment can.";
+        Self::UnknownShape { .. } => "value-open-shape", Misuse, Next::BindShape { input: None },
+            "A value of a secure segment has no static shape.";
+        Self::ElementType { .. } => "value-type-not-secure", Unsupported, Next::ConvertType,
+            "The trusted engine does not have this element type.";
+        Self::TooLarge { .. } => "value-too-large", Unsupported, Next::Smaller,
+            "A tensor or the arena exceeds the 2^32 elements a Program can address.";
+        Self::HalfRange { .. } => "weight-out-of-half-range", Unsupported, Next::FullPrecision,
+            "A weight cannot be stored as float16.";
+        Self::Misuse(_) => "lower-misuse", Bug, Next::Report, "A segment was lowered with inconsistent arguments.";
+        Self::Engine(_) => "lower-engine", Bug, Next::Report,
+            "The trusted engine refused what was lowered, or a run failed.";
+    }
+    next {}
+    place {
+        Self::Unsupported { node, .. } => Place { node: Some(node), ..Place::default() };
+        Self::UnknownShape { value } | Self::ElementType { value, .. } => Place { value: Some(value), ..Place::default() };
+        Self::HalfRange { weight, .. } => Place { value: Some(weight), ..Place::default() };
     }
 }
 

@@ -3,6 +3,7 @@
 use core::fmt;
 
 use cordon_codec::DecodeError;
+use cordon_fault::{Fault, Next};
 
 use crate::section::SectionKind;
 
@@ -71,6 +72,8 @@ pub enum PackageError {
     NotARecipient,
     /// The grant belongs to another package.
     OtherPackage,
+    /// More recipients than one package or grant holds.
+    TooManyRecipients,
     /// A key or key file is not validly written.
     BadKey(&'static str),
     /// The caller asked for something that cannot be.
@@ -81,110 +84,83 @@ pub enum PackageError {
     Sink,
 }
 
-/// What to do about a [`PackageError`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum ErrorKind {
-    /// The bytes are damaged or forged.
-    Hostile,
-    /// Valid for all we know, but beyond this version.
-    Unsupported,
-    /// Authentic, but not acceptable here: owner, version, expiry, recipient.
-    Refused,
-    /// The caller's mistake.
-    Misuse,
-    /// Randomness or output failed.
-    Resource,
+impl PackageError {
+    /// Its word without `package-`: what `vectors/index.txt`, the second reader and SPEC.md name it.
+    pub fn class(&self) -> &'static str {
+        let word = self.word();
+        word.strip_prefix("package-").unwrap_or(word)
+    }
 }
 
-impl PackageError {
-    /// The fixed word for this error: what `vectors/index.txt` and the second reader name it.
-    pub fn class(&self) -> &'static str {
-        match self {
-            Self::BadMagic => "magic",
-            Self::Truncated => "truncated",
-            Self::Trailing => "trailing",
-            Self::Malformed(DecodeError::TooLong(_)) => "limit",
-            Self::Malformed(_) => "malformed",
-            Self::Signature => "signature",
-            Self::Digest { .. } => "digest",
-            Self::Chunk { .. } => "chunk",
-            Self::Manifest { .. } => "manifest",
-            Self::Unwrap => "unwrap",
-            Self::UnsupportedFormat(_) | Self::UnsupportedSuite(_) | Self::Unsupported(_) => "unsupported",
-            Self::UnpinnedOwner => "owner",
-            Self::Expired { .. } => "expired",
-            Self::OlderVersion { .. } => "rollback",
-            Self::Development => "development",
-            Self::NotARecipient => "recipient",
-            Self::OtherPackage => "other-package",
-            Self::BadKey(_) => "key",
-            Self::Misuse(_) => "misuse",
-            Self::Random => "random",
-            Self::Sink => "sink",
-        }
+cordon_fault::faults! {
+    PackageError;
+    wraps {}
+    entries {
+        Self::BadMagic => "package-magic", Hostile, Next::NameFile, "The file is not a Cordon file of this kind.";
+        Self::Truncated => "package-truncated", Hostile, Next::FetchAgain, "The file is shorter than its header says.";
+        Self::Trailing => "package-trailing", Hostile, Next::FetchAgain, "Bytes lie outside every section.";
+        Self::Malformed(DecodeError::TooLong(_)) => "package-limit", Hostile, Next::FetchAgain,
+            "A length in the package is over its limit.";
+        Self::Malformed(_) => "package-malformed", Hostile, Next::FetchAgain, "The package is not validly encoded.";
+        Self::Signature => "package-signature", Hostile, Next::FetchAgain,
+            "The owner's signature does not match what was signed.";
+        Self::Digest { .. } => "package-digest", Hostile, Next::FetchAgain,
+            "A section does not match the root in the signed header.";
+        Self::Chunk { .. } => "package-chunk", Hostile, Next::SealAgain,
+            "A chunk matches the signed header and does not decrypt.";
+        Self::Manifest { .. } => "package-manifest", Hostile, Next::SealAgain, "The manifest breaks one of its rules.";
+        Self::Unwrap => "package-unwrap", Hostile, Next::SealAgain, "The key wrapped for this device does not open.";
+        Self::UnsupportedFormat(_) | Self::UnsupportedSuite(_) | Self::Unsupported(_) => "package-unsupported", Unsupported,
+            Next::Update, "The package needs something this version does not know.";
+        Self::UnpinnedOwner => "package-owner", Refused, Next::PinOwner, "The package's owner is not pinned here.";
+        Self::Expired { .. } => "package-expired", Refused, Next::AskForValid, "The package's `not_after` has passed.";
+        Self::OlderVersion { .. } => "package-rollback", Refused, Next::UseNewest,
+            "A newer version of the package was accepted before.";
+        Self::Development => "package-development", Refused, Next::SealToDevice,
+            "The package is marked development, which is not accepted here.";
+        Self::NotARecipient => "package-recipient", Refused, Next::AskForGrant, "The package is not sealed to this device.";
+        Self::OtherPackage => "package-other-package", Refused, Next::MatchGrant, "The grant belongs to another package.";
+        Self::TooManyRecipients => "package-too-many-recipients", Misuse, Next::SplitRecipients,
+            "More recipients than one package or grant holds.";
+        Self::BadKey(_) => "package-key", Misuse, Next::CheckKey, "A key or key file is not validly written.";
+        Self::Misuse(_) => "package-misuse", Misuse, Next::CheckCall, "What was asked for cannot be.";
+        Self::Random => "package-random", Resource, Next::CheckSystem, "The source of randomness failed.";
+        Self::Sink => "package-sink", Resource, Next::CheckDisk, "The output refused the bytes.";
     }
-
-    /// The kind of the error.
-    pub fn kind(&self) -> ErrorKind {
-        match self {
-            Self::BadMagic
-            | Self::Truncated
-            | Self::Trailing
-            | Self::Malformed(_)
-            | Self::Signature
-            | Self::Digest { .. }
-            | Self::Chunk { .. }
-            | Self::Manifest { .. }
-            | Self::Unwrap => ErrorKind::Hostile,
-            Self::UnsupportedFormat(_) | Self::UnsupportedSuite(_) | Self::Unsupported(_) => ErrorKind::Unsupported,
-            Self::UnpinnedOwner
-            | Self::Expired { .. }
-            | Self::OlderVersion { .. }
-            | Self::Development
-            | Self::NotARecipient
-            | Self::OtherPackage => ErrorKind::Refused,
-            Self::BadKey(_) | Self::Misuse(_) => ErrorKind::Misuse,
-            Self::Random | Self::Sink => ErrorKind::Resource,
-        }
-    }
+    next {}
+    place {}
 }
 
 impl fmt::Display for PackageError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::BadMagic => f.write_str("not a Cordon file of this kind; check the path"),
-            Self::Truncated => f.write_str("the file is shorter than its header says; copy it again"),
-            Self::Trailing => {
-                f.write_str("bytes lie outside every section; the file was altered or joined with another")
-            }
+            Self::BadMagic => f.write_str("not a Cordon file of this kind"),
+            Self::Truncated => f.write_str("the file is shorter than its header says"),
+            Self::Trailing => f.write_str("bytes lie outside every section"),
             Self::Malformed(e) => write!(f, "malformed: {e}"),
-            Self::Signature => f.write_str("the owner's signature does not match; the file was altered"),
+            Self::Signature => f.write_str("the owner's signature does not match"),
             Self::Digest { kind, segment } => {
-                write!(f, "{kind} of segment {segment} does not match the signed header; the file was altered")
+                write!(f, "{kind} of segment {segment} does not match the signed header")
             }
             Self::Chunk { kind, segment, index } => {
-                write!(f, "chunk {index} of {kind} of segment {segment} does not decrypt; have the owner seal again")
+                write!(f, "chunk {index} of {kind} of segment {segment} does not decrypt")
             }
-            Self::Manifest { rule, index } => write!(f, "manifest: {rule} (index {index}); have the owner seal again"),
-            Self::Unwrap => f.write_str("the key wrapped for this device does not open; have the owner seal again"),
-            Self::UnsupportedFormat(v) => write!(f, "format version {v} is not supported; update Cordon"),
-            Self::UnsupportedSuite(v) => write!(f, "cipher suite {v} is not supported; update Cordon"),
-            Self::Unsupported(what) => write!(f, "{what} is not supported by this version; update Cordon"),
-            Self::UnpinnedOwner => f.write_str(
-                "the package's owner is not pinned on this device; pin it with `cordon device init --owner`",
-            ),
+            Self::Manifest { rule, index } => write!(f, "manifest: {rule} (index {index})"),
+            Self::Unwrap => f.write_str("the key wrapped for this device does not open"),
+            Self::UnsupportedFormat(v) => write!(f, "format version {v} is not supported"),
+            Self::UnsupportedSuite(v) => write!(f, "cipher suite {v} is not supported"),
+            Self::Unsupported(what) => write!(f, "{what} is not supported by this version"),
+            Self::UnpinnedOwner => f.write_str("the package's owner is not pinned on this device"),
             Self::Expired { not_after } => {
-                write!(f, "the package expired at Unix time {not_after}; ask its owner for a newer one")
+                write!(f, "the package expired at Unix time {not_after}")
             }
             Self::OlderVersion { version, minimum } => {
-                write!(f, "version {version} is older than {minimum}, which was accepted before; use the newer package")
+                write!(f, "version {version} is older than {minimum}, which was accepted before")
             }
             Self::Development => f.write_str("the package is marked development, which is not accepted here"),
-            Self::NotARecipient => {
-                f.write_str("the package is not sealed to this device; ask its owner for `cordon grant`")
-            }
+            Self::NotARecipient => f.write_str("the package is not sealed to this device"),
             Self::OtherPackage => f.write_str("the grant belongs to another package"),
+            Self::TooManyRecipients => f.write_str("there are more recipients than one package or grant holds"),
             Self::BadKey(what) => write!(f, "not a valid key: {what}"),
             Self::Misuse(what) => f.write_str(what),
             Self::Random => f.write_str("the source of randomness failed"),

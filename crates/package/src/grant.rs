@@ -43,7 +43,7 @@ pub fn write_grant(
     let body = body.finish();
     let total = PREFIX_BYTES.saturating_add(body.len()).saturating_add(SIGNATURE_BYTES);
     if total > MAX_GRANT_BYTES {
-        return Err(PackageError::Misuse("too many recipients for one grant; write several"));
+        return Err(PackageError::TooManyRecipients);
     }
     let mut w = Writer::new();
     w.raw(&GRANT_MAGIC).u16(FORMAT).u16(SUITE).count(total).raw(&body);

@@ -52,7 +52,7 @@ mod write;
 pub use aead::{Aead, ChunkAead, NONCE_BYTES};
 pub use check::{Checked, check, check_public, chunk, leaves, stored};
 pub use cordon_onnx_types::ElemType;
-pub use error::{ErrorKind, PackageError};
+pub use error::PackageError;
 pub use grant::write_grant;
 pub use header::{Header, header_length};
 pub use image::{Channels, Fit, ImageLayout, Preprocessing};

@@ -51,7 +51,7 @@ pub(crate) fn dearmour<const N: usize>(
     let digits = text.trim().strip_prefix(prefix).ok_or(PackageError::BadKey("wrong prefix for this kind of key"))?;
     let total = N.saturating_add(CHECKSUM_BYTES);
     if digits.len() != total.saturating_mul(8).div_ceil(5) {
-        return Err(PackageError::BadKey("wrong length; the text was cut or extended"));
+        return Err(PackageError::BadKey("wrong length: the text was cut or extended"));
     }
     let mut bytes = Zeroizing::new(Vec::with_capacity(total));
     let (mut pending, mut bits) = (0u16, 0u32);
@@ -70,7 +70,7 @@ pub(crate) fn dearmour<const N: usize>(
     }
     let (payload, sum) = bytes.split_at_checked(N).ok_or(PackageError::BadKey("wrong length"))?;
     if sum != checksum(prefix, payload) {
-        return Err(PackageError::BadKey("checksum mismatch; the text was mistyped"));
+        return Err(PackageError::BadKey("checksum mismatch: the text was mistyped"));
     }
     let mut out = Zeroizing::new([0; N]);
     out.copy_from_slice(payload);

@@ -110,7 +110,7 @@ impl<'a> Sealer<'a> {
         let stanzas = stanza::encoded_len(x25519, keys.len(), request.brokers);
         let header_len = header::encoded_len(header.encode().len(), stanzas);
         if header_len > MAX_HEADER_BYTES {
-            return Err(PackageError::Misuse("the header would be too long; seal to fewer recipients and grant later"));
+            return Err(PackageError::TooManyRecipients);
         }
         let file_len = section::place(&mut header.sections, header_len);
         Ok(Self {
@@ -251,7 +251,9 @@ fn check_request(request: &SealRequest<'_>) -> Result<(), PackageError> {
     let stanzas = request.recipients.len().saturating_add(request.brokers.len()).saturating_add(1);
     let twice = request.recipients.iter().enumerate().any(|(i, r)| request.recipients.iter().take(i).any(|q| q == r));
     misuse(request.name.is_empty() || !fits(request.name.len(), MAX_STRING_BYTES), "a name has 1 to 1024 bytes")?;
-    misuse(!fits(stanzas, MAX_STANZAS), "too many recipients; seal to fewer and grant later")?;
+    if !fits(stanzas, MAX_STANZAS) {
+        return Err(PackageError::TooManyRecipients);
+    }
     misuse(twice, "a recipient is listed twice")?;
     misuse(!request.output_policy.is_valid(), "the output policy is out of its limits")?;
     misuse(!fits(request.sections.len(), MAX_SECTIONS), "too many sections")?;

@@ -59,14 +59,12 @@ pub fn lower_plan(model: &Model, plan: &Plan, profile: &Profile) -> Result<Lower
     }
     if plan.model.sha256 != model.sha256 {
         return Err(PlanError::Mismatch(format!(
-            "the plan was made for {} with SHA-256 {}, this model has {}; make a new plan with `cordon plan`",
+            "the plan was made for {} with SHA-256 {}, this model has {}",
             plan.model.file, plan.model.sha256, model.sha256
         )));
     }
     if plan.model.shapes != model.shapes {
-        return Err(PlanError::Mismatch(
-            "the plan was made with other --shape values than the model was read with".into(),
-        ));
+        return Err(PlanError::OtherShapes);
     }
     let mut ranges = Vec::new();
     let mut at = 0;
@@ -74,7 +72,7 @@ pub fn lower_plan(model: &Model, plan: &Plan, profile: &Profile) -> Result<Lower
         let names = model.graph.nodes.get(at..).unwrap_or_default().iter().map(|node| node.name.as_str());
         if segment.nodes.is_empty() || !names.take(segment.nodes.len()).eq(segment.nodes.iter().map(String::as_str)) {
             return Err(PlanError::Mismatch(format!(
-                "segment {index} of the plan does not list the model's nodes in order; make a new plan with `cordon plan`"
+                "segment {index} of the plan does not list the model's nodes in order"
             )));
         }
         ranges.push((segment.placement, at..at + segment.nodes.len()));
@@ -82,7 +80,7 @@ pub fn lower_plan(model: &Model, plan: &Plan, profile: &Profile) -> Result<Lower
     }
     if at != model.graph.nodes.len() {
         return Err(PlanError::Mismatch(format!(
-            "the plan places {at} of the model's {} nodes; make a new plan with `cordon plan`",
+            "the plan places {at} of the model's {} nodes",
             model.graph.nodes.len()
         )));
     }
@@ -238,11 +236,7 @@ fn batch(graph: &Graph) -> u32 {
 fn check_outputs(graph: &Graph, segments: &[(Placement, Segment)]) -> Result<(), PlanError> {
     for &id in &graph.outputs {
         if !segments.iter().any(|(_, segment)| segment.outputs.contains(&id)) {
-            return Err(PlanError::Misuse(format!(
-                "output `{}` is an input or a constant of the model: no segment computes it; remove it from the model's \
-                 outputs",
-                graph.value(id).name
-            )));
+            return Err(PlanError::Output { name: graph.value(id).name.clone() });
         }
     }
     Ok(())

@@ -102,12 +102,7 @@ fn identity(model: &Model) -> Result<ModelIdentity, PlanError> {
 
 fn value_type(graph: &Graph, id: ValueId) -> Result<&TensorType, PlanError> {
     let value = graph.value(id);
-    value.ty.as_ref().ok_or_else(|| {
-        PlanError::Misuse(format!(
-            "value `{}` has no static shape; bind the model's symbolic dimensions with --shape NAME=DIMS",
-            value.name
-        ))
-    })
+    value.ty.as_ref().ok_or_else(|| PlanError::OpenShape { value: value.name.clone() })
 }
 
 fn value_shape(graph: &Graph, id: ValueId) -> Result<ValueShape, PlanError> {
@@ -158,15 +153,15 @@ fn crossings(graph: &Graph, lowered: &LoweredPlan) -> Vec<Crossing> {
 /// The first output's class axis: where the labels fit, else the last axis of a `(batch, classes)` output.
 fn output_info(graph: &Graph, labels: &[String]) -> Result<OutputInfo, PlanError> {
     let Some(&first) = graph.outputs.first() else {
-        return Err(PlanError::Misuse("the model has no output".into()));
+        return Err(PlanError::Nothing("the model has no output"));
     };
     let ty = value_type(graph, first)?;
     let axis = if labels.is_empty() {
         (ty.elem == ElemType::Float && ty.dims.len() == 2).then_some(1)
     } else {
         let axis = ty.dims.iter().rposition(|&dim| dim == labels.len()).ok_or_else(|| {
-            PlanError::Misuse(format!(
-                "{} labels were given, but output `{}` has shape {:?} with no axis of that length; give one line per class",
+            PlanError::Labels(format!(
+                "{} labels were given, but output `{}` has shape {:?} with no axis of that length",
                 labels.len(),
                 graph.value(first).name,
                 ty.dims
@@ -188,17 +183,16 @@ fn check_preprocessing(graph: &Graph, preprocessing: Option<&Preprocessing>) -> 
     let Some(image) = preprocessing else { return Ok(()) };
     let Some(&id) = graph.inputs.iter().find(|&&id| graph.value(id).name == image.input) else {
         let names: Vec<&str> = graph.inputs.iter().map(|&id| graph.value(id).name.as_str()).collect();
-        return Err(PlanError::Misuse(format!(
-            "--image names input `{}`, but the model's inputs are {}",
+        return Err(PlanError::Image(format!(
+            "preprocessing names input `{}`, but the model's inputs are {}",
             image.input,
             names.join(", ")
         )));
     };
     let ty = value_type(graph, id)?;
     if ty.elem != ElemType::Float || ty.dims.get(1..) != Some(&image.shape()[1..]) {
-        return Err(PlanError::Misuse(format!(
-            "--image yields a float value of shape {:?}, but input `{}` is {} {:?}; correct size= or the channels, or bind \
-             the shape with --shape",
+        return Err(PlanError::Image(format!(
+            "preprocessing yields a float value of shape {:?}, but input `{}` is {} {:?}",
             image.shape(),
             image.input,
             ty.elem,
@@ -223,19 +217,11 @@ fn check_memory(
         .enumerate()
         .max_by_key(|(_, segment)| segment.cost.streamed())
         .expect("a plan has at least one segment");
-    let advice = match (constraints.protect, smaller(model, constraints, profile)) {
-        (Protect::Weights | Protect::All, Some(cut)) if lowered.segments.len() == 1 => {
-            format!("--secure-memory {minimum} would do, or fewer nodes inside: --protect weights --back {cut} fits")
-        }
-        _ => {
-            let cuts = match constraints.cuts {
-                Cuts::Ends { .. } => "--front and --back",
-                Cuts::Stretches(_) => "--secure",
-            };
-            format!("--secure-memory {minimum} would do, or other {cuts} (`cordon inspect` estimates each cut)")
-        }
+    let cut = match constraints.protect {
+        Protect::Weights | Protect::All if lowered.segments.len() == 1 => smaller(model, constraints, profile),
+        _ => None,
     };
-    Err(PlanError::SecureMemory { needed: minimum, available: limit, segment: demand(index, largest), advice })
+    Err(PlanError::SecureMemory { needed: minimum, available: limit, segment: demand(index, largest), cut })
 }
 
 /// A segment, and which of its instructions ask for most.

@@ -2,6 +2,7 @@
 
 use crate::plan::WeightFormat;
 use crate::{PlanError, Preprocessing};
+use cordon_fault::Next;
 use cordon_graph::{Graph, NodeId, cut_table};
 use cordon_package::{Domain, Placement};
 use core::fmt;
@@ -84,9 +85,10 @@ impl Stretch {
             Some((from, to)) if !from.is_empty() && !to.is_empty() => {
                 Ok(Self { from: Bound::parse(from), to: Bound::parse(to), domain: Domain(0) })
             }
-            _ => Err(PlanError::Misuse(format!(
-                "`{text}` is no stretch of nodes; write FROM..TO, each a number of the cut table or a node"
-            ))),
+            _ => {
+                let what = format!("`{text}` is not FROM..TO, each a number of the cut table or a node");
+                Err(bounds(what, Next::OrderStretches))
+            }
         }
     }
 }
@@ -138,8 +140,8 @@ pub(crate) struct Decision {
 pub(crate) fn decide(graph: &Graph, constraints: &Constraints) -> Result<Decision, PlanError> {
     let nodes = graph.nodes.len();
     if nodes == 0 {
-        return Err(PlanError::Misuse(
-            "the model has no node left after constants were folded: there is nothing to place".into(),
+        return Err(PlanError::Nothing(
+            "the model has no node left after constants were folded: there is nothing to place",
         ));
     }
     let (secure, default_cuts) = match &constraints.cuts {
@@ -189,10 +191,8 @@ fn ends(
     let front = given_front.map(|bound| resolve(graph, bound, Side::End)).transpose()?;
     let back = given_back.map(|bound| resolve(graph, bound, Side::Start)).transpose()?;
     let unwanted = |goal: &str| {
-        PlanError::Misuse(format!(
-            "--front and --back do not go with --protect {goal}, which decides by itself; drop them or choose weights, \
-             inputs or both"
-        ))
+        let what = format!("to protect {goal} decides by itself where the secure part starts and ends");
+        bounds(what, Next::ChooseBounds)
     };
     let default_cuts = match protect {
         Protect::Inputs => front.is_none(),
@@ -207,10 +207,9 @@ fn ends(
         (Protect::Weights, None, None) => (nodes, nodes),
         (Protect::Weights, front, Some(back)) => (front.unwrap_or(0), back),
         (Protect::Weights, Some(_), None) => {
-            return Err(PlanError::Misuse(
-                "--protect weights with --front alone would leave the last nodes, the most telling ones, outside; add --back"
-                    .into(),
-            ));
+            let what =
+                "to protect weights with a FrontNet alone would leave the last nodes, the most telling ones, outside";
+            return Err(bounds(what.into(), Next::AddBack));
         }
         (Protect::Inputs, front, back) => {
             (front.unwrap_or_else(|| cheapest_after(graph, after_share_of_linear(graph, 1, 2))), back.unwrap_or(nodes))
@@ -221,10 +220,8 @@ fn ends(
         ),
     };
     if front > back && given_front.is_some() && given_back.is_some() && front < nodes {
-        return Err(PlanError::Misuse(format!(
-            "the FrontNet would end at cut {front}, after the BackNet starts at cut {back}; give --front a smaller number \
-             than --back, or use --protect all"
-        )));
+        let what = format!("the FrontNet would end at cut {front}, after the BackNet starts at cut {back}");
+        return Err(bounds(what, Next::OrderBounds));
     }
     Ok(Ends { front, back, default_cuts })
 }
@@ -236,10 +233,8 @@ fn resolve_stretches(
     stretches: &[Stretch],
 ) -> Result<Vec<(Domain, Range<usize>)>, PlanError> {
     if let Protect::All | Protect::None = protect {
-        return Err(PlanError::Misuse(format!(
-            "stretches of secure nodes do not go with --protect {protect}, which decides by itself; choose weights, inputs \
-             or both"
-        )));
+        let what = format!("stretches of secure nodes do not go with the goal {protect}, which decides by itself");
+        return Err(bounds(what, Next::ChooseBounds));
     }
     let outer = |bound: &Bound, side| match bound {
         Bound::Cut(0) => Ok(0),
@@ -250,21 +245,22 @@ fn resolve_stretches(
     for Stretch { from, to, domain } in stretches {
         let range = outer(from, Side::Start)?..outer(to, Side::End)?;
         if range.is_empty() {
-            return Err(PlanError::Misuse(format!(
-                "the secure nodes from cut {} to cut {} are none; let the first be the smaller",
-                range.start, range.end
-            )));
+            let what = format!("the secure nodes from cut {} to cut {} are none", range.start, range.end);
+            return Err(bounds(what, Next::OrderStretches));
         }
         ranges.push((*domain, range));
     }
     ranges.sort_unstable_by_key(|(_, range)| range.start);
     if let Some([(_, a), (_, b)]) = ranges.array_windows().find(|[(_, a), (_, b)]| a.end > b.start) {
-        return Err(PlanError::Misuse(format!(
-            "the secure nodes of cuts {} to {} and of cuts {} to {} overlap",
-            a.start, a.end, b.start, b.end
-        )));
+        let what =
+            format!("the secure nodes of cuts {} to {} and of cuts {} to {} overlap", a.start, a.end, b.start, b.end);
+        return Err(bounds(what, Next::OrderStretches));
     }
     Ok(ranges)
+}
+
+fn bounds(what: String, next: Next<'static>) -> PlanError {
+    PlanError::Bounds { what, next }
 }
 
 /// Which end of secure nodes a bound is.
@@ -277,14 +273,16 @@ enum Side {
 fn resolve(graph: &Graph, bound: &Bound, side: Side) -> Result<usize, PlanError> {
     match bound {
         Bound::Cut(index) if (1..graph.nodes.len()).contains(index) => Ok(*index),
-        Bound::Cut(index) => Err(PlanError::Misuse(format!(
-            "there is no cut {index}: this model's cuts are numbered 1 to {}; `cordon inspect` lists them",
+        Bound::Cut(index) => Err(PlanError::UnknownCut(format!(
+            "there is no cut {index}: this model's cuts are numbered 1 to {}",
             graph.nodes.len().saturating_sub(1)
         ))),
         Bound::Node(name) => {
-            let position = graph.nodes.iter().position(|node| node.name == *name).ok_or_else(|| {
-                PlanError::Misuse(format!("there is no node `{name}`; `cordon inspect` lists the nodes"))
-            })?;
+            let position = graph
+                .nodes
+                .iter()
+                .position(|node| node.name == *name)
+                .ok_or_else(|| PlanError::UnknownCut(format!("there is no node `{name}`")))?;
             Ok(match side {
                 Side::Start => position,
                 Side::End => position + 1,

@@ -317,13 +317,11 @@ impl Plan {
         let malformed = |error: toml::de::Error| PlanError::Malformed(error.to_string());
         let Head { format } = toml::from_str(text).map_err(malformed)?;
         if format != FORMAT {
-            return Err(PlanError::Malformed(format!(
-                "it has format {format}, this version reads {FORMAT}; make it again with `cordon plan`"
-            )));
+            return Err(PlanError::Malformed(format!("it has format {format}, this version reads {FORMAT}")));
         }
         let plan: Self = toml::from_str(text).map_err(malformed)?;
         if plan.segments.is_empty() {
-            return Err(PlanError::Malformed("it has no segment; make it again with `cordon plan`".into()));
+            return Err(PlanError::Malformed("it has no segment".into()));
         }
         Ok(plan)
     }

@@ -3,6 +3,7 @@
 use core::fmt;
 
 use cordon_codec::{DecodeError, Reader, Writer};
+use cordon_fault::{Entry, Fault, Next, Place};
 
 macro_rules! codes {
     ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $number:literal $word:literal,)* }) => {
@@ -207,77 +208,121 @@ impl fmt::Display for Refusal {
             Code::OutOfMemory => {
                 f.write_str("not enough secure memory")?;
                 self.write_amounts(f, "bytes")?;
-                self.write_place(f)?;
-                f.write_str("; raise the budget, use a smaller batch, or place less in secure segments")
+                self.write_place(f)
             }
             Code::OlderVersion => {
                 let (version, minimum) = (self.available.unwrap_or(0), self.needed.unwrap_or(0));
-                write!(
-                    f,
-                    "version {version} is older than {minimum}, which this device accepted before; use the newer package"
-                )
+                write!(f, "version {version} is older than {minimum}, which this device accepted before")
             }
             code => {
-                let (what, next) = explain(code);
-                f.write_str(what)?;
+                f.write_str(what(code))?;
                 if let Some(index) = self.index {
                     write!(f, " (index {index})")?;
                 }
-                self.write_place(f)?;
-                write!(f, "; {next}")
+                self.write_place(f)
             }
         }
     }
 }
 
-/// What happened, and the next step.
-fn explain(code: Code) -> (&'static str, &'static str) {
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(what(*self))
+    }
+}
+
+/// What happened.
+fn what(code: Code) -> &'static str {
     match code {
-        Code::Malformed => ("the enclave could not read the command", "use the same Cordon version on both sides"),
-        Code::Version => ("enclave and host speak no common protocol version", "update the older one"),
-        Code::OutOfOrder => {
-            ("the command was out of order", "a request runs every secure segment once, in order; begin a new request")
+        Code::Malformed => "the enclave could not read the command",
+        Code::Version => "enclave and host speak no common protocol version",
+        Code::OutOfOrder => "the command was out of order: a request runs every secure segment once, in order",
+        Code::UnknownRequest => "the enclave knows no such request: it ended or failed",
+        Code::Busy => "the enclave holds as many requests as it can",
+        Code::RequestLimit => "the package's request limit is used up",
+        Code::SealedPayload => "the enclave does not accept sealed values yet",
+        Code::WrongSupply => "the enclave was given something it had not asked for",
+        Code::BadValue => "a value holds NaN, a mask other than 0 and 1, or an index out of range",
+        Code::OutOfMemory => "not enough secure memory",
+        Code::CorruptSpill => "a value that was spilled to this host's memory did not come back as it left",
+        Code::CorruptStore => {
+            "weights that were put into this host's memory did not come back as they left, or it is too small for them"
         }
-        Code::UnknownRequest => ("the enclave knows no such request", "it ended or failed; begin a new one"),
-        Code::Busy => ("the enclave holds as many requests as it can", "end one first"),
-        Code::RequestLimit => {
-            ("the package's request limit is used up", "ask its owner for a package with a higher limit")
-        }
-        Code::SealedPayload => ("the enclave does not accept sealed values yet", "send clear ones"),
-        Code::WrongSupply => ("the enclave was given something it had not asked for", "begin a new request"),
-        Code::BadValue => ("a value holds NaN, a mask other than 0 and 1, or an index out of range", "check the input"),
-        Code::OutOfMemory => ("not enough secure memory", "raise the budget"),
-        Code::CorruptSpill => (
-            "a value that was spilled to this host's memory did not come back as it left",
-            "run it again, on a host you trust more",
-        ),
-        Code::CorruptStore => (
-            "weights that were put into this host's memory did not come back as they left, or it is too small for them",
-            "load the package again, on a host you trust more",
-        ),
-        Code::PackageHostile => ("the package is damaged or forged", "copy it again, or ask its owner"),
-        Code::PackageUnsupported => ("the package needs something this enclave does not know", "update Cordon"),
-        Code::UnpinnedOwner => {
-            ("the package's owner is not pinned on this device", "pin it with `cordon device init --owner`")
-        }
-        Code::NotARecipient => ("the package is not sealed to this device", "ask its owner for `cordon grant`"),
-        Code::OlderVersion => ("a newer version was accepted before", "use the newer package"),
-        Code::Expired => ("the package has expired", "ask its owner for a newer one"),
-        Code::Development => {
-            ("the package is marked development, which this platform refuses", "have it sealed to real devices")
-        }
-        Code::CorruptChunk => ("part of the package does not match its signed header", "copy the file again"),
-        Code::ProgramInvalid => ("a program of the package is invalid", "have the owner seal again"),
-        Code::PolicyImpossible => {
-            ("the output policy cannot be kept with this placement", "place the end of the model in a secure segment")
-        }
-        Code::NoDeviceKey => ("this device has no key", "run `cordon device init`"),
-        Code::DeviceKeyExists => ("this device has a key already", "choose another directory"),
-        Code::DeviceState => {
-            ("the stored device state was altered", "restore it, or make a new device with `cordon device init`")
-        }
-        Code::Platform => ("the platform failed", "see `cordon doctor`"),
-        Code::Internal => ("the enclave met a state its code excludes", "please report it"),
+        Code::PackageHostile => "the package is damaged or forged",
+        Code::PackageUnsupported => "the package needs something this enclave does not know",
+        Code::UnpinnedOwner => "the package's owner is not pinned on this device",
+        Code::NotARecipient => "the package is not sealed to this device",
+        Code::OlderVersion => "a newer version was accepted before",
+        Code::Expired => "the package has expired",
+        Code::Development => "the package is marked development, which this platform refuses",
+        Code::CorruptChunk => "part of the package does not match its signed header",
+        Code::ProgramInvalid => "a program of the package is invalid",
+        Code::PolicyImpossible => "the output policy cannot be kept with this placement",
+        Code::NoDeviceKey => "this device has no key",
+        Code::DeviceKeyExists => "this device has a key already",
+        Code::DeviceState => "the stored device state was altered",
+        Code::Platform => "the platform failed",
+        Code::Internal => "the enclave met a state its code excludes",
+    }
+}
+
+cordon_fault::faults! {
+    Code;
+    wraps {}
+    entries {
+        Self::Malformed => "malformed-command", Bug, Next::SameVersion, "The frame is not a command.";
+        Self::Version => "protocol-version", Unsupported, Next::SameVersion, "No protocol version in common.";
+        Self::OutOfOrder => "out-of-order", Misuse, Next::RunAgain,
+            "The command does not fit the state; a request it names is dead.";
+        Self::UnknownRequest => "unknown-request", Misuse, Next::RunAgain,
+            "No request has this id: never issued, ended, aborted or dead.";
+        Self::Busy => "busy", Resource, Next::Wait, "As many requests are open as the enclave holds at once.";
+        Self::RequestLimit => "request-limit", Refused, Next::AskForRequests, "The package's `max_requests` are used up.";
+        Self::SealedPayload => "sealed-payload", Unsupported, Next::SendClear,
+            "The payload is sealed; the enclave has no channel yet.";
+        Self::WrongSupply => "wrong-supply", Misuse, Next::RunAgain, "What was brought is not what was asked for.";
+        Self::BadValue => "bad-value", Misuse, Next::CheckInput,
+            "A value holds what it must not: NaN, a mask other than 0 and 1, or an index out of range.";
+        Self::OutOfMemory => "out-of-secure-memory", Resource, Next::MoreMemory { enough: None, cut: None },
+            "More secure memory is needed than the budget leaves.";
+        Self::CorruptSpill => "corrupt-spill", Hostile, Next::OtherHost, "A spilled value did not come back as it left.";
+        Self::CorruptStore => "corrupt-store", Hostile, Next::OtherHost,
+            "Streamed weights did not come back from the normal world's memory as they left, or it is too small for them.";
+        Self::PackageHostile => "package-hostile", Hostile, Next::FetchAgain, "The package's bytes are damaged or forged.";
+        Self::PackageUnsupported => "package-unsupported", Unsupported, Next::Update,
+            "The package needs something this version does not know.";
+        Self::UnpinnedOwner => "unpinned-owner", Refused, Next::PinOwner,
+            "The package's owner is not pinned on this device.";
+        Self::NotARecipient => "not-a-recipient", Refused, Next::AskForGrant, "The package is not sealed to this device.";
+        Self::OlderVersion => "older-version", Refused, Next::UseNewest,
+            "A newer version of the package was accepted before.";
+        Self::Expired => "expired", Refused, Next::AskForValid, "The package's `not_after` has passed.";
+        Self::Development => "development", Refused, Next::SealToDevice,
+            "The package is marked development, which this platform refuses.";
+        Self::CorruptChunk => "corrupt-chunk", Hostile, Next::FetchAgain,
+            "A chunk or section does not match the signed header.";
+        Self::ProgramInvalid => "program-invalid", Hostile, Next::SealAgain,
+            "A Program is invalid, or contradicts the manifest.";
+        Self::PolicyImpossible => "policy-impossible", Refused, Next::PlaceEnd,
+            "The output policy cannot be kept with this placement.";
+        Self::NoDeviceKey => "no-device-key", Misuse, Next::InitDevice { folder: "" }, "The device has no key yet.";
+        Self::DeviceKeyExists => "device-key-exists", Misuse, Next::OtherPlace, "The device has a key already.";
+        Self::DeviceState => "device-state", Hostile, Next::RestoreDevice,
+            "The device state the normal world brought is not what this device handed out.";
+        Self::Platform => "platform", Resource, Next::CheckSystem, "The platform failed: no randomness, or no storage.";
+        Self::Internal => "internal", Bug, Next::Report, "A state the code excludes. A bug.";
+    }
+    next {}
+    place {}
+}
+
+impl Fault for Refusal {
+    fn entry(&self) -> &'static Entry {
+        self.code.entry()
+    }
+
+    fn place(&self) -> Place<'_> {
+        Place { segment: self.segment.and_then(|segment| usize::try_from(segment).ok()), ..Place::default() }
     }
 }
 
@@ -295,14 +340,23 @@ mod tests {
     }
 
     #[test]
-    fn messages_name_the_numbers_and_a_next_step() {
+    fn messages_name_the_numbers_and_leave_the_next_step_to_its_type() {
         let refusal = Refusal::new(Code::OutOfMemory).in_segment(2).at_instruction(17).amounts(900, 100);
         let text = refusal.to_string();
-        for part in ["900 bytes needed", "100 bytes available", "segment 2, instruction 17", "raise the budget"] {
+        for part in ["900 bytes needed", "100 bytes available", "segment 2, instruction 17"] {
             assert!(text.contains(part), "{text}");
         }
-        for code in Code::ALL {
-            assert!(Refusal::new(*code).to_string().contains("; "), "{} has no next step", code.name());
+        assert_eq!(refusal.next(), Next::MoreMemory { enough: None, cut: None });
+        assert_eq!(refusal.place().segment, Some(2));
+    }
+
+    #[test]
+    fn every_code_has_one_word() {
+        for (code, entry) in Code::ALL.iter().zip(Code::ENTRIES) {
+            assert_eq!(code.name(), entry.word);
+            assert_eq!(code.entry(), entry);
+            assert!(!Refusal::new(*code).to_string().contains("; "), "{} gives advice", code.name());
         }
+        assert_eq!(Code::ALL.len(), Code::ENTRIES.len());
     }
 }

@@ -300,7 +300,7 @@ fn spill_area(chunks: u32) -> Result<Vec<u8>, RuntimeError> {
         return Err(RuntimeError::Protocol("a larger spill area than any package may need"));
     }
     let (mut area, bytes) = (Vec::new(), chunks as usize * SPILL_CHUNK);
-    let refused = |_| RuntimeError::Input(format!("no memory for {bytes} bytes of spilled activations"));
+    let refused = |_| RuntimeError::HostMemory { bytes };
     area.try_reserve_exact(bytes).map_err(refused)?;
     area.resize(bytes, 0);
     Ok(area)

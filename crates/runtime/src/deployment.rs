@@ -85,20 +85,19 @@ impl Options {
                 if beside.exists() { read(&beside)? } else { Vec::new() }
             }
         };
-        let executor = cordon_executor::open(&self.executor, &self.executor_options)
-            .map_err(|error| RuntimeError::Input(error.to_string()))?;
+        let executor = cordon_executor::open(&self.executor, &self.executor_options).map_err(RuntimeError::Engine)?;
         let file = PackageFile::open(path)?;
         let profile = device.backend().profile();
         let threads = self.threads.unwrap_or_else(|| device.backend().default_threads());
         if !(1..=profile.max_threads).contains(&threads) {
             let most = profile.max_threads;
-            return Err(RuntimeError::Input(format!("{threads} threads: an enclave computes with 1 to {most}")));
+            return Err(RuntimeError::Limits(format!("{threads} threads: an enclave computes with 1 to {most}")));
         }
         let most = profile.memory.unwrap_or(u64::MAX);
         let secure_memory = match self.secure_memory {
             Some(bytes) if bytes > most => {
                 let platform = profile.platform;
-                return Err(RuntimeError::Input(format!(
+                return Err(RuntimeError::Limits(format!(
                     "{bytes} bytes of secure memory: platform {platform} has {most}"
                 )));
             }
@@ -384,14 +383,14 @@ impl Deployment {
                 && tensor.dims.iter().map(|&dim| dim as u64).eq(info.shape.iter().map(|&dim| u64::from(dim)));
             if !fits {
                 return Err(RuntimeError::Input(format!(
-                    "input `{name}` is {} of shape {:?}; the model was sealed for {} of shape {:?}",
+                    "input `{name}` is {} of shape {:?}, but the model was sealed for {} of shape {:?}",
                     tensor.elem, tensor.dims, info.elem, info.shape
                 )));
             }
             values.insert(value, (*tensor).clone());
         }
         match inputs.iter().find(|(given, _)| !names.contains(given)) {
-            Some((given, _)) => Err(RuntimeError::Input(format!("the model has no input `{given}`; it has {names:?}"))),
+            Some((given, _)) => Err(RuntimeError::Input(format!("the model has no input `{given}`: it has {names:?}"))),
             None => Ok(values),
         }
     }

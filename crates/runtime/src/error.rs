@@ -3,12 +3,13 @@ use std::io;
 use std::path::PathBuf;
 
 use cordon_executor::ExecutorError;
+use cordon_fault::{Next, Place};
 use cordon_package::PackageError;
-use cordon_protocol::{Code, Refusal};
+use cordon_protocol::Refusal;
 
 use crate::backend::Death;
 
-/// Why a sealed model did not load or run. The text ends with the next step.
+/// Why a sealed model did not load or run.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum RuntimeError {
@@ -47,8 +48,24 @@ pub enum RuntimeError {
         /// Why.
         source: ExecutorError,
     },
+    /// The engine of normal segments cannot be had.
+    Engine(ExecutorError),
     /// The caller's inputs do not fit the model.
     Input(String),
+    /// More threads or memory than the platform offers.
+    Limits(String),
+    /// This build has no such backend.
+    UnknownBackend(String),
+    /// This host has no memory for the values that the enclave spills.
+    HostMemory {
+        /// Bytes asked for.
+        bytes: usize,
+    },
+    /// The folder holds a device already.
+    DeviceExists {
+        /// The folder.
+        dir: PathBuf,
+    },
     /// The device folder is missing or not usable.
     Device {
         /// The folder.
@@ -74,45 +91,63 @@ impl RuntimeError {
 impl fmt::Display for RuntimeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Package(error) => write!(f, "package: {error}"),
-            Self::Refused { doing, refusal } => {
-                write!(f, "the enclave refused while {doing}: {refusal}")?;
-                match next_step(refusal.code) {
-                    Some(next) => write!(f, "\nNext: {next}"),
-                    None => Ok(()),
-                }
-            }
+            Self::Package(error) => error.fmt(f),
+            Self::Engine(error) => error.fmt(f),
+            Self::Refused { doing, refusal } => write!(f, "the enclave refused while {doing}: {refusal}"),
             Self::Died { doing, death, restart } => {
-                write!(f, "the enclave died while {doing}: {death}; this request is lost")?;
+                write!(f, "the enclave died while {doing}: {death}; this request is lost, and the enclave ")?;
                 match restart {
-                    None => f.write_str("\nNext: send it again, the enclave was started anew"),
-                    Some(error) => write!(f, ", and the enclave could not be started anew: {error}"),
+                    None => f.write_str("was started anew"),
+                    Some(error) => write!(f, "could not be started anew: {error}"),
                 }
             }
-            Self::Start { stage, source } => write!(
-                f,
-                "the enclave did not start ({stage}: {source})\nNext: `cordon doctor` shows what this system lacks"
-            ),
-            Self::Protocol(what) => {
-                write!(f, "the enclave answered out of protocol ({what})\nNext: rebuild host and enclave together")
-            }
+            Self::Start { stage, source } => write!(f, "the enclave did not start ({stage}: {source})"),
+            Self::Protocol(what) => write!(f, "the enclave answered out of protocol ({what})"),
             Self::Executor { segment, source } => write!(f, "normal segment {segment}: {source}"),
-            Self::Input(what) => f.write_str(what),
-            Self::Device { dir, what } => write!(
-                f,
-                "device folder {}: {what}\nNext: `cordon device init --owner PUB --dir {}`",
-                dir.display(),
-                dir.display()
-            ),
+            Self::Input(what) | Self::Limits(what) | Self::UnknownBackend(what) => f.write_str(what),
+            Self::HostMemory { bytes } => write!(f, "this host has no memory for {bytes} bytes of spilled values"),
+            Self::DeviceExists { dir } => write!(f, "device folder {}: it holds a device already", dir.display()),
+            Self::Device { dir, what } => write!(f, "device folder {}: {what}", dir.display()),
             Self::Io { path, source } => write!(f, "{}: {source}", path.display()),
         }
     }
+}
+
+cordon_fault::faults! {
+    RuntimeError;
+    wraps {
+        Self::Package(error) => error;
+        Self::Engine(error) => error;
+        Self::Refused { refusal, .. } => refusal;
+    }
+    entries {
+        Self::Died { .. } => "enclave-died", Resource, Next::RunAgain, "The enclave died; the request under way is lost.";
+        Self::Start { .. } => "enclave-start", Resource, Next::CheckSystem, "The enclave could not be started.";
+        Self::Protocol(_) => "enclave-protocol", Bug, Next::SameVersion, "The enclave answered something that does not fit.";
+        Self::Executor { .. } => "normal-segment", Resource, Next::OtherEngine, "The engine of a normal segment failed.";
+        Self::Input(_) => "run-input", Misuse, Next::CheckInput, "The inputs do not fit the model.";
+        Self::Limits(_) => "run-limits", Misuse, Next::StayWithin, "More threads or memory than the platform offers.";
+        Self::UnknownBackend(_) => "backend-unknown", Misuse, Next::StayWithin, "This build has no such backend.";
+        Self::HostMemory { .. } => "host-memory", Resource, Next::Smaller,
+            "This host has no memory for the values that the enclave spills.";
+        Self::DeviceExists { .. } => "device-exists", Misuse, Next::OtherPlace, "The folder holds a device already.";
+        Self::Device { .. } => "device-folder", Misuse, Next::InitDevice { folder: "" },
+            "The device folder is missing or not usable.";
+        Self::Io { .. } => "runtime-file", Resource, Next::CheckPath, "A package, grant or device file could not be read or written.";
+    }
+    next {
+        Self::Died { restart: Some(error), .. } => error.next();
+        Self::Executor { source, .. } => source.next();
+        Self::Device { dir, .. } => Next::InitDevice { folder: dir.to_str().unwrap_or_default() };
+    }
+    place { Self::Executor { segment, .. } => Place { segment: Some(*segment), ..Place::default() }; }
 }
 
 impl core::error::Error for RuntimeError {
     fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
         match self {
             Self::Package(error) => Some(error),
+            Self::Engine(error) => Some(error),
             Self::Start { source, .. } | Self::Io { source, .. } => Some(source),
             Self::Executor { source, .. } => Some(source),
             Self::Died { restart: Some(error), .. } => Some(&**error),
@@ -125,21 +160,4 @@ impl From<PackageError> for RuntimeError {
     fn from(error: PackageError) -> Self {
         Self::Package(error)
     }
-}
-
-/// What a person can do about a refusal.
-fn next_step(code: Code) -> Option<&'static str> {
-    Some(match code {
-        Code::OutOfMemory => "give more with --secure-memory, or plan with a smaller budget",
-        Code::UnpinnedOwner => "initialise a device that pins this owner: `cordon device init --owner PUB`",
-        Code::NotARecipient => "ask the owner for `cordon grant` with this device's recipient string",
-        Code::OlderVersion => "use the newest package; an older one is never accepted again on this device",
-        Code::Expired => "ask the owner for a package that is still valid",
-        Code::RequestLimit => "ask the owner for a package with more requests",
-        Code::PackageHostile | Code::CorruptChunk => "fetch the package again; `cordon verify` checks it",
-        Code::NoDeviceKey => "`cordon device init --owner PUB` makes the device's key",
-        Code::DeviceState => "the device folder was changed from outside; restore it or initialise a new device",
-        Code::SealedPayload => "send the input in clear; the encrypted channel does not exist yet",
-        _ => return None,
-    })
 }

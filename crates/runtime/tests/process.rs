@@ -38,7 +38,7 @@ fn a_device_is_made_once_and_its_key_file_is_private() {
     assert_eq!(mode & 0o777, 0o600);
     let before = std::fs::read(path.join("device.key")).expect("readable by its owner");
     let again = init(&path);
-    assert!(matches!(again, Err(RuntimeError::Device { .. })), "a second key would orphan every package");
+    assert!(matches!(again, Err(RuntimeError::DeviceExists { .. })), "a second key would orphan every package");
     assert_eq!(std::fs::read(path.join("device.key")).expect("still there"), before);
 }
 

@@ -161,8 +161,8 @@ fn value_info(model: &Model, value: ValueId, name: Option<&String>) -> Result<Va
     let what = model.graph.value(value);
     let ty = what.ty.as_ref().ok_or_else(|| SealError::Misuse(format!("value `{}` has no static shape", what.name)))?;
     if ty.elem.crossing_bytes().is_none() {
-        return Err(SealError::Misuse(format!(
-            "value `{}` of type {} passes between segments, which the package format does not allow; move the cut",
+        return Err(SealError::Crossing(format!(
+            "value `{}` of type {} passes between segments, which the package format does not allow",
             what.name, ty.elem
         )));
     }

@@ -225,7 +225,6 @@ impl Check<'_> {
                 .map_err(|why| SealError::Golden(format!("probe {}, value `{name}`: {why}", probe.label)))?;
             let allowed = self.found.tolerance;
             if found.exceeds(allowed) {
-                let hint = if self.found.rounded > 0 { "; plan with --weights f32" } else { "" };
                 let (steps, more) = match found.steps() {
                     Some(steps) => (
                         format!(", {:.1} steps, {:.2} in the mean", steps.largest, steps.mean),
@@ -233,11 +232,12 @@ impl Check<'_> {
                     ),
                     None => <_>::default(),
                 };
-                return Err(SealError::Golden(format!(
-                    "probe {}, value `{name}`: differs by {:.2e} of its largest magnitude{steps}, {allowed:.1e}{more} is allowed{hint}",
+                let what = format!(
+                    "probe {}, value `{name}`: differs by {:.2e} of its largest magnitude{steps}, {allowed:.1e}{more} is allowed",
                     probe.label,
                     found.relative()
-                )));
+                );
+                return Err(if self.found.rounded > 0 { SealError::Rounded(what) } else { SealError::Golden(what) });
             }
             if let (true, Some(axis)) = (output && self.model.graph.outputs.first() == Some(&value), self.class_axis())
             {
@@ -341,15 +341,14 @@ fn outputs_differ(model: &Model, references: &References, probes: &[Probe]) -> R
     for (i, first) in references.iter().enumerate() {
         for (j, second) in references.iter().enumerate().skip(i + 1) {
             if probes[i].inputs == probes[j].inputs {
-                return Err(SealError::Misuse(format!(
+                return Err(SealError::Probes(format!(
                     "probes {} and {} are the same input",
                     probes[i].label, probes[j].label
                 )));
             }
             if model.graph.outputs.iter().all(|id| first.get(id) == second.get(id)) {
-                return Err(SealError::Golden(format!(
-                    "the plain model gives the same output for probes {} and {}, so the check proves little; give other \
-                     inputs with --probe",
+                return Err(SealError::Probes(format!(
+                    "the plain model gives the same output for probes {} and {}, so the check proves little",
                     probes[i].label, probes[j].label
                 )));
             }

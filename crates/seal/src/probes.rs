@@ -21,9 +21,7 @@ pub fn seeded(model: &Model, count: u64) -> Result<Vec<Probe>, SealError> {
             let mut state = Noise(0x9e37_79b9_7f4a_7c15 ^ (seed + 1).wrapping_mul(0xd1b5_4a32_d192_ed03));
             let inputs = model.graph.inputs.iter().map(|&id| {
                 let value = model.graph.value(id);
-                let ty = value.ty.as_ref().ok_or_else(|| {
-                    SealError::Misuse(format!("input `{}` has no static shape; bind it with --shape", value.name))
-                })?;
+                let ty = value.ty.as_ref().ok_or_else(|| SealError::OpenShape { input: value.name.clone() })?;
                 let n = ty.dims.iter().product();
                 let tensor = match ty.elem {
                     ElemType::Float => {
@@ -36,8 +34,8 @@ pub fn seeded(model: &Model, count: u64) -> Result<Vec<Probe>, SealError> {
                         Tensor::from_bool(ty.dims.clone(), &(0..n).map(|_| state.bit() != 0).collect::<Vec<_>>())
                     }
                     _ => {
-                        return Err(SealError::Misuse(format!(
-                            "no probe can be made up for input `{}` of type {}; give one with --probe FILE",
+                        return Err(SealError::Probes(format!(
+                            "no probe can be made up for input `{}` of type {}",
                             value.name, ty.elem
                         )));
                     }

@@ -89,9 +89,7 @@ pub fn write(contents: &Contents, identity: &Identity<'_>, file: &mut File) -> R
     };
     let mut sealer = Sealer::new(&request, identity.owner, &mut random)?;
     contents.manifest.check_header(sealer.header()).map_err(|error| match error {
-        PackageError::Manifest { rule, .. } => SealError::Misuse(format!(
-            "{rule}; plan with the last layers inside and a class axis, or choose the output policy `full`"
-        )),
+        PackageError::Manifest { rule, .. } => SealError::Policy(rule),
         other => other.into(),
     })?;
     let mut sink = FileSink { to: BufWriter::with_capacity(1 << 20, file), failure: None };

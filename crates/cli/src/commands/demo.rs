@@ -2,7 +2,7 @@
 
 use crate::backend::BackendArgs;
 use crate::commands::{bench::median, inspect, plan as plan_command, seal as seal_command};
-use crate::failure::{Failure, Outcome};
+use crate::failure::{Failure, Outcome, own};
 use crate::inputs::Interface;
 use crate::model::ExecutorArgs;
 use crate::scratch::Scratch;
@@ -136,6 +136,7 @@ pub(crate) fn run(args: &Args, ui: Ui) -> Outcome {
     }));
     if comparison.agree < images.len() || exceeded {
         return Err(Failure::new(
+            &own::DISAGREEMENT,
             "the sealed model and the plain model, or prediction and measurement, do not agree",
             "this is a bug: report it with the output above and that of `cordon doctor`",
         ));
@@ -149,7 +150,8 @@ fn step(ui: Ui, number: u32, title: &str, command: &str) {
 }
 
 fn constraints() -> Outcome<Constraints> {
-    let image = Preprocessing::parse(IMAGE_OPTIONS).map_err(|error| Failure::new(error, "rebuild Cordon"))?;
+    let image = Preprocessing::parse(IMAGE_OPTIONS)
+        .map_err(|error| Failure::new(&own::DISAGREEMENT, error, "rebuild Cordon"))?;
     Ok(Constraints {
         cuts: Cuts::Ends { front: Some(Bound::Node(FRONT.into())), back: Some(Bound::Node(BACK.into())) },
         preprocessing: Some(image),
@@ -231,13 +233,15 @@ fn compare(
                 continue;
             }
             let plain = results::classes(&logits, 1, true, 1).and_then(|rows| rows.first()?.first().copied());
-            let (class, score) =
-                plain.ok_or_else(|| Failure::new("the plain model gave no scores", "rebuild Cordon"))?;
+            let (class, score) = plain
+                .ok_or_else(|| Failure::new(&own::DISAGREEMENT, "the plain model gave no scores", "rebuild Cordon"))?;
             let best = match run.outputs.first() {
                 Some((_, Output::Ranked(ranked))) => ranked.rows.first().and_then(|row| row.first()).cloned(),
                 _ => None,
             };
-            let best = best.ok_or_else(|| Failure::new("the enclave gave no ranked output", "rebuild Cordon"))?;
+            let best = best.ok_or_else(|| {
+                Failure::new(&own::DISAGREEMENT, "the enclave gave no ranked output", "rebuild Cordon")
+            })?;
             let same = best.class as usize == class;
             agree += usize::from(same);
             let label = best.label.clone().unwrap_or_else(|| best.class.to_string());
@@ -278,8 +282,9 @@ fn protections(deployment: &Deployment, ui: Ui) {
 
 /// The package with one bit flipped in the middle.
 fn tamper(package: &Path, folder: &Path) -> Outcome<PathBuf> {
-    let mut bytes = std::fs::read(package)
-        .map_err(|error| Failure::new(format!("cannot read {}: {error}", package.display()), "check TMPDIR"))?;
+    let mut bytes = std::fs::read(package).map_err(|error| {
+        Failure::new(&own::UNREADABLE, format!("cannot read {}: {error}", package.display()), "check TMPDIR")
+    })?;
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     let path = folder.join("tampered.cordon");
@@ -298,6 +303,7 @@ fn refused(
 ) -> Outcome<String> {
     match scratch.open(package, plan, executor) {
         Ok(_) => Err(Failure::new(
+            &own::DISAGREEMENT,
             format!("{what} was accepted"),
             "this is a security bug: report it as SECURITY.md says, with the output of `cordon doctor`",
         )),

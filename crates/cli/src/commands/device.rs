@@ -1,7 +1,7 @@
 //! `cordon device`: the device that opens packages.
 
 use crate::backend::BackendArgs;
-use crate::failure::{Failure, Outcome};
+use crate::failure::{Failure, Outcome, own};
 use crate::ui::Ui;
 use crate::{files, keys};
 use cordon_runtime::Device;
@@ -67,6 +67,10 @@ pub(crate) fn run(command: &Command, ui: Ui) -> Outcome {
 /// The folder named, or the user's.
 pub(crate) fn dir(named: Option<PathBuf>) -> Outcome<PathBuf> {
     named.or_else(Device::default_dir).ok_or_else(|| {
-        Failure::new("there is no home folder to keep the device in", "name a folder with --dir or --device")
+        Failure::new(
+            &own::ARGUMENT,
+            "there is no home folder to keep the device in",
+            "name a folder with --dir or --device",
+        )
     })
 }

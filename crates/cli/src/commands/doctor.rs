@@ -1,7 +1,7 @@
 //! `cordon doctor`: what this machine offers, and what to do about what it lacks.
 
 use crate::backend::BackendArgs;
-use crate::failure::{Failure, Outcome};
+use crate::failure::{Failure, Outcome, own};
 use crate::scratch::Scratch;
 use crate::ui::Ui;
 use cordon_protocol::State;
@@ -36,7 +36,7 @@ pub(crate) fn run(args: &Args, ui: Ui) -> Outcome {
         ));
     }
     match checks.iter().find(|check| check.verdict == Verdict::Broken) {
-        Some(check) => Err(Failure::new(format!("{}: {}", check.what, check.got), check.advice.clone())),
+        Some(check) => Err(Failure::new(&own::SYSTEM, format!("{}: {}", check.what, check.got), check.advice.clone())),
         None => Ok(()),
     }
 }

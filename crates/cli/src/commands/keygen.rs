@@ -1,6 +1,6 @@
 //! `cordon keygen`: keys of model owners.
 
-use crate::failure::{Failure, Outcome};
+use crate::failure::{Failure, Outcome, own};
 use crate::ui::Ui;
 use crate::{files, keys};
 use cordon_package::OwnerKey;
@@ -30,6 +30,7 @@ pub(crate) fn run(command: &Command, ui: Ui) -> Outcome {
     let public_path = PathBuf::from(public_path);
     if public_path.exists() {
         return Err(Failure::new(
+            &own::EXISTS,
             format!("{} exists", public_path.display()),
             "choose another name, or move the existing key away first",
         ));

@@ -1,7 +1,7 @@
 //! `cordon plan`: placement, written as a file a person reviews.
 
 use crate::backend::BackendArgs;
-use crate::failure::{Failure, Outcome};
+use crate::failure::{Failure, Outcome, own};
 use crate::model::{ExecutorArgs, ModelArgs};
 use crate::ui::{self, Ui};
 use crate::{files, model};
@@ -248,6 +248,7 @@ fn read_labels(path: &Path) -> Outcome<Vec<String>> {
     let labels: Vec<String> = text.lines().map(|line| line.trim().to_owned()).collect();
     if labels.is_empty() || labels.iter().any(String::is_empty) {
         return Err(Failure::new(
+            &own::ARGUMENT,
             format!("labels file {} is empty or has an empty line", path.display()),
             "write one label per line, one line per class",
         ));

@@ -2,7 +2,7 @@
 
 use crate::backend::BackendArgs;
 use crate::commands::{device, plan::parse_size};
-use crate::failure::{Failure, Outcome};
+use crate::failure::{Failure, Outcome, own};
 use crate::inputs::{Interface, Request};
 use crate::model::ExecutorArgs;
 use crate::ui::{self, Ui};
@@ -174,6 +174,7 @@ fn check_output(path: &Path) -> Outcome {
     match path.extension().and_then(|extension| extension.to_str()) {
         Some("npy" | "npz") => Ok(()),
         _ => Err(Failure::new(
+            &own::ARGUMENT,
             format!("--output {} is neither .npy nor .npz", path.display()),
             "name a .npy file, or a .npz file for several outputs",
         )),
@@ -193,6 +194,7 @@ fn write_outputs(path: &Path, runs: &[&Run]) -> Outcome {
         (Some("npy"), [(_, tensor)]) => cordon_executor::files::to_npy(tensor)?,
         (Some("npy"), several) => {
             return Err(Failure::new(
+                &own::ARGUMENT,
                 format!("a .npy file holds one array, and there are {} outputs", several.len()),
                 "name a .npz file",
             ));

@@ -1,6 +1,6 @@
 //! `cordon seal`: plan + model + keys → a checked package.
 
-use crate::failure::{Failure, Outcome};
+use crate::failure::{Failure, Outcome, own};
 use crate::inputs::Interface;
 use crate::model::{ExecutorArgs, ModelArgs};
 use crate::package::parse_date;
@@ -110,6 +110,7 @@ pub(crate) fn read_model(args: &ModelArgs, plan: &Plan, executor: &ExecutorArgs,
     let given = args.shapes()?;
     if let Some((name, _)) = given.iter().find(|(name, dims)| plan.model.shapes.get(*name) != Some(dims)) {
         return Err(Failure::new(
+            &own::ARGUMENT,
             format!("--shape {name}=… is not what the plan was made with"),
             "drop --shape here, or make the plan again with it",
         ));

@@ -1,6 +1,6 @@
 //! `cordon unpack`: the public parts, so that any ONNX tool opens the normal segments.
 
-use crate::failure::{Failure, Outcome};
+use crate::failure::{Failure, Outcome, own};
 use crate::package::PackageFile;
 use crate::ui::Ui;
 use crate::{commands::verify, files, keys};
@@ -33,10 +33,18 @@ pub(crate) fn run(args: &Args, ui: Ui) -> Outcome {
     let checked = package.verify(&[owner])?;
     let output = args.output.clone().unwrap_or_else(|| args.package.with_extension(""));
     let failed = |path: &Path, error: std::io::Error| {
-        Failure::new(format!("cannot write {}: {error}", path.display()), "choose another folder with --output")
+        Failure::new(
+            &own::UNWRITABLE,
+            format!("cannot write {}: {error}", path.display()),
+            "choose another folder with --output",
+        )
     };
     if output.exists() {
-        return Err(Failure::new(format!("{} exists", output.display()), "choose another folder with --output"));
+        return Err(Failure::new(
+            &own::EXISTS,
+            format!("{} exists", output.display()),
+            "choose another folder with --output",
+        ));
     }
     let parent = output.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     // Filled beside its final place, then renamed: the folder appears whole or not at all.

@@ -145,7 +145,10 @@ pub fn open(word: &str) -> Result<Arc<dyn Backend>, RuntimeError> {
         Some(backend) => Ok(backend.clone()),
         None => {
             let words: Vec<&str> = known.iter().map(|backend| backend.name()).collect();
-            Err(RuntimeError::Input(format!("there is no backend `{word}`; this build has {}", words.join(", "))))
+            Err(RuntimeError::UnknownBackend(format!(
+                "there is no backend `{word}`: this build has {}",
+                words.join(", ")
+            )))
         }
     }
 }

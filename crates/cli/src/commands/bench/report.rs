@@ -5,7 +5,7 @@ use super::machine::{Ceilings, cpu};
 use super::opening::Opening;
 use super::stats::{Spread, median};
 use super::variant::Variant;
-use crate::failure::{Failure, Outcome};
+use crate::failure::Outcome;
 use crate::ui::{self, Ui};
 use cordon_lower::Lowered;
 use serde_json::{Value, json};
@@ -52,7 +52,7 @@ impl Findings {
         self.explain(ui);
         match baseline.map(|plain| &plain.runner) {
             Some(Err(failure)) => {
-                Err(Failure::new(format!("the plain model did not run: {failure}"), "try another --executor"))
+                Err(failure.clone().within("the plain model did not run").advise("try another --executor"))
             }
             _ => Ok(()),
         }

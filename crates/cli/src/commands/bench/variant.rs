@@ -1,7 +1,7 @@
 //! One way of running the model, and what its runs cost.
 
 use super::meter::{Energy, PeakMemory};
-use crate::failure::Failure;
+use crate::failure::{Failure, own};
 use crate::model::ExecutorArgs;
 use crate::scratch::Scratch;
 use cordon_executor::{ModelSource, Session, Tensor};
@@ -60,7 +60,7 @@ impl Variant {
     fn new(name: &str) -> Self {
         Self {
             name: name.into(),
-            runner: Err(Failure::new("not loaded yet", "this is a bug; please report it")),
+            runner: Err(Failure::new(&own::DISAGREEMENT, "not loaded yet", "this is a bug; please report it")),
             package: None,
             limit: None,
             predicted: 0,
@@ -186,7 +186,8 @@ fn milliseconds(time: Duration) -> f64 {
 
 /// The file as it is, with `FILE.data` beside it as exporters write it; otherwise the graph as read.
 fn source(model: &Model, path: &Path) -> Result<ModelSource, Failure> {
-    let cannot = |error| Failure::new(format!("cannot read {}: {error}", path.display()), "check the path");
+    let cannot =
+        |error| Failure::new(&own::UNREADABLE, format!("cannot read {}: {error}", path.display()), "check the path");
     let constants = model.graph.values.iter().filter(|value| value.computed_from.is_none());
     let weights: u64 = constants.filter_map(|value| value.constant.as_ref()).map(|tensor| tensor.ty().bytes()).sum();
     let mut beside = path.as_os_str().to_owned();

@@ -44,9 +44,7 @@ impl Backend for Process {
         let path = dir.join(KEY);
         let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path);
         let file = file.map_err(|source| match source.kind() {
-            std::io::ErrorKind::AlreadyExists => {
-                RuntimeError::Device { dir: dir.into(), what: "it holds a device already" }
-            }
+            std::io::ErrorKind::AlreadyExists => RuntimeError::DeviceExists { dir: dir.into() },
             _ => RuntimeError::io(&path, source),
         })?;
         let resources = Resources { secure_memory: KEY_BUDGET, threads: 1, store: 0 };
