@@ -125,7 +125,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// The word in `skips.txt`.
+    /// The word in `engines/trusted.toml`.
     pub fn word(self) -> &'static str {
         match self {
             Self::Dtype => "dtype",

@@ -2,13 +2,23 @@
 
 use cordon_executor::{ElemType, Tensor};
 
-/// Relative tolerance.
-pub const RTOL: f64 = 1e-3;
-/// Absolute tolerance.
-pub const ATOL: f64 = 1e-5;
+use crate::cases::DataSet;
+use crate::expectations::Expectations;
+use crate::suite::Failed;
+
+/// `None` when all outputs of a test are as they should be.
+pub fn differs(got: &[Tensor], set: &DataSet, expected: &Expectations) -> Option<Failed> {
+    if got.len() != set.outputs.len() {
+        return Some(Failed::Wrong(format!("{} outputs where {} belong", got.len(), set.outputs.len())));
+    }
+    got.iter().zip(&set.outputs).find_map(|(got, (name, want))| {
+        let difference = difference(got, want, expected.relative, expected.absolute)?;
+        Some(Failed::Wrong(format!("output `{name}`: {difference}")))
+    })
+}
 
 /// `None` when equal, else the first difference in words.
-pub fn difference(got: &Tensor, want: &Tensor) -> Option<String> {
+pub fn difference(got: &Tensor, want: &Tensor, relative: f64, absolute: f64) -> Option<String> {
     if got.elem != want.elem {
         return Some(format!("type {} where {} belongs", got.elem, want.elem));
     }
@@ -18,7 +28,7 @@ pub fn difference(got: &Tensor, want: &Tensor) -> Option<String> {
     let float = matches!(want.elem, ElemType::Float | ElemType::Double | ElemType::Float16 | ElemType::Bfloat16);
     let (got, want) = (got.to_f64_lossy(), want.to_f64_lossy());
     got.iter().zip(&want).enumerate().find_map(|(i, (g, w))| {
-        let close = g == w || g.is_nan() && w.is_nan() || float && (g - w).abs() <= ATOL + RTOL * w.abs();
+        let close = g == w || g.is_nan() && w.is_nan() || float && (g - w).abs() <= absolute + relative * w.abs();
         (!close).then(|| format!("element {i} is {g} where {w} belongs"))
     })
 }
@@ -47,6 +57,7 @@ mod tests {
 
     #[test]
     fn what_is_not_close_is_found() {
+        let difference = |got: &Tensor, want: &Tensor| super::difference(got, want, 1e-3, 1e-5);
         assert_eq!(
             difference(&floats(&[1.0, f32::NAN, f32::INFINITY]), &floats(&[1.0005, f32::NAN, f32::INFINITY])),
             None

@@ -1,22 +1,34 @@
-//! Suites that hold every engine to the same expectations: ONNX's official node tests and whole networks.
+//! Suites that hold every engine and every backend to the same expectations: ONNX's official node tests and whole networks.
 //!
-//! | suite | module | entry |
-//! |---|---|---|
-//! | node tests on the trusted engine | [`nodes`] | `cargo test -p cordon-conformance` |
-//! | node tests on the executors, for information | [`engines`] | the same |
-//! | networks: plain, all-secure, ternary | [`golden`] | `cargo xtask golden` |
+//! | suite | module | what runs it | entry |
+//! |---|---|---|---|
+//! | operators | [`suite`] | the trusted engine in this process ([`trusted`]), executors ([`executor`]); a test of each operator in an enclave | `cargo test -p cordon-conformance` |
+//! | networks | [`golden`], [`quantised`] | sealed packages in an enclave, all inside and ternary; the embedded executor | `cargo xtask golden` |
+//!
+//! What each engine is expected to do is data: `engines/NAME.toml` and `networks.toml` beside this crate.
 #![forbid(unsafe_code)]
 
-pub mod bridge;
 pub mod cases;
 pub mod compare;
-pub mod engines;
+pub mod executor;
+pub mod expectations;
 pub mod golden;
-pub mod nodes;
+pub mod networks;
+pub mod place;
 pub mod quantised;
-pub mod skips;
+pub mod suite;
+pub mod trusted;
 
 use std::path::PathBuf;
+
+/// An engine by its name in `engines/`; the trusted one in this process.
+pub fn engine(name: &str) -> Result<Box<dyn suite::Engine>, String> {
+    match expectations::Expectations::engines().find(|known| *known == name) {
+        Some("trusted") => Ok(Box::new(trusted::Trusted(place::InProcess::default()))),
+        Some(name) => Ok(Box::new(executor::OnExecutor::open(name)?)),
+        None => Err(format!("no engine {name}")),
+    }
+}
 
 /// The official node tests, where `cargo xtask conformance` put them.
 pub fn node_tests() -> Option<PathBuf> {

@@ -8,16 +8,13 @@ use std::time::Instant;
 use cordon_engine::KernelSet;
 use cordon_executor::{Executor, Tensor};
 use cordon_graph::{Graph, NodeView};
-use cordon_lower::{Local, lower_graph, run_lowered};
+use cordon_plan::{Constraints, Protect};
 
-use crate::golden::{Ternary, draw, load, prepare, run};
+use crate::expectations::Networks;
+use crate::golden::{answers, plain, read, ternary};
+use crate::place::{Enclave, InProcess, Place as _};
 
-/// Most steps an output may differ by: docs/decisions/0008-int8.md says where a single one comes from.
-pub const STEPS: f64 = 3.0;
-/// Most steps with the middle on ONNX Runtime. A cut may part a DequantizeLinear from its layer, which is then computed in
-/// `f32` on that side; a step that comes of it grows in the layers behind.
-pub const TERNARY_STEPS: f64 = 6.0;
-/// Input draws per network.
+/// Inputs drawn per network.
 const PROBES: u64 = 4;
 
 /// What one network showed.
@@ -26,7 +23,7 @@ pub struct Row {
     pub elements: usize,
     /// See [`Row::elements`].
     pub different: usize,
-    /// Largest difference of the all-secure plan, in steps.
+    /// Largest difference of the all-secure package, in steps.
     pub all_secure: f64,
     /// Largest difference with the middle on ONNX Runtime, in steps.
     pub ternary: f64,
@@ -35,9 +32,9 @@ pub struct Row {
 }
 
 impl Row {
-    /// Whether both plans agree with ONNX Runtime.
-    pub fn passed(&self) -> bool {
-        self.all_secure <= STEPS && self.ternary <= TERNARY_STEPS
+    /// Whether both packages agree with ONNX Runtime.
+    pub fn passed(&self, expected: Networks) -> bool {
+        self.all_secure <= expected.steps && self.ternary <= expected.steps_ternary
     }
 }
 
@@ -48,40 +45,32 @@ pub fn no_reference() -> Option<&'static str> {
 }
 
 /// Checks one quantised model of square images whose output is dequantised last. All kernel sets of this CPU must give the
-/// same bytes.
-pub fn check(model: &Path, size: usize, reference: &dyn Executor) -> Result<Row, String> {
+/// bytes that the enclave gives.
+pub fn check(file: &Path, size: usize, reference: &dyn Executor, enclave: &Enclave) -> Result<Row, String> {
     let start = Instant::now();
-    let graph = prepare(model, size)?;
-    let step = output_step(&graph).ok_or("the output is not a DequantizeLinear of one scale")?;
-    let mut plain = load(model, reference)?;
-    let whole = lower_graph(&graph).map_err(|e| e.to_string())?;
-    let (mut ternary, _) = Ternary::new(&graph, reference)?;
-    let mut row = Row { elements: 0, different: 0, all_secure: 0.0, ternary: 0.0, time: Duration::ZERO };
-    let mut outputs: Vec<Vec<f64>> = Vec::new();
-    for probe in 0..PROBES {
-        let inputs = draw(&graph, probe)?;
-        let want = values(&run(&mut *plain, &graph, &inputs)?);
-        let got = run_lowered(&whole, &inputs).map_err(|e| e.to_string())?;
-        if probe == 0 {
-            for set in KernelSet::all_available() {
-                let other = Local::new(&whole, set).and_then(|mut it| it.run(&inputs)).map_err(|e| e.to_string())?;
-                if other != got {
-                    return Err(format!("the kernels of {} give other bytes", set.integer_name()));
-                }
-            }
-        }
-        let got = values(&got);
-        row.elements += want.len();
-        row.different += got.iter().zip(&want).filter(|(got, want)| got != want).count();
-        row.all_secure = row.all_secure.max(steps(&got, &want, step));
-        row.ternary = row.ternary.max(steps(&values(&ternary.run(&graph, &inputs)?), &want, step));
-        outputs.push(want);
-    }
-    if outputs.windows(2).any(|pair| pair[0] == pair[1]) {
+    let model = read(file, size)?;
+    let step = output_step(&model.graph).ok_or("the output is not a DequantizeLinear of one scale")?;
+    let probes = cordon_seal::seeded(&model, PROBES).map_err(|e| e.to_string())?;
+    let want = answers(&mut plain(file, &model, reference)?, &probes)?;
+    if want.windows(2).any(|pair| pair[0] == pair[1]) {
         return Err("two different inputs give the same output: the network tells nothing".into());
     }
-    row.time = start.elapsed();
-    Ok(row)
+    let got = answers(&mut enclave.seal(&model, &Constraints::new(Protect::All))?, &probes)?;
+    for set in KernelSet::all_available() {
+        let mut other = InProcess(set.into()).load(&model.graph)?;
+        if answers(&mut *other, &probes[..1])? != got[..1] {
+            return Err(format!("the kernels of {} give other bytes", set.integer_name()));
+        }
+    }
+    let ternary = answers(&mut enclave.seal(&model, &ternary(&model.graph))?, &probes)?;
+    let (want, got, ternary) = (values(&want), values(&got), values(&ternary));
+    Ok(Row {
+        elements: want.len(),
+        different: got.iter().zip(&want).filter(|(got, want)| got != want).count(),
+        all_secure: steps(&got, &want, step),
+        ternary: steps(&ternary, &want, step),
+        time: start.elapsed(),
+    })
 }
 
 /// Distance of neighbouring values of the only output.
@@ -92,8 +81,8 @@ fn output_step(graph: &Graph) -> Option<f64> {
     (node.op_type == "DequantizeLinear" && scale.len() == 1).then(|| f64::from(scale[0]))
 }
 
-fn values(outputs: &[Tensor]) -> Vec<f64> {
-    outputs.iter().flat_map(Tensor::to_f64_lossy).collect()
+fn values(answers: &[Vec<Tensor>]) -> Vec<f64> {
+    answers.iter().flatten().flat_map(Tensor::to_f64_lossy).collect()
 }
 
 fn steps(got: &[f64], want: &[f64], step: f64) -> f64 {

@@ -26,7 +26,7 @@ cargo xtask TASK
   conformance              fetch the official ONNX node tests and ONNX Runtime (about 45 MB, once)
   models [NETWORK …] [--darknet]  export the golden networks (about 640 MB of Python packages once, 6 GB on disk), or those
                            named; --darknet names Darknet's eight (0.7 GB)
-  golden [NETWORK …] [--minutes N]  run them plain, all-secure and ternary against ONNX Runtime
+  golden [NETWORK …] [--minutes N] [--backend NAME]  run them sealed in an enclave, all-secure and ternary, against ONNX Runtime
   bench [--quick] [--threads N] [--memory [--f16]] [--fast-aead] [--draw] [NETWORK…]  measure, write bench/results/, tables and plots
   memory [NETWORK …]       seal every network for 10, 14 and 16 MiB and hold what the enclave takes against the prediction
   instructions [--write]   compare the instruction counts of the hottest kernels with bench/instructions.txt (valgrind)";

@@ -12,7 +12,7 @@ pub(crate) const TRUSTED: [&str; 9] =
     ["codec", "fault", "onnx-types", "kernels", "engine", "package", "protocol", "enclave", "process-link"];
 
 /// Which workspace crates each may use; what those may use is allowed as well. The design's section 3.
-const DIRECTION: [(&str, &[&str]); 19] = [
+const DIRECTION: [(&str, &[&str]); 21] = [
     ("codec", &[]),
     ("fault", &[]),
     ("onnx-types", &[]),
@@ -25,12 +25,14 @@ const DIRECTION: [(&str, &[&str]); 19] = [
     ("mapped", &[]),
     ("graph", &["fault", "mapped", "onnx-types"]),
     ("executor", &["graph"]),
+    ("native", &["engine", "graph"]),
+    ("plain", &["executor"]),
     ("lower", &["graph", "engine"]),
     ("plan", &["lower", "package", "protocol"]),
     // Runtime: sealing re-opens what it wrote and runs the probes in the enclave.
-    ("seal", &["plan", "lower", "executor", "package", "runtime"]),
+    ("seal", &["plan", "lower", "plain", "package", "runtime"]),
     ("runtime", &["package", "protocol", "process-link", "executor", "mapped"]),
-    ("cli", &["runtime", "plan", "seal", "graph"]),
+    ("cli", &["runtime", "plan", "seal", "native", "graph"]),
     ("conformance", &["cli", "enclave"]),
     ("xtask", &[]),
 ];

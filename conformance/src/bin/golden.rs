@@ -1,46 +1,21 @@
-//! Runs exported networks: `golden FOLDER [NETWORK …] [--minutes N]`; `cargo xtask golden` is the way to call it.
+//! Runs exported networks: `golden FOLDER [NETWORK …] [--minutes N] [--backend NAME]`; `cargo xtask golden` is the way to call it.
 #![forbid(unsafe_code)]
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use cordon_conformance::golden::{PROBES, TOLERANCE, check};
+use cordon_conformance::expectations::Expectations;
+use cordon_conformance::golden::{PROBES, Row, check};
+use cordon_conformance::networks::{Network, Networks};
+use cordon_conformance::place::Enclave;
 use cordon_conformance::quantised;
 use cordon_executor::Executor;
+use cordon_runtime::backend::DEFAULT;
 
-/// Name and image size, from small to large, so that a run with little time covers as many as it can.
-const NETWORKS: [(&str, usize); 10] = [
-    ("vgg7", 32),
-    ("alexnet32", 32),
-    ("squeezenet1_1", 224),
-    ("mobilenet_v2", 224),
-    ("efficientnet_b0", 224),
-    ("densenet121", 224),
-    ("resnet50", 224),
-    ("alexnet", 224),
-    ("vit_b_16", 224),
-    ("vgg16", 224),
-];
-/// Darknet's networks, exported once; run when named.
-const DARKNET: [(&str, usize); 8] = [
-    ("tiny_darknet", 224),
-    ("darknet_reference", 256),
-    ("extraction", 224),
-    ("darknet19", 256),
-    ("resnet50_darknet", 256),
-    ("densenet201_darknet", 256),
-    ("darknet53", 256),
-    ("darknet53_448", 448),
-];
-/// The only export of Darknet's networks.
-const DARKNET_EXPORT: &str = "torchscript17-fixed";
-/// How each was exported; the first is today's default exporter with a dynamic batch.
-const EXPORTS: [&str; 4] = ["dynamo20-dynamic", "torchscript17-fixed", "torchscript17-dynamic", "dynamo20-fixed"];
-
-/// Networks that also come quantised to 8 bits, and the folder of that export.
-const QUANTISED: [&str; 5] = ["vgg7", "alexnet32", "squeezenet1_1", "mobilenet_v2", "resnet50"];
-const QUANTISED_EXPORT: &str = "qdq-int8";
+const USAGE: &str = "usage: golden FOLDER [NETWORK …] [--minutes N] [--backend NAME]";
+/// The engine that everything is compared with, and that runs normal segments.
+const REFERENCE: &str = "onnxruntime:cpu";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -54,49 +29,49 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &[String]) -> Result<(), String> {
-    let (folder, rest) = arguments.split_first().ok_or("usage: golden FOLDER [NETWORK …] [--minutes N]")?;
-    let mut wanted: Vec<(&str, usize)> = Vec::new();
+    let (folder, rest) = arguments.split_first().ok_or(USAGE)?;
+    let networks = Networks::read()?;
+    let mut names: Vec<&str> = Vec::new();
     let mut minutes = f64::INFINITY;
+    let mut backend = DEFAULT;
     let mut words = rest.iter();
     while let Some(word) = words.next() {
-        if word == "--minutes" {
-            minutes = words.next().and_then(|n| n.parse().ok()).ok_or("--minutes needs a number")?;
-        } else {
-            let all = NETWORKS.iter().chain(&DARKNET);
-            let names = || all.clone().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
-            let known = all.clone().find(|(name, _)| name == word);
-            wanted.push(*known.ok_or_else(|| format!("unknown network {word}; there are {}", names()))?);
+        match word.as_str() {
+            "--minutes" => minutes = words.next().and_then(|n| n.parse().ok()).ok_or("--minutes needs a number")?,
+            "--backend" => backend = words.next().ok_or("--backend needs a name")?,
+            name => names.push(name),
         }
     }
-    if wanted.is_empty() {
-        wanted.extend(NETWORKS);
-    }
-    let options = cordon_executor::Options { threads: None, ..Default::default() };
-    let reference = cordon_executor::open("onnxruntime:cpu", &options).map_err(|e| e.to_string())?;
-
-    println!(
-        "errors are relative to the output's largest magnitude; below {TOLERANCE:e} passes; reference ONNX Runtime;\n\
-         f16: weights rounded, with what that may add and the draws with the same best class"
-    );
-    println!(
-        "network          export                 nodes  arena MiB  weights MiB  rten plain  all-secure    ternary  crossings      f16  allowed  class      s"
-    );
+    let wanted = networks.named(&names)?;
+    let options = cordon_executor::Options::default();
+    let reference = cordon_executor::open(REFERENCE, &options).map_err(|e| e.to_string())?;
     let mut round = Round {
         folder,
         reference: &*reference,
+        enclave: Enclave::open(backend, REFERENCE, options)?,
+        trusted: Expectations::of("trusted")?,
+        embedded: Expectations::of("rten")?,
         end: minutes * 60.0,
         start: Instant::now(),
         failed: Vec::new(),
         left: Vec::new(),
     };
-    for (index, export) in EXPORTS.into_iter().enumerate() {
-        for &(network, size) in &wanted {
-            if export == DARKNET_EXPORT || DARKNET.iter().all(|(name, _)| *name != network) {
-                round.float(network, export, size);
-            }
+    println!(
+        "errors are relative to the output's largest magnitude; below {:e} passes; reference ONNX Runtime, of the original file\n\
+         all-secure, ternary, f16: sealed packages in the enclave; f16: weights rounded, with what that may add and the draws\n\
+         with the same best class",
+        round.trusted.networks.difference
+    );
+    println!(
+        "network          export                 nodes  arena MiB  weights MiB  rten plain  all-secure    ternary  crossings      f16  allowed  class      s"
+    );
+    for (index, export) in networks.exports.iter().enumerate() {
+        for network in wanted.iter().filter(|it| it.only.as_ref().is_none_or(|only| only == export)) {
+            // Rounding weights does not depend on how a network was exported.
+            round.float(network, export, index == 0 || network.only.is_some());
         }
         if index == 0 {
-            round.quantised(&wanted);
+            round.quantised(&wanted, &networks.quantised);
         }
     }
     let Round { failed, left, .. } = round;
@@ -114,6 +89,9 @@ fn run(arguments: &[String]) -> Result<(), String> {
 struct Round<'a> {
     folder: &'a str,
     reference: &'a dyn Executor,
+    enclave: Enclave,
+    trusted: Expectations,
+    embedded: Expectations,
     start: Instant,
     /// Seconds after which no check begins.
     end: f64,
@@ -122,88 +100,74 @@ struct Round<'a> {
 }
 
 impl Round<'_> {
-    /// Whether there is time; what there is none for is listed.
-    fn has_time(&mut self, network: &str, export: &str) -> bool {
-        let time = self.start.elapsed().as_secs_f64() <= self.end;
-        if !time {
+    /// Makes one check if there is time, prints its line, and keeps the name if it failed.
+    fn check(
+        &mut self,
+        network: &str,
+        export: &str,
+        check: impl FnOnce(&Self, &Path) -> Result<(String, bool), String>,
+    ) {
+        if self.start.elapsed().as_secs_f64() > self.end {
             self.left.push(format!("{network}/{export}"));
-        }
-        time
-    }
-
-    /// One export of one network.
-    fn float(&mut self, network: &str, export: &str, size: usize) {
-        if !self.has_time(network, export) {
             return;
         }
-        let label = format!("{network:16} {export:22}");
-        let passed = match check(&model(self.folder, network, export), size, self.reference) {
-            Ok(row) => {
-                let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
-                println!(
-                    "{label} {:5}  {:9.2}  {:11.1}  {:10.1e}  {:10.1e}  {:9.1e}  {:9}  {:7.1e}  {:7.1e}  {:2}/{PROBES}  {:5.1}{}",
-                    row.nodes,
-                    mib(row.arena),
-                    mib(row.weights),
-                    row.plain,
-                    row.all_secure,
-                    row.ternary,
-                    row.crossings,
-                    row.f16,
-                    row.f16_allowed,
-                    row.f16_same_class,
-                    row.time.as_secs_f64(),
-                    if row.passed() { "" } else { "  FAILED" }
-                );
-                row.passed()
-            }
-            Err(why) => {
-                println!("{label} FAILED: {why}");
-                false
-            }
-        };
+        let file: PathBuf = [self.folder, network, export, "model.onnx"].iter().collect();
+        let (text, passed) = check(self, &file).unwrap_or_else(|why| (why, false));
+        println!("{network:16} {export:22} {text}{}", if passed { "" } else { "  FAILED" });
         if !passed {
             self.failed.push(format!("{network}/{export}"));
         }
     }
 
+    /// One export of one network.
+    fn float(&mut self, network: &Network, export: &str, f16: bool) {
+        self.check(&network.name, export, |this, file| {
+            let row = check(file, network.size, f16, this.reference, &this.enclave)?;
+            Ok((line(&row), row.passed(this.embedded.networks, this.trusted.networks)))
+        });
+    }
+
     /// The 8-bit variants of the networks wanted.
-    fn quantised(&mut self, wanted: &[(&str, usize)]) {
-        let (steps, ternary) = (quantised::STEPS, quantised::TERNARY_STEPS);
+    fn quantised(&mut self, wanted: &[&Network], export: &str) {
         if let Some(why) = quantised::no_reference() {
             println!("8-bit networks skipped: {why}");
             return;
         }
-        for &(network, size) in wanted.iter().filter(|(name, _)| QUANTISED.contains(name)) {
-            if !self.has_time(network, QUANTISED_EXPORT) {
-                continue;
-            }
-            let label = format!("{network:16} {QUANTISED_EXPORT:22}");
-            let passed = match quantised::check(&model(self.folder, network, QUANTISED_EXPORT), size, self.reference) {
-                Ok(row) => {
-                    println!(
-                        "{label} {} of {} values differ, by {} steps of 256 at most ({steps} allowed), ternary by {} ({ternary}), {:.1} s{}",
-                        row.different,
-                        row.elements,
-                        row.all_secure,
-                        row.ternary,
-                        row.time.as_secs_f64(),
-                        if row.passed() { "" } else { "  FAILED" }
-                    );
-                    row.passed()
-                }
-                Err(why) => {
-                    println!("{label} FAILED: {why}");
-                    false
-                }
-            };
-            if !passed {
-                self.failed.push(format!("{network}/{QUANTISED_EXPORT}"));
-            }
+        for network in wanted.iter().filter(|network| network.quantised) {
+            self.check(&network.name, export, |this, file| {
+                let row = quantised::check(file, network.size, this.reference, &this.enclave)?;
+                let allowed = this.trusted.networks;
+                let text = format!(
+                    "{} of {} values differ, by {} steps of 256 at most ({} allowed), ternary by {} ({}), {:.1} s",
+                    row.different,
+                    row.elements,
+                    row.all_secure,
+                    allowed.steps,
+                    row.ternary,
+                    allowed.steps_ternary,
+                    row.time.as_secs_f64()
+                );
+                Ok((text, row.passed(allowed)))
+            });
         }
     }
 }
 
-fn model(folder: &str, network: &str, export: &str) -> PathBuf {
-    Path::new(folder).join(network).join(export).join("model.onnx")
+fn line(row: &Row) -> String {
+    let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+    let f16 = row.f16.as_ref().map_or_else(
+        || format!("{:>7}  {:>7}  {:>5}", "-", "-", "-"),
+        |f16| format!("{:7.1e}  {:7.1e}  {:3}/{PROBES}", f16.error, f16.allowed, f16.same_class),
+    );
+    format!(
+        "{:5}  {:9.2}  {:11.1}  {:10.1e}  {:10.1e}  {:9.1e}  {:9}  {f16}  {:5.1}",
+        row.nodes,
+        mib(row.arena),
+        mib(row.weights),
+        row.embedded,
+        row.all_secure,
+        row.ternary,
+        row.crossings,
+        row.time.as_secs_f64(),
+    )
 }

@@ -14,7 +14,6 @@ mod keys;
 mod model;
 mod package;
 mod results;
-mod scratch;
 mod ui;
 
 use clap::{Parser, Subcommand};

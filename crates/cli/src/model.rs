@@ -76,8 +76,8 @@ pub(crate) fn read(
     ui: Ui,
 ) -> Outcome<Model> {
     let bar = ui.progress(0, &format!("reading {}", args.model.display()));
-    let mut engine = executor.open()?;
-    let model = cordon_plan::prepare(&args.model, shapes, &mut cordon_seal::OwnerEvaluator::new(engine.as_mut()));
+    let engine = executor.open()?;
+    let model = cordon_plan::prepare(&args.model, shapes, &mut cordon_plain::EngineEvaluator(engine.as_ref()));
     bar.finish_and_clear();
     Ok(model?)
 }

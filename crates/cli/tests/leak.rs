@@ -7,9 +7,9 @@ mod common;
 
 use common::World;
 use cordon_graph::{NodeId, segment};
+use cordon_plain::EngineEvaluator;
 use cordon_plan::{Bound, Constraints, Cuts, Model, Plan, Profile, Protect, lower_plan, make, prepare};
 use cordon_runtime::{Deployment, Tensor, backend};
-use cordon_seal::OwnerEvaluator;
 use std::collections::{BTreeMap, HashSet};
 use std::io::Read;
 use std::os::unix::fs::FileExt;
@@ -105,7 +105,7 @@ fn patterns_of(bytes: &[u8]) -> impl Iterator<Item = [u8; WIDTH]> {
 
 fn read_model(world: &World) -> Model {
     let engine = cordon_executor::open("rten", &cordon_executor::Options::default()).expect("built in");
-    prepare(&world.path("digits.onnx"), &BTreeMap::new(), &mut OwnerEvaluator::new(engine.as_ref())).expect("readable")
+    prepare(&world.path("digits.onnx"), &BTreeMap::new(), &mut EngineEvaluator(engine.as_ref())).expect("readable")
 }
 
 /// Weights of secure segments as the model stores them.

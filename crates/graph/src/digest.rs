@@ -1,13 +1,10 @@
 //! SHA-256 of a model with everything it refers to.
 
 use crate::error::GraphError;
-use crate::external::{self, Reference};
+use crate::external;
 use crate::import;
 use crate::limits::Limits;
-use crate::onnx::tensor_proto::DataLocation;
-use crate::onnx::{AttributeProto, GraphProto, SparseTensorProto, TensorProto};
 use sha2::{Digest as _, Sha256};
-use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
@@ -17,31 +14,7 @@ use std::path::Path;
 /// lengths as 8 bytes, little-endian.
 pub fn digest(path: &Path) -> Result<[u8; 32], GraphError> {
     let model = import::decode(import::map(path)?, &Limits::default())?;
-    let mut locations = BTreeSet::new();
-    let mut graphs: Vec<&GraphProto> = model.graph.iter().collect();
-    let mut nodes: Vec<_> = model.functions.iter().flat_map(|function| &function.node).collect();
-    let mut tensors: Vec<&TensorProto> = Vec::new();
-    let mut attributes: Vec<&AttributeProto> =
-        model.functions.iter().flat_map(|function| &function.attribute_proto).collect();
-    loop {
-        for graph in graphs.drain(..) {
-            tensors.extend(graph.initializer.iter().chain(graph.sparse_initializer.iter().flat_map(parts)));
-            nodes.extend(&graph.node);
-        }
-        attributes.extend(nodes.drain(..).flat_map(|node| &node.attribute));
-        for attribute in attributes.drain(..) {
-            tensors.extend(attribute.t.as_deref().into_iter().chain(&attribute.tensors));
-            let sparse = attribute.sparse_tensor.as_deref().into_iter().chain(&attribute.sparse_tensors);
-            tensors.extend(sparse.flat_map(parts));
-            graphs.extend(attribute.g.as_deref().into_iter().chain(&attribute.graphs));
-        }
-        if graphs.is_empty() {
-            break;
-        }
-    }
-    for tensor in tensors.iter().filter(|tensor| tensor.data_location() == DataLocation::External) {
-        locations.insert(Reference::read(tensor)?.location);
-    }
+    let locations = external::locations(&model)?;
     let mut hash = Sha256::new();
     let io = |error| GraphError::Io { path: path.to_path_buf(), error };
     let file = File::open(path).map_err(io)?;
@@ -63,10 +36,6 @@ pub fn digest(path: &Path) -> Result<[u8; 32], GraphError> {
         part(location, file, &path)?;
     }
     Ok(hash.finalize().into())
-}
-
-fn parts(sparse: &SparseTensorProto) -> impl Iterator<Item = &TensorProto> {
-    sparse.values.iter().chain(&sparse.indices)
 }
 
 /// Reads in pieces, so that the file need not fit into memory.

@@ -5,9 +5,10 @@
 //! and it has one name only (no hard link to something elsewhere).
 
 use crate::error::GraphError;
-use crate::onnx::TensorProto;
+use crate::onnx::tensor_proto::DataLocation;
+use crate::onnx::{AttributeProto, GraphProto, ModelProto, SparseTensorProto, TensorProto};
 use bytes::Bytes;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{self, File};
 use std::path::{Component, Path, PathBuf};
 
@@ -44,6 +45,37 @@ impl<'a> Reference<'a> {
             length: number(found[2], "length")?,
         })
     }
+}
+
+/// Every data file that tensors of a model name: those of subgraphs, attributes and functions included.
+pub(crate) fn locations(model: &ModelProto) -> Result<BTreeSet<&str>, GraphError> {
+    let mut graphs: Vec<&GraphProto> = model.graph.iter().collect();
+    let mut nodes: Vec<_> = model.functions.iter().flat_map(|function| &function.node).collect();
+    let mut tensors: Vec<&TensorProto> = Vec::new();
+    let mut attributes: Vec<&AttributeProto> =
+        model.functions.iter().flat_map(|function| &function.attribute_proto).collect();
+    loop {
+        for graph in graphs.drain(..) {
+            tensors.extend(graph.initializer.iter().chain(graph.sparse_initializer.iter().flat_map(parts)));
+            nodes.extend(&graph.node);
+        }
+        attributes.extend(nodes.drain(..).flat_map(|node| &node.attribute));
+        for attribute in attributes.drain(..) {
+            tensors.extend(attribute.t.as_deref().into_iter().chain(&attribute.tensors));
+            let sparse = attribute.sparse_tensor.as_deref().into_iter().chain(&attribute.sparse_tensors);
+            tensors.extend(sparse.flat_map(parts));
+            graphs.extend(attribute.g.as_deref().into_iter().chain(&attribute.graphs));
+        }
+        if graphs.is_empty() {
+            break;
+        }
+    }
+    let external = tensors.into_iter().filter(|tensor| tensor.data_location() == DataLocation::External);
+    external.map(|tensor| Ok(Reference::read(tensor)?.location)).collect()
+}
+
+fn parts(sparse: &SparseTensorProto) -> impl Iterator<Item = &TensorProto> {
+    sparse.values.iter().chain(&sparse.indices)
 }
 
 /// Opens and keeps the data files of one model.

@@ -19,6 +19,7 @@ mod infer;
 mod limits;
 mod message;
 mod model;
+mod model_file;
 #[doc(hidden)]
 pub mod onnx;
 mod rename;
@@ -39,5 +40,6 @@ pub use infer::infer;
 pub use limits::Limits;
 pub use message::{Declared, read_tensor, signature, write_tensor};
 pub use model::{Attribute, Graph, Node, NodeId, Quantised, Value, ValueId};
+pub use model_file::ModelFile;
 pub use tensor::{Tensor, TensorError, TensorType};
 pub use view::{NodeView, ShapeError, ShapeRule, ShapeRules};

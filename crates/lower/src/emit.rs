@@ -22,7 +22,7 @@ pub struct Lowered {
     pub arena: ArenaReport,
     pub(crate) sources: Vec<WeightSource>,
     /// ONNX types of the outputs: a byte may be one of two.
-    pub(crate) outputs: Vec<ElemType>,
+    pub outputs: Vec<ElemType>,
 }
 
 impl Lowered {

@@ -1,7 +1,6 @@
 //! Why a segment cannot be lowered.
 
 use cordon_fault::{Next, Place};
-use cordon_graph::TensorError;
 use core::fmt;
 
 /// Every variant names the node or value.
@@ -45,7 +44,7 @@ pub enum LowerError {
     },
     /// The caller asked for something inconsistent, such as a value id that the map lacks.
     Misuse(String),
-    /// The engine refused what this crate built, or a run failed.
+    /// The engine refused what this crate built.
     Engine(String),
 }
 
@@ -98,10 +97,3 @@ cordon_fault::faults! {
 }
 
 impl core::error::Error for LowerError {}
-
-/// An input that is not of the type its port takes.
-impl From<TensorError> for LowerError {
-    fn from(error: TensorError) -> Self {
-        Self::Misuse(error.to_string())
-    }
-}

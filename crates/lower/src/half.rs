@@ -77,8 +77,8 @@ fn name(source: &WeightSource, graph: &Graph) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{OneNode, f32s, noise};
-    use crate::{LowerOptions, Lowered, lower, run_lowered};
+    use crate::testing::{OneNode, f32s, noise, run_lowered};
+    use crate::{LowerOptions, Lowered, lower};
     use cordon_engine::program::Stored;
     use cordon_graph::{Tensor, segment};
     use cordon_kernels::half::to_f32;

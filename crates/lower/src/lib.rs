@@ -20,14 +20,14 @@ mod error;
 mod fuse;
 mod half;
 mod layout;
-mod local;
 pub mod ops;
 mod pieces;
 mod segment;
 mod spill;
 #[cfg(test)]
 mod testing;
-mod threads;
+#[cfg(test)]
+mod threads_tests;
 mod tile;
 mod weights;
 mod work;
@@ -36,9 +36,7 @@ pub use arena::ArenaReport;
 pub use broadcast::{Broadcast, broadcast_dims};
 pub use emit::Lowered;
 pub use error::LowerError;
-pub use local::{Local, run_lowered};
 pub use ops::{Operator, OperatorTable, supported};
 pub use segment::{LowerOptions, Untiled, lower, lower_graph, lower_untiled, unsupported_reason};
-pub use threads::with_threads;
 pub use tile::Tiling;
 pub use work::{Work, describe};

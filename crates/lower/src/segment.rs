@@ -317,10 +317,10 @@ fn port(state: &State<'_>, id: ValueId, val: &Val, options: &LowerOptions) -> Re
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::run_lowered;
-    use crate::testing::{OneNode, f32s, noise};
+    use crate::testing::{OneNode, f32s, noise, run_lowered};
     use cordon_fault::{Fault, Next};
     use cordon_graph::Tensor;
+    use cordon_native::NativeError;
 
     #[test]
     fn outputs_that_are_inputs_or_constants_get_memory_of_their_own() {
@@ -394,7 +394,7 @@ mod tests {
     #[test]
     fn inputs_of_another_shape_are_refused() {
         let lowered = OneNode::new("Relu", 14).input(noise(&[3], 1)).lower().expect("lowers");
-        assert!(matches!(run_lowered(&lowered, &[f32s(&[4], &[0.0; 4])]), Err(LowerError::Misuse(_))));
-        assert!(matches!(run_lowered(&lowered, &[]), Err(LowerError::Misuse(_))));
+        assert!(matches!(run_lowered(&lowered, &[f32s(&[4], &[0.0; 4])]), Err(NativeError::Misuse(_))));
+        assert!(matches!(run_lowered(&lowered, &[]), Err(NativeError::Misuse(_))));
     }
 }

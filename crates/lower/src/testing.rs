@@ -1,7 +1,9 @@
 //! Test helper: builds a graph of one node, lowers it and runs it on the engine.
 
-use crate::{LowerError, OperatorTable, lower_graph, run_lowered};
+use crate::{LowerError, Lowered, OperatorTable, lower_graph};
+use cordon_engine::{Compute, KernelSet};
 use cordon_graph::{Attribute, Graph, Node, NodeView, ShapeRules, Tensor, Value, ValueId};
+use cordon_native::{Native, NativeError};
 use std::collections::BTreeMap;
 
 /// A tensor of `f32`.
@@ -42,6 +44,17 @@ pub(crate) fn assert_close(got: &Tensor, want: &Tensor) {
     for (index, (g, w)) in got.iter().zip(&want).enumerate() {
         assert!((g - w).abs() <= 1e-5 * scale, "element {index}: got {g}, want {w}");
     }
+}
+
+/// The segment on the trusted engine in this process.
+pub(crate) fn load(lowered: &Lowered, compute: impl Into<Compute>) -> Native {
+    let (program, weights) = (lowered.program.clone(), lowered.weights.clone());
+    Native::load(program, weights, &lowered.outputs, |sink| lowered.write_weights(sink), compute).expect("loads")
+}
+
+/// One run, with the best kernels of this CPU.
+pub(crate) fn run_lowered(lowered: &Lowered, inputs: &[Tensor]) -> Result<Vec<Tensor>, NativeError> {
+    load(lowered, KernelSet::detect()).run(inputs)
 }
 
 /// A graph of one node, or of several in a chain built by [`OneNode::then`].

@@ -6,7 +6,8 @@
 
 use cordon_engine::{KernelSet, Prepared, Residency};
 use cordon_graph::{ImportOptions, Tensor, import};
-use cordon_lower::{Local, Lowered};
+use cordon_lower::Lowered;
+use cordon_native::Native;
 use cordon_plan::{Constraints, Model, PlanError, Protect, lower_plan, make};
 use cordon_process_link::profile::PROFILE;
 use std::path::Path;
@@ -80,12 +81,14 @@ fn report(file: &str, run: bool) -> Result<(), Box<dyn core::error::Error>> {
 fn time(lowered: &Lowered, model: &Model) -> Result<(f64, Vec<Tensor>), Box<dyn core::error::Error>> {
     let dims = |id| model.graph.value(id).ty.as_ref().map_or(&[][..], |ty| &ty.dims);
     let inputs: Vec<Tensor> = model.graph.inputs.iter().map(|&id| noise(dims(id))).collect();
-    let mut local = Local::new(lowered, KernelSet::detect())?;
-    let outputs = local.run(&inputs)?;
+    let (program, weights) = (lowered.program.clone(), lowered.weights.clone());
+    let stream = |sink: &mut dyn FnMut(&[u8])| lowered.write_weights(sink);
+    let mut native = Native::load(program, weights, &lowered.outputs, stream, KernelSet::detect())?;
+    let outputs = native.run(&inputs)?;
     let mut best = f64::INFINITY;
     for _ in 0..5 {
         let start = Instant::now();
-        local.run(&inputs)?;
+        native.run(&inputs)?;
         best = best.min(start.elapsed().as_secs_f64() * 1e3);
     }
     Ok((best, outputs))

@@ -4,7 +4,7 @@ use crate::PlanError;
 use cordon_graph::{Evaluator, Graph, ImportOptions, complete_shapes, digest, fold, import, infer};
 use cordon_lower::OperatorTable;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Largest constant that folding may create, in bytes.
 const FOLD_CAP: u64 = 256 << 20;
@@ -18,6 +18,8 @@ pub struct Model {
     pub sha256: String,
     /// File name without its folder.
     pub file: String,
+    /// The file it was read from; `None` of a model that was made by other means.
+    pub path: Option<PathBuf>,
     /// Shapes that were bound by the caller.
     pub shapes: BTreeMap<String, Vec<usize>>,
 }
@@ -42,14 +44,14 @@ pub fn prepare(
     }
     let sha256 = digest(path).map_err(PlanError::from)?.iter().map(|byte| format!("{byte:02x}")).collect();
     let file = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    Ok(Model { graph, sha256, file, shapes: shapes.clone() })
+    Ok(Model { graph, sha256, file, path: Some(path.to_path_buf()), shapes: shapes.clone() })
 }
 
 impl Model {
     /// A model that was read by other means; its shapes are inferred here, nothing is folded.
     pub fn new(mut graph: Graph, file: &str, sha256: &str) -> Result<Self, PlanError> {
         infer(&mut graph, &OperatorTable)?;
-        Ok(Self { graph, sha256: sha256.into(), file: file.into(), shapes: BTreeMap::new() })
+        Ok(Self { graph, sha256: sha256.into(), file: file.into(), path: None, shapes: BTreeMap::new() })
     }
 
     /// Elements of all constants that some node uses.

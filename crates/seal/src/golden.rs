@@ -8,14 +8,15 @@
 
 use crate::steps::{STEPS, Step, Steps, steps};
 use crate::write::{Identity, random, write};
-use crate::{Contents, Probe, SealError};
-use cordon_executor::{ElemType, ModelSource, Tensor};
-use cordon_graph::{NamePolicy, ValueId, export, segment};
+use crate::{Contents, Probe, ScratchDevice, SealError};
+use cordon_executor::{ElemType, Tensor};
+use cordon_graph::ValueId;
 use cordon_package::{OutputPolicy, Parsed, Recipient, Trust, write_grant};
+use cordon_plain::{Origin, PlainModel};
 use cordon_plan::{Model, Plan};
-use cordon_runtime::{Backend, Deployment, Device, Output, Run};
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use cordon_runtime::{Backend, Output, Run};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::Arc;
 
 /// Largest difference allowed, relative to the largest magnitude of the reference value, where nothing was rounded. A value
@@ -25,6 +26,8 @@ pub const TOLERANCE: f64 = 1e-4;
 /// What the check found.
 #[derive(Clone, Debug)]
 pub struct Golden {
+    /// What the reference engine ran: the model's own file, where it could.
+    pub reference: Origin,
     /// One for each probe and value.
     pub compared: Vec<Compared>,
     /// Largest difference that was allowed: [`TOLERANCE`], and what rounding weights to f16 may add.
@@ -73,26 +76,14 @@ pub fn golden(
         return Err(SealError::Misuse("the golden check needs at least one probe".into()));
     }
     stage("running the plain model");
-    let references = references(model, contents, executor, probes)?;
-    let scratch = tempfile::tempdir().map_err(|error| SealError::Io { path: std::env::temp_dir(), error })?;
+    let (reference, references) = references(model, contents, executor, probes)?;
     stage("preparing a device for the check");
-    let folder = scratch.path().join("device");
-    let (_, device) = Device::init(backend.clone(), &folder, &[identity.owner.public()])?;
-    let grant = scratch.path().join("check.grant");
-    write_file(&grant, &grant_for(identity, path, &device)?)?;
-    let open = |package: &Path, grant: Option<&PathBuf>| {
-        let options = Deployment::options().backend(backend.clone()).device(&folder);
-        let mut options = options.executor(executor.0, executor.1.clone());
-        if let Some(limit) = plan.memory.limit {
-            options = options.secure_memory(limit);
-        }
-        if let Some(grant) = grant {
-            options = options.grant(grant);
-        }
-        options.open(package)
-    };
+    let device = ScratchDevice::new(backend.clone(), &identity.owner.public())?;
+    let grant = device.path().join("check.grant");
+    write_file(&grant, &grant_for(identity, path, &device.recipient)?)?;
     let lowered = || contents.lowered.segments.iter().filter_map(|segment| segment.lowered.as_ref());
     let mut found = Golden {
+        reference,
         compared: Vec::new(),
         tolerance: TOLERANCE + lowered().map(|lowered| lowered.rounding_error()).sum::<f64>(),
         rounded: lowered().map(|lowered| lowered.rounded()).sum(),
@@ -102,17 +93,18 @@ pub fn golden(
         greeting: None,
     };
     let mut check = Check { model, contents, references: &references, steps: steps(&model.graph), found: &mut found };
-    let mut deployment = open(path, Some(&grant))?;
+    let mut deployment = device.options(plan, executor).grant(&grant).open(path)?;
     for (index, probe) in probes.iter().enumerate() {
         stage(&format!("running the package in the enclave, {}", probe.label));
-        let run = deployment.run(&inputs(probe))?;
+        let run = deployment.run(&probe.request())?;
         check.compare(index, probe, &run, !check.found.twin)?;
     }
     check.found.greeting = deployment.greeting().cloned();
     drop(deployment);
     if check.found.twin {
-        let twin = scratch.path().join("twin.cordon");
-        let full = Identity { recipients: &[device], policy: OutputPolicy::Full, max_requests: None, ..*identity };
+        let twin = device.path().join("twin.cordon");
+        let recipients = core::slice::from_ref(&device.recipient);
+        let full = Identity { recipients, policy: OutputPolicy::Full, max_requests: None, ..*identity };
         let mut file = std::fs::File::options()
             .create_new(true)
             .read(true)
@@ -120,10 +112,10 @@ pub fn golden(
             .open(&twin)
             .map_err(|error| SealError::Io { path: twin.clone(), error })?;
         write(contents, &full, &mut file)?;
-        let mut deployment = open(&twin, None)?;
+        let mut deployment = device.options(plan, executor).open(&twin)?;
         for (index, probe) in probes.iter().enumerate() {
             stage(&format!("comparing outputs before the policy, {}", probe.label));
-            let run = deployment.run(&inputs(probe))?;
+            let run = deployment.run(&probe.request())?;
             check.compare(index, probe, &run, true)?;
         }
     }
@@ -134,37 +126,24 @@ pub fn golden(
 /// Values of the plain model by graph value, one map per probe.
 type References = Vec<BTreeMap<ValueId, Tensor>>;
 
-/// Runs the plain model with every value that crosses as an output.
+/// Every value that crosses, as the plain model has it.
 fn references(
     model: &Model,
     contents: &Contents,
     executor: (&str, &cordon_executor::Options),
     probes: &[Probe],
-) -> Result<References, SealError> {
-    let graph = &model.graph;
-    let mut whole = segment(graph, graph.node_ids());
-    whole.inputs = graph.inputs.clone();
-    let segments = contents.lowered.segments.iter();
-    let mut wanted: Vec<ValueId> =
-        segments.flat_map(|segment| segment.outputs.iter()).map(|&id| contents.lowered.values[id as usize]).collect();
-    wanted.sort_unstable();
-    wanted.dedup();
-    whole.outputs = wanted;
-    let exported = export(graph, &whole, &NamePolicy::Original)?;
+) -> Result<(Origin, References), SealError> {
+    let outputs = contents.lowered.segments.iter().flat_map(|segment| &segment.outputs);
+    let wanted: BTreeSet<ValueId> = outputs.map(|&id| contents.lowered.values[id as usize]).collect();
+    let wanted: Vec<ValueId> = wanted.into_iter().collect();
     let engine = cordon_executor::open(executor.0, executor.1)?;
-    let mut session = engine.load(&ModelSource::from(&exported))?;
-    let names: Vec<&str> = exported.outputs.iter().map(|(_, name)| name.as_str()).collect();
-    probes
-        .iter()
-        .map(|probe| {
-            let values = session.run(&inputs(probe), &names)?;
-            Ok(exported.outputs.iter().map(|(id, _)| *id).zip(values).collect())
-        })
-        .collect()
-}
-
-fn inputs(probe: &Probe) -> Vec<(&str, &Tensor)> {
-    probe.inputs.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect()
+    let mut plain = match &model.path {
+        Some(path) => PlainModel::open(path, &model.graph, &wanted, engine.as_ref())?,
+        None => PlainModel::of_graph(&model.graph, &wanted, engine.as_ref())?,
+    };
+    let origin = plain.origin().clone();
+    let values = probes.iter().map(|probe| Ok(wanted.iter().copied().zip(plain.run(&probe.request())?).collect()));
+    Ok((origin, values.collect::<Result<_, SealError>>()?))
 }
 
 /// A side file that lets the check's device open the package.

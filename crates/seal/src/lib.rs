@@ -2,7 +2,6 @@
 //!
 //! | step | function | what |
 //! |---|---|---|
-//! | bridge | [`OwnerEvaluator`] | lets `graph` fold constants and complete shapes in an executor |
 //! | contents | [`Contents::new`] | manifest, Programs, weights, normal models; refuses a secret that is also public |
 //! | write | [`write()`] | streams the sections into a file, encrypted and signed |
 //! | check | [`golden`] | runs the sections in an enclave and compares every crossing and output with the plain model |
@@ -11,16 +10,16 @@
 
 mod contents;
 mod error;
-mod evaluator;
 mod golden;
 mod probes;
+mod scratch;
 mod steps;
 mod write;
 
 pub use contents::Contents;
 pub use error::SealError;
-pub use evaluator::OwnerEvaluator;
 pub use golden::{Compared, Golden, TOLERANCE, golden};
 pub use probes::{Probe, seeded};
+pub use scratch::{Scratch, ScratchDevice};
 pub use steps::{STEPS, Steps};
 pub use write::{Identity, Sealed, seal, write};

@@ -13,6 +13,13 @@ pub struct Probe {
     pub inputs: Vec<(String, Tensor)>,
 }
 
+impl Probe {
+    /// The inputs as engines and deployments take them.
+    pub fn request(&self) -> Vec<(&str, &Tensor)> {
+        self.inputs.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect()
+    }
+}
+
 /// `count` seeded probes: floats roughly normal, integers and masks 0 or 1 (valid indices of any axis that has two
 /// entries). The same model gets the same probes everywhere.
 pub fn seeded(model: &Model, count: u64) -> Result<Vec<Probe>, SealError> {

@@ -5,15 +5,14 @@ use crate::commands::{bench::median, inspect, plan as plan_command, seal as seal
 use crate::failure::{Failure, Outcome, own};
 use crate::inputs::Interface;
 use crate::model::ExecutorArgs;
-use crate::scratch::Scratch;
 use crate::ui::{self, Ui};
 use crate::{files, results};
-use cordon_executor::{ModelSource, Session, Tensor};
-use cordon_graph::{NamePolicy, export, segment};
+use cordon_executor::Tensor;
 use cordon_package::OutputPolicy;
+use cordon_plain::{EngineEvaluator, PlainModel};
 use cordon_plan::{Bound, Constraints, Cuts, Model, Plan, Preprocessing, Protect, make, prepare};
 use cordon_runtime::{Deployment, Output};
-use cordon_seal::{Identity, OwnerEvaluator, Sealed};
+use cordon_seal::{Identity, Scratch, Sealed};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -65,15 +64,15 @@ pub(crate) fn run(args: &Args, ui: Ui) -> Outcome {
     let backend = args.backend.open()?;
     let scratch = Scratch::new(backend.clone())?;
     ui.line(format!("owner      {}", scratch.owner.public()));
-    ui.line(format!("recipient  {}", scratch.recipient));
-    let folder = scratch.path();
+    ui.line(format!("recipient  {}", scratch.device.recipient));
+    let folder = scratch.device.path();
     let model_path = folder.join("digits.onnx");
     files::write(&model_path, MODEL)?;
     let images = write_images(folder)?;
 
     step(ui, 2, "Inspect", "cordon inspect digits.onnx");
     let engine = args.executor.open()?;
-    let model = prepare(&model_path, &BTreeMap::new(), &mut OwnerEvaluator::new(engine.as_ref()))?;
+    let model = prepare(&model_path, &BTreeMap::new(), &mut EngineEvaluator(engine.as_ref()))?;
     inspect::show(&model, &cordon_plan::inspect(&model, backend.profile()), ui);
 
     step(
@@ -96,9 +95,11 @@ pub(crate) fn run(args: &Args, ui: Ui) -> Outcome {
     let sealed = seal(&model, &plan, &scratch, &args.executor, ui)?;
 
     step(ui, 5, "Run every image in the enclave", "cordon run digits.cordon --input images/");
-    let executor = || (args.executor.executor.as_str(), args.executor.options());
-    let mut deployment = scratch.open(&sealed.path, &plan, executor())?;
-    let comparison = compare(&model, &mut deployment, engine.as_ref(), &images, ui)?;
+    let options = args.executor.options();
+    let executor = (args.executor.executor.as_str(), &options);
+    let mut deployment = scratch.open(&sealed.path, &plan, executor)?;
+    let plain = PlainModel::open(&model_path, &model.graph, &model.graph.outputs, engine.as_ref())?;
+    let comparison = compare(plain, &mut deployment, &images, ui)?;
     let exceeded = comparison.memory > plan.memory.predicted;
     ui.line(format!(
         "\nsecure memory  predicted {}, measured {}",
@@ -117,9 +118,9 @@ pub(crate) fn run(args: &Args, ui: Ui) -> Outcome {
 
     step(ui, 6, "What is refused", "one flipped bit; then version 1 after version 2");
     let tampered =
-        refused(&scratch, &plan, executor(), &tamper(&sealed.path, folder)?, "a package with one flipped bit", ui)?;
+        refused(&scratch, &plan, executor, &tamper(&sealed.path, folder)?, "a package with one flipped bit", ui)?;
     let old = scratch.seal_unchecked(&model, &plan, "digits", 1, OutputPolicy::Label)?;
-    let older = refused(&scratch, &plan, executor(), &old, "version 1, validly signed, after version 2 ran", ui)?;
+    let older = refused(&scratch, &plan, executor, &old, "version 1, validly signed, after version 2 ran", ui)?;
 
     let seconds = started.elapsed().as_secs_f64();
     ui.line(format!("\nDone in {seconds:.1} s. Everything lay in a temporary folder and is gone. README.md shows the commands one by one."));
@@ -173,7 +174,7 @@ fn write_images(folder: &Path) -> Outcome<Vec<PathBuf>> {
 fn seal(model: &Model, plan: &Plan, scratch: &Scratch, executor: &ExecutorArgs, ui: Ui) -> Outcome<Sealed> {
     let identity = Identity {
         owner: &scratch.owner,
-        recipients: core::slice::from_ref(&scratch.recipient),
+        recipients: core::slice::from_ref(&scratch.device.recipient),
         name: "digits",
         version: 2,
         not_after: None,
@@ -188,7 +189,7 @@ fn seal(model: &Model, plan: &Plan, scratch: &Scratch, executor: &ExecutorArgs, 
         &identity,
         (&executor.executor, &executor.options()),
         &cordon_seal::seeded(model, 3)?,
-        &scratch.path().join("digits.cordon"),
+        &scratch.device.path().join("digits.cordon"),
         &mut |stage| bar.set_message(stage.to_owned()),
     );
     bar.finish_and_clear();
@@ -206,16 +207,9 @@ struct Comparison {
 }
 
 /// Every image through both models, then some more rounds for the time.
-fn compare(
-    model: &Model,
-    deployment: &mut Deployment,
-    engine: &dyn cordon_executor::Executor,
-    images: &[PathBuf],
-    ui: Ui,
-) -> Outcome<Comparison> {
+fn compare(mut plain: PlainModel, deployment: &mut Deployment, images: &[PathBuf], ui: Ui) -> Outcome<Comparison> {
     let manifest = deployment.manifest().clone();
     let interface = Interface::of(&manifest);
-    let (mut session, output) = plain(model, engine)?;
     let (mut plain_ms, mut sealed_ms) = (Vec::new(), Vec::new());
     let (mut rows, mut table, mut agree, mut memory) = (Vec::new(), Vec::new(), 0, 0);
     for round in 0..ROUNDS {
@@ -224,7 +218,7 @@ fn compare(
             let inputs: Vec<(&str, &Tensor)> =
                 request.inputs.iter().map(|(name, value)| (name.as_str(), value)).collect();
             let started = Instant::now();
-            let logits = session.run(&inputs, &[&output])?.remove(0);
+            let logits = plain.run(&inputs)?.remove(0);
             plain_ms.push(started.elapsed().as_secs_f64() * 1e3);
             let run = deployment.run(&inputs)?;
             sealed_ms.push(run.elapsed.as_secs_f64() * 1e3);
@@ -232,8 +226,8 @@ fn compare(
             if round > 0 {
                 continue;
             }
-            let plain = results::classes(&logits, 1, true, 1).and_then(|rows| rows.first()?.first().copied());
-            let (class, score) = plain
+            let best = results::classes(&logits, 1, true, 1).and_then(|rows| rows.first()?.first().copied());
+            let (class, score) = best
                 .ok_or_else(|| Failure::new(&own::DISAGREEMENT, "the plain model gave no scores", "rebuild Cordon"))?;
             let best = match run.outputs.first() {
                 Some((_, Output::Ranked(ranked))) => ranked.rows.first().and_then(|row| row.first()).cloned(),
@@ -259,14 +253,6 @@ fn compare(
     }
     ui.table(&["image", "truth", "plain model", "sealed model", ""], &[false, true, false, false, false], &table);
     Ok(Comparison { rows, agree, memory, plain_ms: median(&plain_ms), sealed_ms: median(&sealed_ms) })
-}
-
-/// The whole model on the ordinary engine, and its output's name.
-fn plain(model: &Model, engine: &dyn cordon_executor::Executor) -> Outcome<(Box<dyn Session>, String)> {
-    let graph = &model.graph;
-    let exported = export(graph, &segment(graph, graph.node_ids()), &NamePolicy::Original)?;
-    let output = exported.outputs.first().map(|(_, name)| name.clone()).unwrap_or_default();
-    Ok((engine.load(&ModelSource::from(&exported))?, output))
 }
 
 fn protections(deployment: &Deployment, ui: Ui) {
@@ -296,7 +282,7 @@ fn tamper(package: &Path, folder: &Path) -> Outcome<PathBuf> {
 fn refused(
     scratch: &Scratch,
     plan: &Plan,
-    executor: (&str, cordon_executor::Options),
+    executor: (&str, &cordon_executor::Options),
     package: &Path,
     what: &str,
     ui: Ui,

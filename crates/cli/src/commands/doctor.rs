@@ -2,11 +2,11 @@
 
 use crate::backend::BackendArgs;
 use crate::failure::{Failure, Outcome, own};
-use crate::scratch::Scratch;
 use crate::ui::Ui;
 use cordon_protocol::State;
 use cordon_runtime::backend::{Check, Verdict};
 use cordon_runtime::{Backend, Device, Enclave, Greeting, Resources};
+use cordon_seal::Scratch;
 use serde_json::json;
 use std::sync::Arc;
 

@@ -7,6 +7,7 @@ use crate::package::parse_date;
 use crate::ui::{self, Ui};
 use crate::{files, keys, model};
 use cordon_package::OutputPolicy;
+use cordon_plain::Origin;
 use cordon_plan::{Model, Plan, Profile};
 use cordon_runtime::backend;
 use cordon_seal::{Contents, Identity, Probe, STEPS, Sealed, Steps};
@@ -163,6 +164,9 @@ pub(crate) fn show(sealed: &Sealed, identity: &Identity<'_>, plan: &Plan, ui: Ui
         ui.line(ui.warn("development a recipient has no hardware protection: real platforms refuse this package"));
     }
     ui.heading("Check against the plain model");
+    if let Origin::Graph(why) = &golden.reference {
+        ui.line(ui.warn(&format!("the engine ran the model as Cordon reads it, not the file itself: {why}")));
+    }
     let mut worst: BTreeMap<(bool, &str), (f64, Option<Steps>, usize)> = BTreeMap::new();
     for compared in &golden.compared {
         let (error, steps, probes) = worst.entry((compared.output, &compared.value)).or_default();

@@ -1,8 +1,8 @@
 //! Tiled and untiled give the same bits: small networks of every row-wise kind, cut in every way.
 
 use super::Tiling;
-use crate::testing::{OneNode, f32s, noise};
-use crate::{LowerOptions, Lowered, lower_untiled, run_lowered};
+use crate::testing::{OneNode, f32s, noise, run_lowered};
+use crate::{LowerOptions, Lowered, lower_untiled};
 use cordon_engine::program::Instruction;
 use cordon_graph::{ElemType, Tensor, segment};
 

@@ -2,11 +2,11 @@
 
 use super::stats::median;
 use crate::failure::Outcome;
-use crate::scratch::Scratch;
 use cordon_executor::Tensor;
 use cordon_graph::{ElemType, Graph, Node, TensorType, Value, ValueId};
 use cordon_package::OutputPolicy;
 use cordon_plan::{Constraints, Model, Protect, make};
+use cordon_seal::Scratch;
 use core::hint::black_box;
 use core::time::Duration;
 use std::time::Instant;
@@ -33,8 +33,8 @@ pub(super) struct Crossing {
 
 impl Crossing {
     /// Measures on an enclave of its own.
-    pub(super) fn measure(scratch: &Scratch, executor: (&str, cordon_executor::Options)) -> Outcome<Self> {
-        let (request, small) = times(scratch, executor.clone(), SMALL)?;
+    pub(super) fn measure(scratch: &Scratch, executor: (&str, &cordon_executor::Options)) -> Outcome<Self> {
+        let (request, small) = times(scratch, executor, SMALL)?;
         let (_, large) = times(scratch, executor, LARGE)?;
         // Two crossings in each run: the value goes in and comes out.
         let mib = 2.0 * ((LARGE - SMALL) * 4) as f64 / f64::from(1 << 20);
@@ -48,7 +48,7 @@ impl Crossing {
 }
 
 /// Median time of a request, and of its secure segment alone, in microseconds.
-fn times(scratch: &Scratch, executor: (&str, cordon_executor::Options), elements: usize) -> Outcome<(f64, f64)> {
+fn times(scratch: &Scratch, executor: (&str, &cordon_executor::Options), elements: usize) -> Outcome<(f64, f64)> {
     let model = Model::new(negation(elements), "crossing", &format!("{elements:064x}"))?;
     let plan = make(&model, &Constraints::new(Protect::All), scratch.device.backend().profile())?;
     let package = scratch.seal_unchecked(&model, &plan, &format!("crossing-{elements}"), 1, OutputPolicy::Full)?;
@@ -99,7 +99,7 @@ mod tests {
     fn larger_values_cost_more_and_requests_more_than_crossings() {
         let scratch = Scratch::new(backend::open(backend::DEFAULT).expect("known")).expect("an enclave starts");
         let options = cordon_executor::Options { threads: Some(1), library: None };
-        let crossing = Crossing::measure(&scratch, ("rten", options)).expect("measured");
+        let crossing = Crossing::measure(&scratch, ("rten", &options)).expect("measured");
         assert!(crossing.fixed > 0.0 && crossing.per_mib > 0.0 && crossing.request > crossing.fixed, "{crossing:?}");
         assert!(crossing.total(2, 1 << 20) > crossing.total(2, 0));
     }

@@ -16,9 +16,9 @@ use crate::commands::plan::{Weights, parse_size};
 use crate::commands::seal::{read_model, read_plan};
 use crate::failure::Outcome;
 use crate::model::{ExecutorArgs, ModelArgs};
-use crate::scratch::Scratch;
 use crate::ui::{self, Ui};
 use cordon_plan::{Bound, Constraints, Cuts, Model, Protect, classifier_cut, make};
+use cordon_seal::Scratch;
 use core::hint::spin_loop;
 use core::time::Duration;
 use crossing::Crossing;
@@ -115,7 +115,7 @@ pub(crate) fn run(args: &Args, ui: Ui) -> Outcome {
         None => None,
         Some(_) => {
             bar.set_message("measuring the machine");
-            let crossing = Crossing::measure(&scratch, (&executor.executor, executor.options()))?;
+            let crossing = Crossing::measure(&scratch, (&executor.executor, &executor.options()))?;
             Some((Ceilings::measure(threads), crossing, cordon_lower::lower_graph(&model.graph).ok()))
         }
     };

@@ -9,7 +9,8 @@ use crate::failure::{Failure, Outcome};
 use crate::ui::{self, Ui};
 use cordon_engine::KernelSet;
 use cordon_graph::{Graph, Tensor};
-use cordon_lower::{Local, Lowered, describe, lower_graph, with_threads};
+use cordon_lower::{LowerError, Lowered, describe, lower_graph};
+use cordon_native::{Native, NativeError, with_threads};
 use cordon_plan::Model;
 use cordon_seal::Probe;
 use serde_json::json;
@@ -47,8 +48,11 @@ fn measure(
     repeat: u32,
     ran: &dyn Fn(),
 ) -> Outcome<(Vec<Line>, f64)> {
-    let engine = |error| Failure::from(cordon_plan::PlanError::Lower(error));
-    let mut local = Local::new(lowered, with_threads(KernelSet::detect(), threads)).map_err(engine)?;
+    let engine = |error: NativeError| Failure::from(LowerError::Engine(error.to_string()));
+    let (program, weights) = (lowered.program.clone(), lowered.weights.clone());
+    let stream = |sink: &mut dyn FnMut(&[u8])| lowered.write_weights(sink);
+    let compute = with_threads(KernelSet::detect(), threads);
+    let mut native = Native::load(program, weights, &lowered.outputs, stream, compute).map_err(engine)?;
     let inputs: Vec<Tensor> = probe.inputs.iter().map(|(_, tensor)| tensor.clone()).collect();
     let instructions = &lowered.program.instructions;
     let mut times = vec![Vec::new(); instructions.len()];
@@ -56,7 +60,7 @@ fn measure(
     for round in 0..=repeat {
         let started = Instant::now();
         let mut last = started;
-        local
+        native
             .run_observed(&inputs, &mut |index| {
                 let now = Instant::now();
                 if round > 0

@@ -3,13 +3,11 @@
 use super::meter::{Energy, PeakMemory};
 use crate::failure::{Failure, own};
 use crate::model::ExecutorArgs;
-use crate::scratch::Scratch;
-use cordon_executor::{ModelSource, Session, Tensor};
-use cordon_graph::{NamePolicy, export, segment};
 use cordon_package::OutputPolicy;
+use cordon_plain::PlainModel;
 use cordon_plan::{Model, Plan, PlanError};
 use cordon_runtime::Deployment;
-use cordon_seal::Probe;
+use cordon_seal::{Probe, Scratch};
 use core::time::Duration;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -51,7 +49,7 @@ pub(super) struct Variant {
 /// What runs.
 pub(super) enum Runner {
     /// The whole model on an engine of the normal world.
-    Plain { session: Box<dyn Session>, outputs: Vec<String> },
+    Plain(PlainModel),
     /// A package.
     Sealed(Box<Deployment>),
 }
@@ -79,16 +77,14 @@ impl Variant {
         }
     }
 
-    /// The model's own file on the engine: what a user without Cordon would run. A model whose weights lie in files of
-    /// other names is given as Cordon exports it.
+    /// The model's own file on the engine: what a user without Cordon would run.
     pub(super) fn plain(model: &Model, path: &Path, executor: &ExecutorArgs) -> Self {
         let mut this = Self::new("plain");
         let peak = PeakMemory::start();
-        this.runner = source(model, path).and_then(|source| {
-            let graph = &model.graph;
-            let outputs = graph.outputs.iter().map(|&id| graph.value(id).name.clone()).collect();
-            Ok(Runner::Plain { session: executor.open()?.load(&source)?, outputs })
-        });
+        let graph = &model.graph;
+        this.runner = executor
+            .open()
+            .and_then(|engine| Ok(Runner::Plain(PlainModel::open(path, graph, &graph.outputs, engine.as_ref())?)));
         this.host_peak = peak.and_then(|peak| peak.rise());
         this
     }
@@ -111,7 +107,7 @@ impl Variant {
         });
         let peak = PeakMemory::start();
         this.runner = sealed.and_then(|(package, plan)| {
-            let executor = (executor.executor.as_str(), executor.options());
+            let executor = (executor.executor.as_str(), &executor.options());
             let deployment = scratch.open(&package, &plan, executor)?;
             this.package = Some(package);
             Ok(Runner::Sealed(Box::new(deployment)))
@@ -123,14 +119,11 @@ impl Variant {
     /// Runs once. A warm-up (`keep` false) leaves no figures but those that every run has in common.
     pub(super) fn run(&mut self, probe: &Probe, energy: Option<&Energy>, keep: bool) {
         let Ok(runner) = &mut self.runner else { return };
-        let inputs: Vec<(&str, &Tensor)> = probe.inputs.iter().map(|(name, value)| (name.as_str(), value)).collect();
+        let inputs = probe.request();
         let joules = energy.map(Energy::read);
         let (cpu, started) = (runner.cpu(), Instant::now());
         let result = match runner {
-            Runner::Plain { session, outputs } => {
-                let outputs: Vec<&str> = outputs.iter().map(String::as_str).collect();
-                session.run(&inputs, &outputs).map(|_| None).map_err(Failure::from)
-            }
+            Runner::Plain(plain) => plain.run(&inputs).map(|_| None).map_err(Failure::from),
             Runner::Sealed(deployment) => deployment.run(&inputs).map(Some).map_err(Failure::from),
         };
         let wall = started.elapsed();
@@ -173,7 +166,7 @@ impl Runner {
     /// CPU time of this process and the enclave so far.
     fn cpu(&self) -> Duration {
         let enclave = match self {
-            Self::Plain { .. } => None,
+            Self::Plain(_) => None,
             Self::Sealed(deployment) => deployment.enclave_cpu_time(),
         };
         cordon_mapped::own_cpu_time().unwrap_or_default() + enclave.unwrap_or_default()
@@ -182,27 +175,4 @@ impl Runner {
 
 fn milliseconds(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
-}
-
-/// The file as it is, with `FILE.data` beside it as exporters write it; otherwise the graph as read.
-fn source(model: &Model, path: &Path) -> Result<ModelSource, Failure> {
-    let cannot =
-        |error| Failure::new(&own::UNREADABLE, format!("cannot read {}: {error}", path.display()), "check the path");
-    let constants = model.graph.values.iter().filter(|value| value.computed_from.is_none());
-    let weights: u64 = constants.filter_map(|value| value.constant.as_ref()).map(|tensor| tensor.ty().bytes()).sum();
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(".data");
-    let beside = Path::new(&beside);
-    let holds_all = std::fs::metadata(path).is_ok_and(|file| file.len() >= weights);
-    if holds_all || beside.is_file() {
-        let onnx = std::fs::read(path).map_err(cannot)?.into();
-        let name = beside.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let data = if holds_all { None } else { Some((name, std::fs::read(beside).map_err(cannot)?.into())) };
-        return Ok(ModelSource { onnx, data });
-    }
-    let graph = &model.graph;
-    let mut whole = segment(graph, graph.node_ids());
-    whole.inputs = graph.inputs.clone();
-    whole.outputs = graph.outputs.clone();
-    Ok(ModelSource::from(&export(graph, &whole, &NamePolicy::Original)?))
 }

@@ -1,48 +1,46 @@
-//! Runs a lowered segment on the trusted engine in this process: for tests, golden checks and benchmarks on the owner's
-//! machine. Nothing is protected here.
+//! [`Native`]: a Program loaded into an engine of its own.
 
-use crate::emit::Lowered;
-use crate::error::LowerError;
-use cordon_engine::program::DType;
+use crate::NativeError;
+use cordon_engine::program::{DType, Program, WeightTable};
 use cordon_engine::{
-    CHUNK, Compute, EngineError, KernelSet, Limits, MemoryReport, Prepared, Reply, Residency, Step, Unloaded, ValueRef,
+    CHUNK, Compute, EngineError, Limits, MemoryReport, Prepared, Reply, Residency, Step, Unloaded, ValueRef,
 };
 use cordon_graph::{ElemType, Tensor};
 use std::collections::HashMap;
 
-/// A segment loaded into an engine of its own, weights resident.
-pub struct Local {
+/// A Program loaded into an engine of its own, weights resident.
+pub struct Native {
     engine: Prepared,
     outputs: Vec<ElemType>,
 }
 
-/// Feeds `inputs` in port order and returns the outputs in port order, with the best kernels of this CPU.
-pub fn run_lowered(lowered: &Lowered, inputs: &[Tensor]) -> Result<Vec<Tensor>, LowerError> {
-    Local::new(lowered, KernelSet::detect())?.run(inputs)
-}
-
-impl Local {
-    /// Validates the program and loads the weights, packing them on the way.
-    pub fn new(lowered: &Lowered, compute: impl Into<Compute>) -> Result<Self, LowerError> {
-        let (program, weights) = (lowered.program.clone(), lowered.weights.clone());
+impl Native {
+    /// Validates the Program and loads its weights. `outputs` are the ONNX types of its output ports; `stream` hands the packed
+    /// weights over in order, in pieces of any size.
+    pub fn load(
+        program: Program,
+        weights: WeightTable,
+        outputs: &[ElemType],
+        stream: impl FnOnce(&mut dyn FnMut(&[u8])),
+        compute: impl Into<Compute>,
+    ) -> Result<Self, NativeError> {
         let limits = Limits { instruction_work: u64::MAX, ..Limits::new(u64::MAX) };
-        let unloaded = Unloaded::new(program, weights, compute, Residency::All, limits).map_err(refused)?;
+        let unloaded = Unloaded::new(program, weights, compute, Residency::All, limits)?;
         let mut loader = Loader { unloaded, chunk: Vec::with_capacity(CHUNK), index: 0, loaded: Ok(()) };
-        lowered.write_weights(&mut |bytes| loader.push(bytes));
-        let engine = loader.finish().map_err(refused)?;
-        Ok(Self { engine, outputs: lowered.outputs.clone() })
+        stream(&mut |bytes| loader.push(bytes));
+        Ok(Self { engine: loader.finish()?, outputs: outputs.to_vec() })
     }
 
-    /// One request.
-    pub fn run(&mut self, inputs: &[Tensor]) -> Result<Vec<Tensor>, LowerError> {
+    /// One request: inputs in port order to outputs in port order.
+    pub fn run(&mut self, inputs: &[Tensor]) -> Result<Vec<Tensor>, NativeError> {
         self.run_observed(inputs, &mut |_| ())
     }
 
     /// One request; `ran` gets the index of every instruction right after it was executed, to take the time.
-    pub fn run_observed(&mut self, inputs: &[Tensor], ran: &mut dyn FnMut(u32)) -> Result<Vec<Tensor>, LowerError> {
+    pub fn run_observed(&mut self, inputs: &[Tensor], ran: &mut dyn FnMut(u32)) -> Result<Vec<Tensor>, NativeError> {
         let (got, want) = (inputs.len(), self.engine.inputs().len());
         if got != want {
-            return Err(LowerError::Misuse(format!("{got} inputs for {want} input ports")));
+            return Err(NativeError::Misuse(format!("{got} inputs for {want} input ports")));
         }
         let result = self.drive(inputs, ran);
         self.engine.reset();
@@ -54,13 +52,13 @@ impl Local {
         self.engine.memory()
     }
 
-    fn drive(&mut self, inputs: &[Tensor], ran: &mut dyn FnMut(u32)) -> Result<Vec<Tensor>, LowerError> {
+    fn drive(&mut self, inputs: &[Tensor], ran: &mut dyn FnMut(u32)) -> Result<Vec<Tensor>, NativeError> {
         let mut outputs = Vec::new();
         // Values outside the arena, as they are: nothing is protected here.
         let mut outside: HashMap<u32, Vec<u8>> = HashMap::new();
         let mut step = self.engine.step(Reply::Go);
         loop {
-            step = match step.map_err(refused)? {
+            step = match step? {
                 Step::Ran { instruction } => {
                     ran(instruction);
                     self.engine.step(Reply::Go)
@@ -79,22 +77,18 @@ impl Local {
                 }
                 Step::Restore(moved) => {
                     let value = outside.remove(&moved.slot).unwrap_or_default();
-                    self.engine.fill(&value).map_err(refused)?;
+                    self.engine.fill(&value)?;
                     self.engine.step(Reply::Filled)
                 }
                 Step::Done => return Ok(outputs),
-                Step::NeedPieces { .. } => return Err(LowerError::Engine("resident weights are gone".into())),
+                Step::NeedPieces { .. } => return Err(NativeError::Unexpected("resident weights are gone")),
             };
         }
     }
 
-    fn announced(&self) -> Result<ValueRef<'_>, LowerError> {
-        self.engine.output().ok_or_else(|| LowerError::Engine("an announced value is gone".into()))
+    fn announced(&self) -> Result<ValueRef<'_>, NativeError> {
+        self.engine.output().ok_or_else(|| NativeError::Unexpected("an announced value is gone"))
     }
-}
-
-fn refused(error: EngineError) -> LowerError {
-    LowerError::Engine(error.to_string())
 }
 
 /// Cuts the weight stream into chunks.
@@ -139,11 +133,11 @@ fn extents(shape: &[u32]) -> impl Iterator<Item = usize> + '_ {
 }
 
 /// Hands one input over after checking it against its port.
-fn feed(engine: &mut Prepared, input: &Tensor, port: usize) -> Result<Result<Step, EngineError>, LowerError> {
+fn feed(engine: &mut Prepared, input: &Tensor, port: usize) -> Result<Result<Step, EngineError>, NativeError> {
     let port = &engine.inputs()[port];
     if !input.dims.iter().copied().eq(extents(&port.shape)) {
         let (got, want) = (&input.dims, &port.shape);
-        return Err(LowerError::Misuse(format!("an input of extents {got:?} where {want:?} belong")));
+        return Err(NativeError::Misuse(format!("an input of extents {got:?} where {want:?} belong")));
     }
     Ok(match port.region.dtype {
         DType::F32 => engine.step(Reply::Value(ValueRef::F32(&input.to_f32()?))),
@@ -153,12 +147,12 @@ fn feed(engine: &mut Prepared, input: &Tensor, port: usize) -> Result<Result<Ste
     })
 }
 
-fn tensor(dims: &[usize], value: ValueRef<'_>, elem: Option<ElemType>) -> Result<Tensor, LowerError> {
+fn tensor(dims: &[usize], value: ValueRef<'_>, elem: Option<ElemType>) -> Result<Tensor, NativeError> {
     let tensor = match value {
         ValueRef::F32(data) => Tensor::from_f32(dims, data),
         ValueRef::I64(data) => Tensor::from_i64(dims, data),
         ValueRef::U8(data) => Tensor::new(elem.unwrap_or(ElemType::Uint8), dims, data.to_vec()),
         ValueRef::Bool(data) => Tensor::new(ElemType::Bool, dims, data.to_vec()),
     };
-    tensor.map_err(|error| LowerError::Engine(error.to_string()))
+    Ok(tensor?)
 }
