@@ -9,6 +9,7 @@
 //! runs behind a ring in a process and behind repeated commands in a trusted application.
 #![no_std]
 #![forbid(unsafe_code)]
+#![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::panic, clippy::expect_used, clippy::unwrap_used))]
 
 extern crate alloc;
 

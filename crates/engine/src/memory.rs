@@ -373,13 +373,13 @@ pub(crate) const SLACK_BYTES: u64 = (2 * Lines::<f32>::SLACK * 4 + Lines::<u8>::
 impl<T> core::ops::Deref for Lines<T> {
     type Target = [T];
     fn deref(&self) -> &[T] {
-        &self.all[self.start..self.start + self.len]
+        self.all.get(self.start..self.start + self.len).unwrap_or_default()
     }
 }
 
 impl<T> core::ops::DerefMut for Lines<T> {
     fn deref_mut(&mut self) -> &mut [T] {
-        &mut self.all[self.start..self.start + self.len]
+        self.all.get_mut(self.start..self.start + self.len).unwrap_or_default()
     }
 }
 

@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use crate::error::{EngineError, Place};
 use crate::limits::MemoryReport;
 use crate::prepared::Prepared;
-use crate::program::{Program, WeightTable};
+use crate::program::{Instruction, Program, WeightTable};
 use crate::weights::Residency;
 
 /// The residency of each Program such that all fit `available` bytes, their decoded form, which is there already, not
@@ -68,10 +68,8 @@ impl Need {
 
 /// The instruction whose weights need the largest window.
 fn most_demanding(program: &Program, table: &WeightTable) -> (u32, &'static str) {
-    let bytes = |tensor: u32| table.0.get(tensor as usize).map_or(0, |info| u64::from(info.stored.dtype().bytes()));
-    let window = |(_, instruction): &(u32, &crate::program::Instruction)| {
-        instruction.tiles().map(|tile| u64::from(tile.len) * bytes(tile.tensor)).sum::<u64>()
-    };
+    let window =
+        |(_, instruction): &(u32, &Instruction)| instruction.tiles().map(|tile| table.tile_bytes(tile)).sum::<u64>();
     let most = (0..).zip(&program.instructions).max_by_key(window);
     most.map_or((0, ""), |(index, instruction)| (index, instruction.name()))
 }

@@ -4,7 +4,7 @@ use crate::arena::{self, ArenaReport};
 use crate::draft::{self, Draft};
 use crate::error::LowerError;
 use crate::weights::WeightSource;
-use cordon_engine::program::{Instruction, Kind, MemoryMut, Program, Stored, Tile, WeightInfo, WeightTable};
+use cordon_engine::program::{Instruction, Kind, MemoryMut, Program, Stored, WeightInfo, WeightTable};
 use cordon_graph::ElemType;
 use std::collections::HashMap;
 
@@ -50,11 +50,7 @@ impl Lowered {
 
     /// Bytes of the weights one instruction reads.
     pub fn instruction_weights(&self, instruction: &Instruction) -> u64 {
-        let bytes = |tile: Tile| {
-            let stored = self.weights.0[tile.tensor as usize].stored;
-            u64::from(tile.len) * u64::from(stored.dtype().bytes())
-        };
-        instruction.tiles().map(bytes).sum()
+        instruction.tiles().map(|tile| self.weights.tile_bytes(tile)).sum()
     }
 
     /// Gives instructions at most so many bytes of scratch memory. What they had before is an upper bound.

@@ -2,7 +2,7 @@
 //! has its own, coarser count for limits.
 
 use crate::emit::Lowered;
-use cordon_engine::program::{Axis, Instruction, Layout, Operand, PoolKind, WeightTable};
+use cordon_engine::program::{Axis, Instruction, Layout, PoolKind, WeightTable};
 use cordon_graph::Tensor;
 
 /// Work of one instruction, or of a whole Program.
@@ -18,15 +18,9 @@ pub struct Work {
 impl Work {
     /// Of one instruction; `weights` gives the element types of its tiles.
     pub fn of(instruction: &Instruction, weights: &WeightTable) -> Self {
-        let operand = |operand: Operand| match operand {
-            Operand::Arena(region) => u64::from(region.len) * u64::from(region.dtype.bytes()),
-            Operand::Weight(tile) => {
-                let dtype = weights.0.get(tile.tensor as usize).map_or(0, |info| info.stored.dtype().bytes());
-                u64::from(tile.len) * u64::from(dtype)
-            }
-        };
-        let reads: u64 = instruction.reads().map(|read| operand(read.operand)).sum();
-        Self { multiply_adds: multiply_adds(instruction), bytes: reads + operand(Operand::Arena(instruction.out())) }
+        let regions = instruction.regions().chain([instruction.out()]).map(|region| region.bytes());
+        let tiles = instruction.tiles().map(|tile| weights.tile_bytes(tile));
+        Self { multiply_adds: multiply_adds(instruction), bytes: regions.chain(tiles).sum() }
     }
 
     /// Floating-point operations: two for each multiply-add.

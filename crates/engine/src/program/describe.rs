@@ -52,39 +52,32 @@ pub enum MemoryMut<'a> {
 }
 
 /// A field that names memory.
-pub(crate) trait Memory {
-    /// The memory, if the field names any.
-    fn operand(&self) -> Option<Operand>;
-
-    /// The same, to be changed.
+pub(crate) trait Memory: Copy {
+    /// The memory, if the field names any, to be changed.
     fn memory_mut(&mut self) -> Option<MemoryMut<'_>>;
+
+    /// The memory, if the field names any.
+    fn operand(mut self) -> Option<Operand> {
+        self.memory_mut().map(|memory| match memory {
+            MemoryMut::Region(region) => Operand::Arena(*region),
+            MemoryMut::Tile(tile) => Operand::Weight(*tile),
+        })
+    }
 }
 
 impl Memory for Region {
-    fn operand(&self) -> Option<Operand> {
-        Some(Operand::Arena(*self))
-    }
-
     fn memory_mut(&mut self) -> Option<MemoryMut<'_>> {
         Some(MemoryMut::Region(self))
     }
 }
 
 impl Memory for Tile {
-    fn operand(&self) -> Option<Operand> {
-        Some(Operand::Weight(*self))
-    }
-
     fn memory_mut(&mut self) -> Option<MemoryMut<'_>> {
         Some(MemoryMut::Tile(self))
     }
 }
 
 impl Memory for Operand {
-    fn operand(&self) -> Option<Operand> {
-        Some(*self)
-    }
-
     fn memory_mut(&mut self) -> Option<MemoryMut<'_>> {
         match self {
             Self::Arena(region) => region.memory_mut(),
@@ -94,20 +87,12 @@ impl Memory for Operand {
 }
 
 impl Memory for QResidual {
-    fn operand(&self) -> Option<Operand> {
-        self.from.operand()
-    }
-
     fn memory_mut(&mut self) -> Option<MemoryMut<'_>> {
         self.from.memory_mut()
     }
 }
 
 impl<T: Memory> Memory for Option<T> {
-    fn operand(&self) -> Option<Operand> {
-        self.as_ref().and_then(T::operand)
-    }
-
     fn memory_mut(&mut self) -> Option<MemoryMut<'_>> {
         self.as_mut().and_then(T::memory_mut)
     }
@@ -221,7 +206,9 @@ macro_rules! instructions {
         } work $work:expr
     ),* $(,)?) => {
         /// One operation. Each field says its role and its rule, in the words of `program/describe.rs`.
-        #[derive(Clone, Debug, PartialEq)]
+        ///
+        /// The compiler copies instructions when it cuts one into several; `Debug` shows the name alone.
+        #[derive(Clone, PartialEq)]
         pub enum Instruction {
             $(
                 $(#[$doc])*

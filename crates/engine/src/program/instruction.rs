@@ -1,5 +1,7 @@
 //! The operations of a Program, each described once. How to read an entry: [`super::describe`].
 
+use core::fmt;
+
 use super::describe::{ANY, Memory, MemoryMut, Read, Rule, any, exactly, padded, reaches, shortest};
 use super::{
     Along, BinaryOp, Conv2d, ConvNd, Dense, Lrn, MatMul, Normalize, Operand, Pool, QConv2d, QDense, ReduceOp, Region,
@@ -313,6 +315,12 @@ instructions! {
         /// Of the type and length of the value.
         write out: Region = any(),
     } work out.elements(),
+}
+
+impl fmt::Debug for Instruction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
 }
 
 impl Instruction {

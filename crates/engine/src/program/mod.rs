@@ -10,6 +10,7 @@ mod instruction;
 mod table;
 
 use alloc::vec::Vec;
+use core::fmt;
 
 pub use cordon_kernels::geometry::{
     Along, Axis, BinaryOp, Conv2d, ConvNd, Dense, Layout, Lrn, MatMul, Normalize, Pool, PoolKind, ReduceOp, Strided1,
@@ -216,8 +217,9 @@ impl ArenaSize {
     }
 }
 
-/// One segment, compiled for one batch size and set of shapes.
-#[derive(Clone, Debug, PartialEq)]
+/// One segment, compiled for one batch size and set of shapes. It is secret: `Debug` shows nothing of it, and only the
+/// owner's compiler, which compares plans, copies one.
+#[derive(Clone, PartialEq)]
 pub struct Program {
     /// What it computes.
     pub kind: Kind,
@@ -231,6 +233,12 @@ pub struct Program {
     pub outputs: Vec<Port>,
     /// Executed once each, in order.
     pub instructions: Vec<Instruction>,
+}
+
+impl fmt::Debug for Program {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Program").finish_non_exhaustive()
+    }
 }
 
 impl From<Region> for Operand {

@@ -1,6 +1,6 @@
 //! What a weight table says about the stream it describes.
 
-use super::{WeightInfo, WeightTable};
+use super::{Tile, WeightInfo, WeightTable};
 use crate::stream::CHUNK;
 
 impl WeightInfo {
@@ -14,6 +14,12 @@ impl WeightTable {
     /// Bytes of the whole stream: up to the end of the last tensor, without padding.
     pub fn stream_bytes(&self) -> u64 {
         self.0.last().map_or(0, |last| last.offset.saturating_add(last.bytes()))
+    }
+
+    /// Bytes of a tile as instructions read it; 0 when the table has no such tensor.
+    pub fn tile_bytes(&self, tile: Tile) -> u64 {
+        let info = self.0.get(tile.tensor as usize);
+        info.map_or(0, |info| u64::from(tile.len) * u64::from(info.stored.dtype().bytes()))
     }
 
     /// Chunks of the whole stream.
