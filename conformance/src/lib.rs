@@ -4,10 +4,12 @@
 //! |---|---|---|---|
 //! | operators | [`suite`] | the trusted engine in this process ([`trusted`]), executors ([`executor`]); a test of each operator in an enclave | `cargo test -p cordon-conformance` |
 //! | networks | [`golden`], [`quantised`] | sealed packages in an enclave, all inside and ternary; the embedded executor | `cargo xtask golden` |
+//! | backends | [`backends`] | every backend of this build, and a [`toy`] without a TEE | `cargo test -p cordon-conformance --test backends` |
 //!
 //! What each engine is expected to do is data: `engines/NAME.toml` and `networks.toml` beside this crate.
 #![forbid(unsafe_code)]
 
+pub mod backends;
 pub mod cases;
 pub mod compare;
 pub mod executor;
@@ -17,6 +19,7 @@ pub mod networks;
 pub mod place;
 pub mod quantised;
 pub mod suite;
+pub mod toy;
 pub mod trusted;
 
 use std::path::PathBuf;

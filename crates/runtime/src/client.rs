@@ -90,7 +90,7 @@ impl Enclave {
     }
 
     /// Makes the device key inside and pins owners; returns the device's recipient.
-    pub(crate) fn provision(&mut self, owners: &[OwnerPublic]) -> Result<Recipient, RuntimeError> {
+    pub fn provision(&mut self, owners: &[OwnerPublic]) -> Result<Recipient, RuntimeError> {
         let keys: Vec<u8> = owners.iter().flat_map(|owner| *owner.as_bytes()).collect();
         let (Reply::Provisioned, payload) = self.call("making the device key", Command::Provision, &keys)? else {
             return Err(RuntimeError::Protocol("an answer to Provision"));

@@ -16,6 +16,11 @@
 //! this platform protects against no one who is root anyway. What it cannot do without ends the process with an exit code
 //! of [`Stage`].
 
+#![cfg_attr(
+    not(test),
+    deny(clippy::indexing_slicing, clippy::panic, clippy::expect_used, clippy::unwrap_used, clippy::unreachable)
+)]
+
 mod futex;
 mod heap;
 mod helpers;
