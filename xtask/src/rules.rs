@@ -17,7 +17,7 @@ const DIRECTION: [(&str, &[&str]); 21] = [
     ("fault", &[]),
     ("onnx-types", &[]),
     ("kernels", &[]),
-    ("engine", &["codec", "kernels"]),
+    ("engine", &["codec", "fault", "kernels"]),
     ("package", &["codec", "fault", "onnx-types"]),
     ("protocol", &["codec", "fault"]),
     ("enclave", &["engine", "package", "protocol"]),

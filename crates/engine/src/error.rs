@@ -3,6 +3,7 @@
 use core::fmt;
 
 use cordon_codec::DecodeError;
+use cordon_fault::Next;
 
 /// The part of a Program an error is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,6 +102,30 @@ pub enum EngineError {
     NeedsReset,
     /// A state validation excludes: a bug in this crate.
     Bug(&'static str),
+}
+
+cordon_fault::faults! {
+    EngineError;
+    wraps {}
+    entries {
+        Self::Malformed(_) => "program-malformed", Hostile, Next::SealAgain, "Not the encoding of a Program or a weight table.";
+        Self::Version { .. } => "program-instruction-set", Unsupported, Next::Update,
+            "A Program of another instruction set than the engine's.";
+        Self::Invalid { .. } => "program-rule", Bug, Next::Report, "A Program breaks a rule that all must keep.";
+        Self::Work { .. } => "program-work", Unsupported, Next::Smaller, "One instruction computes more than is allowed.";
+        Self::Memory { .. } => "program-memory", Resource, Next::MoreMemory { enough: None, cut: None },
+            "A Program needs more secure memory than the budget allows.";
+        Self::Allocation { .. } => "program-allocation", Resource, Next::MoreMemory { enough: None, cut: None },
+            "The allocator refused although the budget allows it.";
+        Self::Reply(_) => "program-reply", Bug, Next::Report, "A reply does not answer the step before it.";
+        Self::Piece { .. } => "program-piece", Hostile, Next::OtherHost,
+            "A piece of streamed weights is not what was stored.";
+        Self::Data { .. } => "program-data", Misuse, Next::CheckInput, "An instruction met data that it cannot accept.";
+        Self::NeedsReset => "program-reset", Bug, Next::Report, "A step was asked for after the run had ended.";
+        Self::Bug(_) => "program-bug", Bug, Next::Report, "A state that validation excludes.";
+    }
+    next {}
+    place {}
 }
 
 impl From<DecodeError> for EngineError {

@@ -1,5 +1,6 @@
 //! Why a segment cannot be lowered.
 
+use cordon_engine::EngineError;
 use cordon_fault::{Next, Place};
 use core::fmt;
 
@@ -45,7 +46,7 @@ pub enum LowerError {
     /// The caller asked for something inconsistent, such as a value id that the map lacks.
     Misuse(String),
     /// The engine refused what this crate built.
-    Engine(String),
+    Engine(EngineError),
 }
 
 impl fmt::Display for LowerError {
@@ -65,14 +66,14 @@ impl fmt::Display for LowerError {
                  number is 65504"
             ),
             Self::Misuse(what) => write!(f, "lower was called wrongly: {what}"),
-            Self::Engine(what) => write!(f, "the trusted engine refused the program: {what}"),
+            Self::Engine(error) => write!(f, "the trusted engine refused the program: {error}"),
         }
     }
 }
 
 cordon_fault::faults! {
     LowerError;
-    wraps {}
+    wraps { Self::Engine(error) => error; }
     entries {
         Self::Unsupported { .. } => "node-not-secure", Unsupported, Next::MoveCut,
             "The trusted engine cannot run this node as it stands; a normal segment can.";
@@ -85,8 +86,6 @@ cordon_fault::faults! {
         Self::HalfRange { .. } => "weight-out-of-half-range", Unsupported, Next::FullPrecision,
             "A weight cannot be stored as float16.";
         Self::Misuse(_) => "lower-misuse", Bug, Next::Report, "A segment was lowered with inconsistent arguments.";
-        Self::Engine(_) => "lower-engine", Bug, Next::Report,
-            "The trusted engine refused what was lowered, or a run failed.";
     }
     next {}
     place {

@@ -1,6 +1,7 @@
 //! Why a Program cannot be loaded or run here.
 
 use cordon_engine::EngineError;
+use cordon_fault::Next;
 use cordon_graph::TensorError;
 use core::fmt;
 
@@ -24,6 +25,18 @@ impl fmt::Display for NativeError {
             Self::Misuse(what) => f.write_str(what),
         }
     }
+}
+
+cordon_fault::faults! {
+    NativeError;
+    wraps { Self::Engine(error) => error; }
+    entries {
+        Self::Unexpected(_) => "native-unexpected", Bug, Next::Report,
+            "The engine asked for something that resident weights rule out.";
+        Self::Misuse(_) => "native-input", Misuse, Next::CheckInput, "The inputs do not fit the Program.";
+    }
+    next {}
+    place {}
 }
 
 impl core::error::Error for NativeError {

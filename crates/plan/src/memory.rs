@@ -83,7 +83,7 @@ fn predict_one(lowered: &Lowered, residency: Residency) -> Result<cordon_engine:
 }
 
 fn engine(error: cordon_engine::EngineError) -> PlanError {
-    PlanError::Lower(cordon_lower::LowerError::Engine(error.to_string()))
+    PlanError::Lower(cordon_lower::LowerError::Engine(error))
 }
 
 /// What all segments together will take: they are loaded side by side.

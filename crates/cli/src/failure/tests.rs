@@ -1,9 +1,11 @@
 //! Every error has one word, a next step that helps, and a line in docs/errors.md; libraries name no flags.
 
 use super::*;
+use cordon_engine::EngineError;
 use cordon_executor::ExecutorError;
 use cordon_graph::{GraphError, TensorError};
 use cordon_lower::LowerError;
+use cordon_native::NativeError;
 use cordon_package::PackageError;
 use cordon_plan::PlanError;
 use cordon_protocol::{Code, Refusal};
@@ -15,9 +17,11 @@ use std::path::{Path, PathBuf};
 /// The table of errors, crate by crate.
 fn table() -> Vec<(&'static str, Vec<&'static Entry>)> {
     let tensor: Vec<&Entry> = TensorError::ENTRIES.iter().chain(GraphError::ENTRIES).collect();
+    let engine = EngineError::ENTRIES.iter().chain(NativeError::ENTRIES).collect();
     vec![
         ("Models (`cordon-graph`)", tensor),
         ("Secure segments (`cordon-lower`)", LowerError::ENTRIES.iter().collect()),
+        ("The trusted engine (`cordon-engine`, `cordon-native`)", engine),
         ("Plans (`cordon-plan`)", PlanError::ENTRIES.iter().collect()),
         ("Sealing (`cordon-seal`)", SealError::ENTRIES.iter().collect()),
         ("Packages, keys and grants (`cordon-package`)", PackageError::ENTRIES.iter().collect()),
@@ -160,9 +164,10 @@ fn for_a_program_an_error_is_one_line_of_json() {
 #[test]
 fn libraries_name_no_flags_and_no_commands() {
     let mut wrong = Vec::new();
-    for name in
-        ["graph", "lower", "plan", "seal", "runtime", "package", "protocol", "executor", "engine", "fault", "plain"]
-    {
+    for name in [
+        "graph", "lower", "plan", "seal", "runtime", "package", "protocol", "executor", "engine", "fault", "native",
+        "plain",
+    ] {
         for path in sources(&root().join("crates").join(name).join("src")) {
             // The words of a plan are read by people who have the command line before them.
             if path.ends_with("plan/src/words.rs") {

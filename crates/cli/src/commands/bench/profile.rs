@@ -5,12 +5,12 @@
 
 use super::machine::Ceilings;
 use super::stats::median;
-use crate::failure::{Failure, Outcome};
+use crate::failure::Outcome;
 use crate::ui::{self, Ui};
 use cordon_engine::KernelSet;
 use cordon_graph::{Graph, Tensor};
-use cordon_lower::{LowerError, Lowered, describe, lower_graph};
-use cordon_native::{Native, NativeError, with_threads};
+use cordon_lower::{Lowered, describe, lower_graph};
+use cordon_native::{Native, with_threads};
 use cordon_plan::Model;
 use cordon_seal::Probe;
 use serde_json::json;
@@ -30,7 +30,7 @@ struct Line {
 /// Profiles the whole model.
 pub(super) fn run(model: &Model, probe: &Probe, threads: Option<usize>, repeat: u32, ui: Ui) -> Outcome {
     let threads = threads.unwrap_or(1);
-    let lowered = lower_graph(&model.graph).map_err(|error| Failure::from(cordon_plan::PlanError::Lower(error)))?;
+    let lowered = lower_graph(&model.graph)?;
     let bar = ui.progress(u64::from(repeat), "measuring");
     let (lines, whole) = measure(model, &lowered, probe, threads, repeat, &|| bar.inc(1))?;
     bar.finish_and_clear();
@@ -48,11 +48,10 @@ fn measure(
     repeat: u32,
     ran: &dyn Fn(),
 ) -> Outcome<(Vec<Line>, f64)> {
-    let engine = |error: NativeError| Failure::from(LowerError::Engine(error.to_string()));
     let (program, weights) = (lowered.program.clone(), lowered.weights.clone());
     let stream = |sink: &mut dyn FnMut(&[u8])| lowered.write_weights(sink);
     let compute = with_threads(KernelSet::detect(), threads);
-    let mut native = Native::load(program, weights, &lowered.outputs, stream, compute).map_err(engine)?;
+    let mut native = Native::load(program, weights, &lowered.outputs, stream, compute)?;
     let inputs: Vec<Tensor> = probe.inputs.iter().map(|(_, tensor)| tensor.clone()).collect();
     let instructions = &lowered.program.instructions;
     let mut times = vec![Vec::new(); instructions.len()];
@@ -60,17 +59,15 @@ fn measure(
     for round in 0..=repeat {
         let started = Instant::now();
         let mut last = started;
-        native
-            .run_observed(&inputs, &mut |index| {
-                let now = Instant::now();
-                if round > 0
-                    && let Some(times) = times.get_mut(index as usize)
-                {
-                    times.push((now - last).as_secs_f64() * 1e3);
-                }
-                last = now;
-            })
-            .map_err(engine)?;
+        native.run_observed(&inputs, &mut |index| {
+            let now = Instant::now();
+            if round > 0
+                && let Some(times) = times.get_mut(index as usize)
+            {
+                times.push((now - last).as_secs_f64() * 1e3);
+            }
+            last = now;
+        })?;
         if round > 0 {
             whole.push(started.elapsed().as_secs_f64() * 1e3);
         }
