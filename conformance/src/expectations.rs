@@ -15,6 +15,12 @@ pub struct Expectations {
     pub absolute: f64,
     /// Share of the node tests run that must pass, in percent.
     pub required: usize,
+    /// Whether a listed test that passes is an error: not where other processors may round otherwise.
+    #[serde(default)]
+    pub exact: bool,
+    /// Operators each of which passes at least one test.
+    #[serde(default)]
+    pub promised: Vec<String>,
     /// How far a whole network may be from the reference.
     pub networks: Networks,
     /// Node tests that are not run, with one of the reasons of [`crate::cases::Reason`].
