@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from package_manifest import DATA, MANIFEST, MODEL, PUBLIC_WEIGHTS, SECRET, WEIGHTS
+from package_manifest import DATA, MANIFEST, MODEL, OPTIONAL, PUBLIC_WEIGHTS, SECRET, WEIGHTS
 from package_manifest import Reader, Refused, need, read_manifest, read_secret
 
 
@@ -29,15 +29,27 @@ def label(word):
 # Sections 2, 3 and 5: header.
 
 
-def read_description(data):
-    r = Reader(data)
-    d = {"id": r.take(32), "owner": r.take(32), "name": r.string(), "version": r.u64(), "not_after": r.option(r.u64),
-         "max_requests": r.option(r.u64), "development": r.bool(), "policy": r.choice(4)}
-    if d["policy"] == 2:
+def read_policy(r):
+    policy = r.choice(4)
+    if policy == 2:
         need(r.u16() >= 1, "malformed")
-    if d["policy"] in (1, 2):
+    if policy in (1, 2):
         need(r.u8() <= 6, "malformed")
-    d["sections"] = r.list(196, lambda: read_entry(r))
+    return policy
+
+
+def read_description(data, format_):
+    r = Reader(data)
+    d = {"format": format_, "id": r.take(32), "owner": r.take(32), "name": r.string(), "version": r.u64(),
+         "not_after": r.option(r.u64), "max_requests": r.option(r.u64), "development": r.bool()}
+    if format_ == 1:
+        policy = read_policy(r)
+        d["policies"] = [policy] if policy else []
+    else:
+        d["policies"] = r.list(4096, lambda: read_policy(r))
+        need(not d["policies"] or any(d["policies"]), "malformed")
+    d["sections"] = r.list(256, lambda: read_entry(r, format_))
+    r.extensions(format_)
     r.finish()
     need(d["name"], "malformed")
     keys = [(s["kind"], s["segment"]) for s in d["sections"]]
@@ -49,9 +61,9 @@ def read_description(data):
     return d
 
 
-def read_entry(r):
+def read_entry(r, format_):
     kind = r.u8()
-    need(1 <= kind <= 6, "unsupported")
+    need(1 <= kind <= 6 or format_ > 1 and kind in OPTIONAL, "unsupported")
     segment, length, root = r.u16(), r.u64(), r.take(32)
     need(length > 0, "malformed")
     need(length <= {MANIFEST: 1 << 20, SECRET: 1 << 26}.get(kind, 1 << 40), "limit")
@@ -84,13 +96,13 @@ def read_header(data):
         raise Refused("truncated" if data[:8] == magic[: len(data[:8])] else "magic")
     need(data[:8] == magic, "magic")
     format_, suite, length = struct.unpack("<HHI", data[8:16])
-    need(format_ == 1 and suite == 1, "unsupported")
+    need(format_ in (1, 2) and suite == 1, "unsupported")
     need(length <= 1 << 20, "limit")
     need(length >= 80, "malformed")
     need(len(data) >= length, "truncated")
     r = Reader(data[16 : length - 64])
     description = r.bytes(1 << 20)
-    d = read_description(description)
+    d = read_description(description, format_)
     d["stanzas"] = read_stanzas(r, len(secure_segments(d)))
     r.finish()
     d["length"], d["digest"] = length, sha(data[:length])
@@ -219,11 +231,11 @@ def device_file(path):
     return X25519PrivateKey.from_private_bytes(secret[2:]), owners
 
 
-def read_grant(data, d, accept_development):
+def read_grant(data, d, now, accept_development):
     need(data[:8] == b"\x89CGRANT\n", "magic")
     need(len(data) >= 16, "truncated")
     format_, suite, length = struct.unpack("<HHI", data[8:16])
-    need(format_ == 1 and suite == 1, "unsupported")
+    need(format_ in (1, 2) and suite == 1, "unsupported")
     need(length <= 1 << 20, "limit")
     need(len(data) >= length, "truncated")
     need(len(data) <= length, "trailing")
@@ -231,9 +243,12 @@ def read_grant(data, d, accept_development):
     check_signature(d["owner"], "cordon/1 grant signature", data[:-64], data[-64:])
     r = Reader(data[16:-64])
     need(r.take(32) == d["id"] and r.take(32) == d["digest"], "other-package")
+    number, not_after = (0, None) if format_ == 1 else (r.u64(), r.option(r.u64))
     development = r.bool()
     stanzas = read_stanzas(r, len(secure_segments(d)))
+    r.extensions(format_)
     r.finish()
+    need(now is None or not_after is None or now <= not_after, "expired")
     need(accept_development or not development, "development")
     return stanzas
 
@@ -247,7 +262,7 @@ def read(data, device, grant=None, now=None, minimum=0, accept_development=True)
     need(now is None or d["not_after"] is None or now <= d["not_after"], "expired")
     need(d["version"] >= minimum, "rollback")
     need(accept_development or not d["development"], "development")
-    stanzas = d["stanzas"] if grant is None else read_grant(grant, d, accept_development)
+    stanzas = d["stanzas"] if grant is None else read_grant(grant, d, now, accept_development)
     m = read_manifest(b"".join(section(data, d["sections"][0])), d)
     stored = [section(data, s) for s in d["sections"]]
     keys = unwrap(d, stanzas, private)
@@ -256,32 +271,37 @@ def read(data, device, grant=None, now=None, minimum=0, accept_development=True)
         if s["kind"] in (SECRET, WEIGHTS):
             plain = decrypt(chunks, s, d["id"], keys[s["segment"]])
             if s["kind"] == SECRET:
-                secrets[s["segment"]] = read_secret(plain)
+                secrets[s["segment"]] = read_secret(plain, d, m, s["segment"])
     sections = [{k: s[k] for k in ("kind", "segment", "length", "chunks", "offset")} for s in d["sections"]]
-    return {"package_id": d["id"].hex(), "name": d["name"], "version": d["version"], "development": d["development"],
+    return {"format": d["format"], "package_id": d["id"].hex(), "name": d["name"], "version": d["version"], "development": d["development"],
             "stanzas": len(d["stanzas"]), "sections": sections, "segments": len(m["segments"]), "secrets": secrets}
 
 
 def run_vectors(folder):
+    """Runs every list in the folder and in those below it, which hold older formats."""
     wrong = cases = 0
-    for line in (x for f in sorted(folder.glob("*.txt")) for x in f.read_text().splitlines()):
-        if not line.strip() or line.startswith("#"):
-            continue
-        file, expected, *options = line.split()
-        o = dict(x.split("=", 1) for x in options)
-        try:
-            read((folder / file).read_bytes(), device_file(folder / o.get("device", "device.key")),
-                 (folder / o["grant"]).read_bytes() if "grant" in o else None, int(o.get("now", 3_000_000_000)),
-                 int(o.get("minimum", 7)), o.get("development") != "refused")
-            got = "ok"
-        except Refused as refused:
-            got = str(refused)
-        cases += 1
-        if got != expected:
-            wrong += 1
-            print(f"{file}: expected {expected}, got {got}", file=sys.stderr)
+    for path in sorted(folder.rglob("*.txt")):
+        for line in path.read_text().splitlines():
+            if not line.strip() or line.startswith("#"):
+                continue
+            file, expected, *options = line.split()
+            got = run_vector(path.parent, file, dict(x.split("=", 1) for x in options))
+            cases += 1
+            if got != expected:
+                wrong += 1
+                print(f"{path.parent / file}: expected {expected}, got {got}", file=sys.stderr)
     print(f"{cases - wrong} passed, {wrong} failed")
     return 1 if wrong or not cases else 0
+
+
+def run_vector(folder, file, o):
+    try:
+        read((folder / file).read_bytes(), device_file(folder / o.get("device", "device.key")),
+             (folder / o["grant"]).read_bytes() if "grant" in o else None, int(o.get("now", 3_000_000_000)),
+             int(o.get("minimum", 7)), o.get("development") != "refused")
+    except Refused as refused:
+        return str(refused)
+    return "ok"
 
 
 def main():

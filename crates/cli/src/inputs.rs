@@ -30,7 +30,7 @@ impl Interface {
             .iter()
             .filter_map(|&id| manifest.value(id))
             .map(|value| {
-                let dims = value.shape.iter().map(|&dim| dim as usize).collect();
+                let dims = value.shape().iter().map(|&dim| dim as usize).collect();
                 (value.name.clone().unwrap_or_default(), value.elem, dims)
             })
             .collect();

@@ -3,8 +3,8 @@
 use crate::failure::{Failure, Outcome, own};
 use crate::ui;
 use cordon_executor::Tensor;
-use cordon_package::{Manifest, Normalisation, OutputPolicy};
-use cordon_runtime::{Output, Ranked};
+use cordon_package::{Normalisation, OutputPolicy};
+use cordon_runtime::{Output, PackageFile, Ranked};
 use serde_json::{Value, json};
 
 /// The best classes of each row: index and score.
@@ -34,9 +34,15 @@ pub(crate) fn classes(tensor: &Tensor, axis: u32, logits: bool, top: usize) -> O
     Some(rows)
 }
 
-/// Whether outputs that reach the host are logits: every policy but `full` has normalised them inside.
-pub(crate) fn are_logits(manifest: &Manifest, policy: OutputPolicy) -> bool {
-    policy == OutputPolicy::Full && manifest.normalisation == Normalisation::Softmax
+/// The class axis of an output of the model, and whether what reaches the host are logits: every policy but `full` has
+/// normalised them inside.
+pub(crate) fn meaning(package: &PackageFile, output: usize) -> (Option<u32>, bool) {
+    let full = package.header().output_policies.of(output) == OutputPolicy::Full;
+    package
+        .manifest()
+        .outputs
+        .get(output)
+        .map_or((None, false), |info| (info.class_axis, full && info.normalisation == Normalisation::Softmax))
 }
 
 fn softmax(scores: &mut [f32]) {

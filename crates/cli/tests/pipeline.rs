@@ -153,8 +153,11 @@ fn a_device_accepts_only_what_is_meant_for_it() {
     // Another device, until the owner grants it the package.
     world.ok(&["device", "init", "--owner", "owner.key.pub", "--dir", "second", "--recipient-out", "second.txt"]);
     assert!(world.fails(&run("two.cordon", "second")).contains("grant"));
-    world.ok(&["grant", "two.cordon", "--owner", "owner.key", "--recipient", "second.txt"]);
-    world.ok(&run("two.cordon", "second"));
+    let grant = ["grant", "two.cordon", "--owner", "owner.key", "--recipient", "second.txt"];
+    world.ok(&[&grant[..], &["--number", "2", "--not-after", "2020-01-01", "-o", "two.cordon.grant"]].concat());
+    assert!(world.fails(&run("two.cordon", "second")).contains("expired"), "a grant ends as packages do");
+    world.ok(&["grant", "two.cordon", "--owner", "owner.key", "--recipient", "second.txt", "-o", "new.grant"]);
+    world.ok(&[&run("two.cordon", "second")[..], &["--grant", "new.grant"]].concat());
 
     // A device that pins somebody else.
     world.ok(&["keygen", "owner", "-o", "other.key"]);
@@ -171,6 +174,29 @@ fn a_device_accepts_only_what_is_meant_for_it() {
         world.fails(&["run", "bad.cordon", "--device", "device", "--input", "images/3.png"]);
         world.fails(&["verify", "bad.cordon", "--owner", "owner.key.pub"]);
     }
+}
+
+#[test]
+fn a_package_of_format_1_is_read_and_runs() {
+    let world = World::new();
+    let vectors = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../vectors/format-1");
+    std::fs::create_dir(world.path("device")).expect("writable");
+    let files = [("digits.cordon", "digits.cordon"), ("digits.pub", "owner.pub"), ("digits.key", "device/device.key")];
+    for (from, to) in files {
+        std::fs::copy(vectors.join(from), world.path(to)).expect("there");
+    }
+    let verified = lines(&world.ok(&["--json", "verify", "digits.cordon", "--owner", "owner.pub"])).remove(0);
+    assert_eq!((&verified["output_policy"], &verified["version"]), (&"top:2".into(), &7.into()));
+    let placements: Vec<_> =
+        verified["segments"].as_array().expect("a list").iter().map(|it| it["placement"].clone()).collect();
+    assert_eq!(placements, ["secure", "normal", "secure"]);
+    let results = lines(&world.ok(&["--json", "run", "digits.cordon", "--device", "device", "--input", "images"]));
+    for (class, result) in results.iter().enumerate() {
+        let best = &result["outputs"][0]["classes"][0][0];
+        assert_eq!(best["class"], class, "{result}");
+        assert!(best["label"].is_string(), "{result}");
+    }
+    assert_eq!(results.len(), 10);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use cordon_engine::ValueRef;
-use cordon_package::{Manifest, OutputPolicy, Placement};
+use cordon_package::{Manifest, OutputPolicies, OutputPolicy, Placement};
 use cordon_protocol::{Code, Form, Payload, Refusal, Reply};
 
 use crate::policy::Released;
@@ -21,10 +21,11 @@ impl Crossing {
     pub(crate) fn of_segment(
         manifest: &Manifest,
         segment: usize,
-        policy: OutputPolicy,
+        policies: &OutputPolicies,
     ) -> Result<Vec<Crossing>, Refusal> {
         let info = manifest.segments.get(segment).ok_or(Refusal::new(Code::Internal))?;
-        let governed = |value: &u32| policy != OutputPolicy::Full && manifest.outputs.contains(value);
+        let governed =
+            |value: &u32| manifest.output_index(*value).is_some_and(|index| policies.of(index) != OutputPolicy::Full);
         // A governed value that a normal segment reads would leave as it is.
         let read_outside = |value: &u32| {
             manifest.segments.iter().any(|s| s.placement == Placement::Normal && s.inputs.contains(value))

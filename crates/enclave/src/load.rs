@@ -10,8 +10,7 @@ use alloc::vec::Vec;
 use cordon_engine::{Program, WeightTable};
 use cordon_package::limits::{MAX_GRANT_BYTES, MAX_HEADER_BYTES};
 use cordon_package::{
-    Manifest, Opened, OutputPolicy, Parsed, ProgramKind, SealedSection, Section, SectionKind, SegmentSecret, Trust,
-    Verified,
+    Header, Manifest, Opened, Parsed, ProgramKind, SealedSection, Section, SectionKind, SegmentSecret, Trust, Verified,
 };
 use cordon_protocol::{Code, Expiry, LoadReport, Refusal};
 use zeroize::Zeroize;
@@ -175,6 +174,7 @@ impl ManifestStage {
         if let Some(stored) = whole {
             refuse::headroom(stored.len().saturating_mul(8), platform)?;
             let mut manifest = self.verified.manifest(stored).map_err(refuse::package)?;
+            manifest.check_runnable(self.verified.header()).map_err(refuse::package)?;
             // For people on the host; no use inside.
             manifest.plan_text = String::new();
             self.manifest = Some(manifest);
@@ -186,9 +186,9 @@ impl ManifestStage {
         let device = platform.device().ok_or(Refusal::new(Code::NoDeviceKey))?;
         let manifest = self.manifest.ok_or(Refusal::new(Code::Internal))?;
         let opened = if self.grant.is_empty() {
-            self.verified.open(&device.key)
+            self.verified.open(device.key.recipient_key())
         } else {
-            self.verified.open_with_grant(&self.grant, &device.key)
+            self.verified.open_with_grant(&self.grant, device.key.recipient_key())
         };
         let opened = opened.map_err(refuse::package)?;
         if opened.is_development() && !platform.is_development() {
@@ -227,7 +227,7 @@ fn finish_segments(
     platform: &mut impl Platform,
 ) -> Result<Loading, Refusal> {
     let header = opened.header();
-    let expiry = match (header.not_after, opened.verified().is_expiry_checked()) {
+    let expiry = match (opened.not_after(), opened.is_expiry_checked()) {
         (None, _) => Expiry::None,
         (Some(_), true) => Expiry::Checked,
         (Some(_), false) => Expiry::NotChecked,
@@ -267,8 +267,7 @@ impl SegmentStage {
             reader.decrypt_chunk(index, chunk).map(|plain| plain.len()).map_err(refuse::package)
         })?;
         if let Some(plain) = whole {
-            let keep_labels = self.opened.header().output_policy != OutputPolicy::Full;
-            let draft = decode(plain, self.segment.into(), keep_labels, platform);
+            let draft = decode(plain, self.opened.header(), &self.manifest, self.segment, platform);
             plain.zeroize();
             self.part = SegmentPart::Decoded(Box::new(draft?));
         }
@@ -309,16 +308,30 @@ impl SegmentStage {
     }
 }
 
-/// Decodes a segment's secret part. Of several Programs the first for inference is taken.
-fn decode(plain: &[u8], index: u32, keep_labels: bool, platform: &impl Platform) -> Result<Draft, Refusal> {
+/// Decodes a segment's secret part. Of several Programs the first for inference is taken; labels are kept for a policy that
+/// names classes.
+fn decode(
+    plain: &[u8],
+    header: &Header,
+    manifest: &Manifest,
+    segment: u16,
+    platform: &impl Platform,
+) -> Result<Draft, Refusal> {
+    let index = u32::from(segment);
     // Decoded lists are larger than their encoding: a bound that instructions, ports and names keep.
     refuse::headroom(plain.len().saturating_mul(6), platform)?;
-    let secret = SegmentSecret::decode(plain).map_err(refuse::package)?;
+    let secret = SegmentSecret::decode(plain, header.format).map_err(refuse::package)?;
+    secret.check(manifest, segment).map_err(refuse::package)?;
     let program = secret.programs.iter().find(|program| program.kind == ProgramKind::Inference);
     let program = program.ok_or(Refusal::new(Code::PackageUnsupported).in_segment(index))?;
     let failed = |e| refuse::engine(e, index, platform.memory().available());
-    let labels =
-        if keep_labels { secret.labels.iter().map(|label| String::from(*label)).collect() } else { Vec::new() };
+    let named = !header.output_policies.are_full();
+    let words = secret
+        .labels
+        .iter()
+        .find(|labels| named && labels.output == 0)
+        .map_or(&[][..], |labels| labels.words.as_slice());
+    let labels = words.iter().map(|word| String::from(*word)).collect();
     Ok(Draft {
         index,
         program: Program::decode(program.bytes).map_err(failed)?,

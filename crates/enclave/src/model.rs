@@ -100,14 +100,14 @@ impl Model {
         }
         let labels =
             drafts.iter_mut().map(|draft| core::mem::take(&mut draft.labels)).find(|labels| !labels.is_empty());
-        let policy = Policy::new(header.output_policy, manifest, labels.unwrap_or_default())?;
+        let policy = Policy::new(&header.output_policies, manifest, labels.unwrap_or_default())?;
         let residencies = share_out(&drafts, manifest, platform)?;
         let mut report = LoadReport { segments: drafts.len() as u32, ..report };
         let segments = refuse::reserve(drafts.len(), platform)?;
         let mut unfilled = refuse::reserve(drafts.len(), platform)?;
         let mut place = 0;
         for (draft, residency) in drafts.into_iter().zip(residencies) {
-            let crossings = Crossing::of_segment(manifest, draft.index as usize, header.output_policy)?;
+            let crossings = Crossing::of_segment(manifest, draft.index as usize, &header.output_policies)?;
             // The decoded Program is in use already, and part of what the limit bounds.
             let limits = Limits::new(platform.memory().available().saturating_add(draft.program.heap_bytes()));
             let weight_bytes = draft.table.stream_bytes();
@@ -167,7 +167,7 @@ fn check_ports(draft: &Draft, manifest: &Manifest) -> Result<(), Refusal> {
             DType::U8 if value.elem == ElemType::Int8 => ElemType::Int8,
             DType::U8 => ElemType::Uint8,
         };
-        if value.elem != elem || value.shape != port.shape {
+        if value.elem != elem || value.shape() != port.shape {
             return Err(invalid.about(port.value));
         }
     }

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use cordon_kernels::geometry::Along;
 use cordon_kernels::normalize::softmax_in_place;
-use cordon_package::{Manifest, Normalisation, OutputPolicy};
+use cordon_package::{Manifest, Normalisation, OutputPolicies, OutputPolicy};
 use cordon_protocol::{Code, Entry, Form, Ranked, Refusal};
 use zeroize::Zeroizing;
 
@@ -37,22 +37,28 @@ impl Released {
 }
 
 impl Policy {
-    /// `None` for `full`. `labels` are those of the segment that makes the output.
-    pub(crate) fn new(policy: OutputPolicy, manifest: &Manifest, labels: Vec<String>) -> Result<Option<Self>, Refusal> {
-        if policy == OutputPolicy::Full {
+    /// `None` where all outputs are full; else the policy of the only one, with its labels.
+    pub(crate) fn new(
+        policies: &OutputPolicies,
+        manifest: &Manifest,
+        labels: Vec<String>,
+    ) -> Result<Option<Self>, Refusal> {
+        if policies.are_full() {
             return Ok(None);
         }
         let impossible = Refusal::new(Code::PolicyImpossible);
-        let axis = manifest.class_axis.and_then(|axis| usize::try_from(axis).ok()).ok_or(impossible)?;
-        let output = manifest.outputs.first().and_then(|value| manifest.value(*value)).ok_or(impossible)?;
+        let [meaning] = manifest.outputs.as_slice() else { return Err(impossible) };
+        let axis = meaning.class_axis.and_then(|axis| usize::try_from(axis).ok()).ok_or(impossible)?;
+        let output = manifest.value(meaning.value).ok_or(impossible)?;
         let product = |dims: &[u32]| dims.iter().try_fold(1u32, |n, d| n.checked_mul(*d));
-        let (outer, rest) = output.shape.split_at_checked(axis).ok_or(impossible)?;
+        let (outer, rest) = output.shape().split_at_checked(axis).ok_or(impossible)?;
         let (len, inner) = rest.split_first().ok_or(impossible)?;
         let along = match (product(outer), product(inner)) {
             (Some(outer), Some(inner)) => Along { outer, len: *len, inner },
             _ => return Err(impossible),
         };
-        Ok(Some(Self { policy, softmax: manifest.normalisation == Normalisation::Softmax, along, labels }))
+        let softmax = meaning.normalisation == Normalisation::Softmax;
+        Ok(Some(Self { policy: policies.of(0), softmax, along, labels }))
     }
 
     /// Applies the policy to the output's elements.

@@ -2,12 +2,13 @@
 
 use zeroize::Zeroizing;
 
+use crate::chunks::LeafTable;
 use crate::error::PackageError;
-use crate::keys::DeviceKey;
 use crate::manifest::Manifest;
 use crate::open::{Opened, Parsed, Trust, Verified};
+use crate::recipient::RecipientKey;
 use crate::secret::SegmentSecret;
-use crate::section::{LeafTable, Section, SectionKind};
+use crate::section::{Section, SectionKind};
 
 /// A whole package, checked.
 pub struct Checked {
@@ -32,14 +33,14 @@ pub fn check_public(file: &[u8], trust: &Trust<'_>) -> Result<Checked, PackageEr
     Ok(Checked { manifest, verified })
 }
 
-/// Checks a file as [`check_public`] does, then opens it for `device` and decrypts every chunk.
-pub fn check(file: &[u8], trust: &Trust<'_>, device: &DeviceKey) -> Result<(Manifest, Opened), PackageError> {
+/// Checks a file as [`check_public`] does, then opens it with `key` and decrypts every chunk.
+pub fn check(file: &[u8], trust: &Trust<'_>, key: &RecipientKey) -> Result<(Manifest, Opened), PackageError> {
     let Checked { manifest, verified } = check_public(file, trust)?;
-    let opened = verified.open(device)?;
+    let opened = verified.open(key)?;
     for section in opened.header().sections.iter().filter(|s| s.kind().is_sealed()) {
         if section.kind() == SectionKind::SegmentSecret {
             let plain = opened.decrypt_section(section.kind(), section.segment(), stored(file, section)?)?;
-            SegmentSecret::decode(&plain)?;
+            SegmentSecret::decode(&plain, opened.header().format)?.check(&manifest, section.segment())?;
         } else {
             let reader = opened.section(leaf_table(opened.verified(), file, section)?)?;
             for index in 0..section.chunks() {

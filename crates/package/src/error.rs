@@ -152,7 +152,7 @@ impl fmt::Display for PackageError {
             Self::Unsupported(what) => write!(f, "{what} is not supported by this version"),
             Self::UnpinnedOwner => f.write_str("the package's owner is not pinned on this device"),
             Self::Expired { not_after } => {
-                write!(f, "the package expired at Unix time {not_after}")
+                write!(f, "the package or its grant expired at Unix time {not_after}")
             }
             Self::OlderVersion { version, minimum } => {
                 write!(f, "version {version} is older than {minimum}, which was accepted before")

@@ -6,24 +6,43 @@ use cordon_codec::{DecodeError, Reader, Writer};
 use sha2::{Digest, Sha256};
 
 use crate::error::PackageError;
-use crate::keys::{OwnerKey, Random, Recipient, Stretched, label};
-use crate::limits::{FORMAT, GRANT_MAGIC, MAX_GRANT_BYTES, MAX_STANZAS, PREFIX_BYTES, SIGNATURE_BYTES, SUITE};
+use crate::extensions;
+use crate::format::Format;
+use crate::header::versions;
+use crate::keys::{OwnerKey, label};
+use crate::limits::{GRANT_MAGIC, MAX_GRANT_BYTES, MAX_STANZAS, PREFIX_BYTES, SIGNATURE_BYTES, SUITE};
 use crate::open::{Opened, Verified};
+use crate::random::{Random, Stretched};
+use crate::recipient::Recipient;
 use crate::stanza::{self, Stanza};
 
 /// A grant whose signature and package have been checked.
 pub(crate) struct Grant {
+    pub(crate) number: u64,
+    pub(crate) not_after: Option<u64>,
     pub(crate) development: bool,
     pub(crate) stanzas: Vec<Stanza>,
 }
 
-/// Writes a grant for `recipients`. `opened` comes from the owner's own stanza: [`OwnerKey::device_key`].
+/// What to grant, and to whom.
+#[derive(Clone, Copy)]
+pub struct GrantRequest<'a> {
+    /// Devices, at least one.
+    pub recipients: &'a [Recipient],
+    /// Tells several grants of one package apart; the owner counts.
+    pub number: u64,
+    /// Last second of validity, Unix time.
+    pub not_after: Option<u64>,
+}
+
+/// Writes a grant. `opened` comes from the owner's own stanza: [`OwnerKey::recipient_key`].
 pub fn write_grant(
     opened: &Opened,
     owner: &OwnerKey,
-    recipients: &[Recipient],
+    request: &GrantRequest<'_>,
     random: &mut dyn Random,
 ) -> Result<Vec<u8>, PackageError> {
+    let recipients = request.recipients;
     let verified = opened.verified();
     if owner.public() != verified.header().owner {
         return Err(PackageError::Misuse("only the package's owner can grant"));
@@ -37,16 +56,20 @@ pub fn write_grant(
         .map(|r| Stanza::wrap(r.public_bytes(), verified.binding(), opened.keys(), &mut rng))
         .collect::<Result<Vec<_>, _>>()?;
     let mut body = Writer::new();
-    body.raw(&verified.header().package_id).raw(verified.digest());
+    body.raw(&verified.header().package_id).raw(verified.digest()).u64(request.number);
+    body.option(request.not_after, |w, v| {
+        w.u64(v);
+    });
     body.bool(recipients.iter().any(|r| r.platform().is_development()));
     stanza::encode(&mut body, &stanzas);
+    extensions::write_none(&mut body);
     let body = body.finish();
     let total = PREFIX_BYTES.saturating_add(body.len()).saturating_add(SIGNATURE_BYTES);
     if total > MAX_GRANT_BYTES {
         return Err(PackageError::TooManyRecipients);
     }
     let mut w = Writer::new();
-    w.raw(&GRANT_MAGIC).u16(FORMAT).u16(SUITE).count(total).raw(&body);
+    w.raw(&GRANT_MAGIC).u16(Format::WRITTEN.code()).u16(SUITE).count(total).raw(&body);
     let mut bytes = w.finish();
     let signature = owner.sign(&signature_label(), &Sha256::digest(&bytes).into());
     bytes.extend_from_slice(&signature);
@@ -60,15 +83,11 @@ impl Grant {
         if r.take(GRANT_MAGIC.len(), "magic").map_err(|_| PackageError::BadMagic)? != GRANT_MAGIC {
             return Err(PackageError::BadMagic);
         }
-        let format = r.u16("format").map_err(|_| PackageError::Truncated)?;
-        if format != FORMAT {
-            return Err(PackageError::UnsupportedFormat(format));
+        if bytes.len() < PREFIX_BYTES {
+            return Err(PackageError::Truncated);
         }
-        let suite = r.u16("suite").map_err(|_| PackageError::Truncated)?;
-        if suite != SUITE {
-            return Err(PackageError::UnsupportedSuite(suite));
-        }
-        let total = usize::try_from(r.u32("grant length").map_err(|_| PackageError::Truncated)?).unwrap_or(usize::MAX);
+        let format = versions(&mut r)?;
+        let total = usize::try_from(r.u32("grant length")?).unwrap_or(usize::MAX);
         if total > MAX_GRANT_BYTES {
             return Err(DecodeError::TooLong("grant length").into());
         }
@@ -92,10 +111,15 @@ impl Grant {
         if id != header.package_id || digest != *package.digest() {
             return Err(PackageError::OtherPackage);
         }
+        let (number, not_after) = match format {
+            Format::V1 => (0, None),
+            Format::V2 => (r.u64("grant number")?, r.option("not_after", |r| r.u64("not_after"))?),
+        };
         let development = r.bool("development")?;
         let stanzas = stanza::decode(&mut r, header.sealed_segments().count())?;
+        extensions::skip(&mut r, format)?;
         r.finish()?;
-        Ok(Self { development, stanzas })
+        Ok(Self { number, not_after, development, stanzas })
     }
 }
 

@@ -7,12 +7,12 @@ use cordon_codec::{DecodeError, Reader, Writer};
 use sha2::{Digest, Sha256};
 
 use crate::error::PackageError;
+use crate::extensions;
+use crate::format::Format;
 use crate::keys::{OwnerPublic, label};
-use crate::limits::{
-    FORMAT, MAGIC, MAX_HEADER_BYTES, MAX_SECTIONS, MAX_STRING_BYTES, PREFIX_BYTES, SIGNATURE_BYTES, SUITE,
-};
+use crate::limits::{MAGIC, MAX_HEADER_BYTES, MAX_SECTIONS, MAX_STRING_BYTES, PREFIX_BYTES, SIGNATURE_BYTES, SUITE};
 use crate::merkle::Hash;
-use crate::policy::OutputPolicy;
+use crate::policy::OutputPolicies;
 use crate::section::{self, SECTION_ENTRY_BYTES, Section, SectionKind};
 use crate::stanza::{self, Stanza};
 
@@ -20,6 +20,8 @@ use crate::stanza::{self, Stanza};
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Header {
+    /// What the file is written in.
+    pub format: Format,
     /// Drawn for every seal.
     pub package_id: [u8; 32],
     /// Who signed.
@@ -35,7 +37,7 @@ pub struct Header {
     /// Sealed to a platform without hardware protection; real platforms refuse it.
     pub development: bool,
     /// Applied inside the enclave.
-    pub output_policy: OutputPolicy,
+    pub output_policies: OutputPolicies,
     /// In the order of the file.
     pub sections: Vec<Section>,
 }
@@ -51,7 +53,7 @@ impl Header {
         self.sections.iter().filter(|s| s.kind() == SectionKind::SegmentSecret).map(Section::segment)
     }
 
-    /// The description's bytes.
+    /// The description's bytes, in the format that is written.
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut w = Writer::new();
         w.raw(&self.package_id).raw(self.owner.as_bytes()).string(&self.name).u64(self.version);
@@ -62,14 +64,16 @@ impl Header {
             w.u64(v);
         });
         w.bool(self.development);
-        self.output_policy.encode(&mut w);
+        self.output_policies.encode(&mut w);
         w.list(self.sections.iter(), |w, section| section.encode(w));
+        extensions::write_none(&mut w);
         w.finish()
     }
 
-    fn decode(bytes: &[u8]) -> Result<Self, PackageError> {
+    fn decode(bytes: &[u8], format: Format) -> Result<Self, PackageError> {
         let mut r = Reader::new(bytes);
         let header = Self {
+            format,
             package_id: r.array("package id")?,
             owner: OwnerPublic::from_bytes(r.array("owner")?),
             name: r.string(MAX_STRING_BYTES, "name")?,
@@ -77,9 +81,10 @@ impl Header {
             not_after: r.option("not_after", |r| r.u64("not_after"))?,
             max_requests: r.option("max_requests", |r| r.u64("max_requests"))?,
             development: r.bool("development")?,
-            output_policy: OutputPolicy::decode(&mut r)?,
-            sections: r.list(SECTION_ENTRY_BYTES, MAX_SECTIONS, "sections", Section::decode)?,
+            output_policies: OutputPolicies::decode(&mut r, format)?,
+            sections: r.list(SECTION_ENTRY_BYTES, MAX_SECTIONS, "sections", |r| Section::decode(r, format))?,
         };
+        extensions::skip(&mut r, format)?;
         r.finish()?;
         header.check()?;
         Ok(header)
@@ -113,10 +118,10 @@ impl Header {
 }
 
 /// Digest that wrapped keys are bound to.
-pub(crate) fn description_digest(description: &[u8]) -> Hash {
+pub(crate) fn description_digest(format: Format, description: &[u8]) -> Hash {
     Sha256::new()
         .chain_update(label("cordon/1 description"))
-        .chain_update(FORMAT.to_le_bytes())
+        .chain_update(format.code().to_le_bytes())
         .chain_update(SUITE.to_le_bytes())
         .chain_update(description)
         .finalize()
@@ -141,14 +146,7 @@ pub fn header_length(prefix: &[u8]) -> Result<usize, PackageError> {
     if r.array("magic")? != MAGIC {
         return Err(PackageError::BadMagic);
     }
-    let format = r.u16("format")?;
-    if format != FORMAT {
-        return Err(PackageError::UnsupportedFormat(format));
-    }
-    let suite = r.u16("suite")?;
-    if suite != SUITE {
-        return Err(PackageError::UnsupportedSuite(suite));
-    }
+    versions(&mut r)?;
     let len = usize::try_from(r.u32("header length")?).unwrap_or(usize::MAX);
     if len > MAX_HEADER_BYTES {
         return Err(DecodeError::TooLong("header length").into());
@@ -157,6 +155,15 @@ pub fn header_length(prefix: &[u8]) -> Result<usize, PackageError> {
         return Err(DecodeError::Invalid("header length").into());
     }
     Ok(len)
+}
+
+/// Format and suite, as they stand behind the magic bytes of packages and grants.
+pub(crate) fn versions(r: &mut Reader<'_>) -> Result<Format, PackageError> {
+    let format = Format::from_code(r.u16("format")?)?;
+    match r.u16("suite")? {
+        SUITE => Ok(format),
+        suite => Err(PackageError::UnsupportedSuite(suite)),
+    }
 }
 
 /// The parts of a header's bytes.
@@ -187,14 +194,16 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<HeaderParts, PackageError> {
     let (signed, signature) =
         bytes.split_last_chunk::<SIGNATURE_BYTES>().ok_or(DecodeError::Invalid("header length"))?;
     let mut r = Reader::new(signed);
-    r.take(PREFIX_BYTES, "prefix")?;
+    r.take(MAGIC.len(), "magic")?;
+    let format = versions(&mut r)?;
+    r.u32("header length")?;
     let description = r.bytes(u32::try_from(MAX_HEADER_BYTES).unwrap_or(u32::MAX), "description")?;
-    let mut header = Header::decode(description)?;
+    let mut header = Header::decode(description, format)?;
     let stanzas = stanza::decode(&mut r, header.sealed_segments().count())?;
     r.finish()?;
     let file_len = section::place(&mut header.sections, header_len);
     Ok(HeaderParts {
-        description: description_digest(description),
+        description: description_digest(format, description),
         recipients: stanzas.iter().filter(|s| matches!(s, Stanza::X25519 { .. })).count(),
         stanzas,
         signed: Sha256::digest(signed).into(),
@@ -214,7 +223,7 @@ pub(crate) fn encoded_len(description: usize, stanzas: usize) -> usize {
 /// Everything before the signature.
 pub(crate) fn encode(description: &[u8], stanzas: &[Stanza], header_len: usize) -> Vec<u8> {
     let mut w = Writer::new();
-    w.raw(&MAGIC).u16(FORMAT).u16(SUITE).count(header_len).bytes(description);
+    w.raw(&MAGIC).u16(Format::WRITTEN.code()).u16(SUITE).count(header_len).bytes(description);
     stanza::encode(&mut w, stanzas);
     w.finish()
 }

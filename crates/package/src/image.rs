@@ -139,9 +139,9 @@ impl Preprocessing {
         let channels = u32::try_from(self.channels.count()).unwrap_or(u32::MAX);
         let shape = [channels, self.height, self.width];
         let fits = manifest.inputs.contains(&self.input)
-            && manifest
-                .value(self.input)
-                .is_some_and(|v| v.elem == ElemType::Float && v.shape.len() == 4 && v.shape.ends_with(&shape));
+            && manifest.value(self.input).is_some_and(|v| {
+                v.elem == ElemType::Float && v.shapes.iter().any(|s| s.len() == 4 && s.ends_with(&shape))
+            });
         if fits { Ok(()) } else { broken("preprocessing makes a float input of shape (n, channels, height, width)") }
     }
 }

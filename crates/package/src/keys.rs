@@ -9,77 +9,17 @@ use core::fmt;
 
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 use hkdf::Hkdf;
-use hpke::kem::X25519HkdfSha256;
-use hpke::{Deserializable, Kem, Serializable};
 use sha2::{Digest, Sha256};
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroizing;
 
 use crate::error::PackageError;
 use crate::limits::{MAX_KEY_TEXT_BYTES, MAX_PINNED_OWNERS, SIGNATURE_BYTES};
+use crate::random::{Random, draw};
+use crate::recipient::{DeviceKey, RecipientKey};
 use crate::text::{Case, armour, dearmour};
 
 const OWNER_SECRET: &str = "CORDON-OWNER-SECRET-";
 const OWNER_PUBLIC: &str = "cordonowner1";
-const DEVICE_SECRET: &str = "CORDON-DEVICE-SECRET-";
-const RECIPIENT: &str = "cordon1";
-/// Type byte of an X25519 recipient or device key.
-const TYPE_X25519: u8 = 1;
-
-/// A source of unpredictable bytes. On a device it is the platform's.
-pub trait Random {
-    /// Fills `out`, or fails as a whole with [`PackageError::Random`].
-    fn fill(&mut self, out: &mut [u8]) -> Result<(), PackageError>;
-}
-
-impl<F: FnMut(&mut [u8]) -> Result<(), PackageError>> Random for F {
-    fn fill(&mut self, out: &mut [u8]) -> Result<(), PackageError> {
-        self(out)
-    }
-}
-
-/// Draws 32 secret bytes.
-pub(crate) fn draw(random: &mut dyn Random) -> Result<Zeroizing<[u8; 32]>, PackageError> {
-    let mut bytes = Zeroizing::new([0; 32]);
-    random.fill(bytes.as_mut_slice())?;
-    Ok(bytes)
-}
-
-/// The TEE kind behind a device key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum PlatformKind {
-    /// A locked-down Linux process: development isolation without hardware protection.
-    Process,
-}
-
-impl PlatformKind {
-    /// Sealing to such a device stamps the package `development`.
-    pub fn is_development(self) -> bool {
-        match self {
-            Self::Process => true,
-        }
-    }
-
-    /// Its word.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Process => "process",
-        }
-    }
-
-    fn code(self) -> u8 {
-        match self {
-            Self::Process => 1,
-        }
-    }
-
-    fn from_code(code: u8) -> Result<Self, PackageError> {
-        match code {
-            1 => Ok(Self::Process),
-            _ => Err(PackageError::Unsupported("the platform of a device key")),
-        }
-    }
-}
 
 /// An owner's public key: what devices pin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -124,7 +64,7 @@ impl fmt::Display for OwnerPublic {
 pub struct OwnerKey {
     seed: Zeroizing<[u8; 32]>,
     signing: SigningKey,
-    recipient: DeviceKey,
+    recipient: RecipientKey,
 }
 
 impl OwnerKey {
@@ -149,7 +89,7 @@ impl OwnerKey {
     }
 
     /// The key that opens the stanza every package holds for its owner.
-    pub fn device_key(&self) -> &DeviceKey {
+    pub fn recipient_key(&self) -> &RecipientKey {
         &self.recipient
     }
 
@@ -160,79 +100,7 @@ impl OwnerKey {
     fn from_seed(seed: Zeroizing<[u8; 32]>) -> Self {
         let signing = derive(&seed, b"cordon/1 owner signing key");
         let recipient = derive(&seed, b"cordon/1 owner recipient key");
-        Self {
-            signing: SigningKey::from_bytes(&signing),
-            recipient: DeviceKey { platform: PlatformKind::Process, secret: recipient },
-            seed,
-        }
-    }
-}
-
-/// A device's secret X25519 key.
-pub struct DeviceKey {
-    platform: PlatformKind,
-    secret: Zeroizing<[u8; 32]>,
-}
-
-impl DeviceKey {
-    /// Makes a new key for a device of kind `platform`.
-    pub fn generate(platform: PlatformKind, random: &mut dyn Random) -> Result<Self, PackageError> {
-        Ok(Self { platform, secret: draw(random)? })
-    }
-
-    /// What owners seal to.
-    pub fn recipient(&self) -> Recipient {
-        Recipient { platform: self.platform, public: self.public_bytes() }
-    }
-
-    pub(crate) fn public_bytes(&self) -> [u8; 32] {
-        X25519HkdfSha256::sk_to_pk(&self.private()).to_bytes().into()
-    }
-
-    pub(crate) fn private(&self) -> <X25519HkdfSha256 as Kem>::PrivateKey {
-        <X25519HkdfSha256 as Kem>::PrivateKey::from_bytes(self.secret.as_slice())
-            .expect("an X25519 private key is any 32 bytes")
-    }
-
-    fn to_text(&self) -> Zeroizing<String> {
-        armour(DEVICE_SECRET, typed_payload(self.platform, &self.secret).as_slice(), Case::Upper)
-    }
-
-    fn parse(line: &str) -> Result<Self, PackageError> {
-        let payload = dearmour::<34>(DEVICE_SECRET, line, Case::Upper)?;
-        let (platform, secret) = typed_parts(&payload)?;
-        Ok(Self { platform, secret })
-    }
-}
-
-/// The public key of a device, as its text `cordon1…`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Recipient {
-    platform: PlatformKind,
-    public: [u8; 32],
-}
-
-impl Recipient {
-    /// Reads the text form.
-    pub fn parse(text: &str) -> Result<Self, PackageError> {
-        let payload = dearmour::<34>(RECIPIENT, text, Case::Lower)?;
-        let (platform, public) = typed_parts(&payload)?;
-        Ok(Self { platform, public: *public })
-    }
-
-    /// The TEE kind the device says it is. Nothing proves it until the device attests.
-    pub fn platform(&self) -> PlatformKind {
-        self.platform
-    }
-
-    pub(crate) fn public_bytes(&self) -> &[u8; 32] {
-        &self.public
-    }
-}
-
-impl fmt::Display for Recipient {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&armour(RECIPIENT, typed_payload(self.platform, &self.public).as_slice(), Case::Lower))
+        Self { signing: SigningKey::from_bytes(&signing), recipient: RecipientKey::new(recipient), seed }
     }
 }
 
@@ -290,23 +158,6 @@ impl DeviceFile {
     }
 }
 
-fn typed_payload(platform: PlatformKind, key: &[u8; 32]) -> Zeroizing<[u8; 34]> {
-    let mut payload = Zeroizing::new([0; 34]);
-    let [kind, code, rest @ ..] = &mut *payload;
-    *kind = TYPE_X25519;
-    *code = platform.code();
-    rest.copy_from_slice(key);
-    payload
-}
-
-fn typed_parts(payload: &[u8; 34]) -> Result<(PlatformKind, Zeroizing<[u8; 32]>), PackageError> {
-    let [kind, code, key @ ..] = payload;
-    if *kind != TYPE_X25519 {
-        return Err(PackageError::Unsupported("the type of a recipient or device key"));
-    }
-    Ok((PlatformKind::from_code(*code)?, Zeroizing::new(*key)))
-}
-
 fn lines(text: &str) -> impl Iterator<Item = &str> {
     text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'))
 }
@@ -338,54 +189,10 @@ pub(crate) fn label(word: &str) -> [u8; 32] {
     Sha256::digest(word).into()
 }
 
-/// HPKE asks for an infallible generator; this one stretches 32 bytes that were drawn fallibly beforehand.
-pub(crate) struct Stretched {
-    seed: Zeroizing<[u8; 32]>,
-    counter: u64,
-}
-
-impl Stretched {
-    pub(crate) fn new(random: &mut dyn Random) -> Result<Self, PackageError> {
-        Ok(Self { seed: draw(random)?, counter: 0 })
-    }
-}
-
-impl hpke::rand_core::TryRng for Stretched {
-    type Error = core::convert::Infallible;
-
-    fn try_next_u32(&mut self) -> Result<u32, Self::Error> {
-        let mut bytes = [0; 4];
-        self.try_fill_bytes(&mut bytes)?;
-        Ok(u32::from_le_bytes(bytes))
-    }
-
-    fn try_next_u64(&mut self) -> Result<u64, Self::Error> {
-        let mut bytes = [0; 8];
-        self.try_fill_bytes(&mut bytes)?;
-        Ok(u64::from_le_bytes(bytes))
-    }
-
-    fn try_fill_bytes(&mut self, out: &mut [u8]) -> Result<(), Self::Error> {
-        for piece in out.chunks_mut(32) {
-            let mut block: [u8; 32] = Sha256::new()
-                .chain_update(b"cordon/1 stretched")
-                .chain_update(self.seed.as_slice())
-                .chain_update(self.counter.to_le_bytes())
-                .finalize()
-                .into();
-            self.counter = self.counter.saturating_add(1);
-            piece.iter_mut().zip(block).for_each(|(to, from)| *to = from);
-            block.zeroize();
-        }
-        Ok(())
-    }
-}
-
-impl hpke::rand_core::TryCryptoRng for Stretched {}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::recipient::{PlatformKind, Recipient};
 
     fn fixed(byte: u8) -> impl FnMut(&mut [u8]) -> Result<(), PackageError> {
         move |out: &mut [u8]| {
@@ -399,8 +206,9 @@ mod tests {
         let owner = OwnerKey::generate(&mut fixed(7)).expect("fixed");
         let again = OwnerKey::parse(&alloc::format!("# comment\n{}\n", *owner.to_text())).expect("own text");
         assert!(owner.public() == again.public());
-        assert_eq!(owner.device_key().public_bytes(), again.device_key().public_bytes());
-        assert_ne!(owner.signing.as_bytes(), &*owner.recipient.secret);
+        assert_eq!(owner.recipient_key().public_bytes(), again.recipient_key().public_bytes());
+        let signing = RecipientKey::new(owner.signing.to_bytes().into());
+        assert_ne!(signing.public_bytes(), owner.recipient_key().public_bytes());
         assert_eq!(OwnerPublic::parse(&alloc::format!("{}", owner.public())), Ok(owner.public()));
     }
 
@@ -423,8 +231,6 @@ mod tests {
         let key = DeviceKey::generate(PlatformKind::Process, &mut fixed(8)).expect("fixed");
         assert!(OwnerPublic::parse(&alloc::format!("{}", key.recipient())).is_err());
         assert!(OwnerKey::parse(&key.to_text()).is_err());
-        let unknown = armour(RECIPIENT, &[&[2u8, 1][..], &[5; 32]].concat(), Case::Lower);
-        assert!(matches!(Recipient::parse(&unknown), Err(PackageError::Unsupported(_))));
     }
 
     #[test]

@@ -11,7 +11,7 @@
 //! | parse | [`Parsed::parse`], or [`Parsed::parse_file`] with the layout of the whole file | well-formed |
 //! | verify | [`Parsed::verify`] with [`Trust`] | [`Verified`]: a pinned owner signed it, valid here and now |
 //! | plain sections | [`Verified::manifest`], [`Verified::check_section`], [`Verified::leaf_table`] → [`LeafTable::check`] | the owner's bytes |
-//! | open | [`Verified::open`], [`Verified::open_with_grant`] with [`DeviceKey`] | [`Opened`]: the segment keys |
+//! | open | [`Verified::open`], [`Verified::open_with_grant`] with [`RecipientKey`] | [`Opened`]: the segment keys |
 //! | encrypted sections | [`Opened::section`] of a [`LeafTable`] → [`SealedSection::decrypt_chunk`] | the owner's secret bytes |
 //!
 //! A small enclave keeps 32 bytes for each 64 KiB chunk (the [`LeafTable`]) and one chunk. A reader with the whole file
@@ -32,7 +32,10 @@ extern crate alloc;
 
 mod aead;
 mod check;
+mod chunks;
 mod error;
+mod extensions;
+mod format;
 mod grant;
 mod header;
 mod image;
@@ -43,6 +46,9 @@ pub mod merkle;
 mod open;
 mod placement;
 mod policy;
+mod random;
+mod recipient;
+mod rules;
 mod secret;
 mod section;
 mod stanza;
@@ -51,19 +57,23 @@ mod write;
 
 pub use aead::{Aead, ChunkAead, NONCE_BYTES};
 pub use check::{Checked, check, check_public, chunk, leaves, stored};
+pub use chunks::{LeafTable, LeafTableBuilder, SealedSection};
 pub use cordon_onnx_types::ElemType;
 pub use error::PackageError;
-pub use grant::write_grant;
+pub use format::Format;
+pub use grant::{GrantRequest, write_grant};
 pub use header::{Header, header_length};
 pub use image::{Channels, Fit, ImageLayout, Preprocessing};
-pub use keys::{DeviceFile, DeviceKey, OwnerKey, OwnerPublic, PlatformKind, Random, Recipient};
+pub use keys::{DeviceFile, OwnerKey, OwnerPublic};
 pub use limits::{NORMAL_DATA_LOCATION, TAG_BYTES};
-pub use manifest::{Manifest, Normalisation, SegmentInfo, ValueInfo};
+pub use manifest::{Manifest, Normalisation, OutputInfo, SegmentInfo, ValueInfo};
 pub use open::{Opened, Parsed, Trust, Verified};
 pub use placement::{Domain, Placement};
-pub use policy::OutputPolicy;
-pub use secret::{ProgramKind, SealedProgram, SegmentSecret};
-pub use section::{LeafTable, LeafTableBuilder, SealedSection, Section, SectionKind};
+pub use policy::{OutputPolicies, OutputPolicy};
+pub use random::Random;
+pub use recipient::{DeviceKey, PlatformKind, Recipient, RecipientKey};
+pub use secret::{Labels, ProgramKind, SealedProgram, SegmentSecret};
+pub use section::{Section, SectionKind};
 pub use stanza::Broker;
 pub use write::{SealRequest, Sealer, SectionPlan, Sink, seal_to_vec};
 

@@ -4,8 +4,10 @@
 pub const MAGIC: [u8; 8] = *b"\x89CORDON\n";
 /// Bytes a grant begins with.
 pub const GRANT_MAGIC: [u8; 8] = *b"\x89CGRANT\n";
-/// Version of the format.
-pub const FORMAT: u16 = 1;
+/// Version of the format that is written.
+pub const FORMAT: u16 = 2;
+/// Oldest version that is read.
+pub const OLDEST_FORMAT: u16 = 1;
 /// Suite 1: Ed25519, HPKE base mode with DHKEM(X25519, HKDF-SHA256) / HKDF-SHA256 / AES-256-GCM, AES-256-GCM chunks,
 /// HKDF-SHA256 working keys, SHA-256 trees.
 pub const SUITE: u16 = 1;
@@ -21,7 +23,7 @@ pub const MAX_GRANT_BYTES: usize = 1 << 20;
 /// Segments of a package.
 pub const MAX_SEGMENTS: u16 = 64;
 /// Sections of a package.
-pub const MAX_SECTIONS: u32 = 196;
+pub const MAX_SECTIONS: u32 = 256;
 /// Stanzas of a package or grant.
 pub const MAX_STANZAS: u32 = 256;
 /// Body of one stanza.
@@ -30,6 +32,11 @@ pub const MAX_STANZA_BYTES: u32 = 1 << 16;
 pub const MAX_STRING_BYTES: u32 = 1024;
 /// Key id of a `broker` stanza.
 pub const MAX_KEY_ID_BYTES: u32 = 64;
+
+/// Extensions of one structure.
+pub const MAX_EXTENSIONS: u32 = 64;
+/// Bytes of one extension.
+pub const MAX_EXTENSION_BYTES: u32 = 1 << 16;
 
 /// Plaintext bytes of every chunk but a section's last, which may be shorter.
 pub const CHUNK_BYTES: usize = 1 << 16;
@@ -44,6 +51,8 @@ pub const PAGE_BYTES: u64 = 4096;
 
 /// Manifest section.
 pub const MAX_MANIFEST_BYTES: u64 = 1 << 20;
+/// Shape variants of a manifest.
+pub const MAX_VARIANTS: u8 = 16;
 /// Values of a manifest.
 pub const MAX_VALUES: u32 = 4096;
 /// Extents of one value.
@@ -61,7 +70,7 @@ pub const MAX_DECIMALS: u8 = 6;
 pub const MAX_SECRET_BYTES: u64 = 1 << 26;
 /// Programs of one segment.
 pub const MAX_PROGRAMS: u32 = 16;
-/// Node names, or labels, of one segment.
+/// Node names of one segment, or labels of one output.
 pub const MAX_NAMES: u32 = 1 << 17;
 
 /// Owners a device file may pin.

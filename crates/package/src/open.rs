@@ -5,14 +5,16 @@ use alloc::vec::Vec;
 
 use zeroize::Zeroizing;
 
+use crate::chunks::{LeafTable, LeafTableBuilder, SealedSection};
 use crate::error::PackageError;
 use crate::grant::Grant;
 use crate::header::{self, Header, HeaderParts, header_length, signature_label};
-use crate::keys::{DeviceKey, OwnerPublic};
+use crate::keys::OwnerPublic;
 use crate::limits::CHUNK_BYTES;
 use crate::manifest::Manifest;
 use crate::merkle::{self, Hash};
-use crate::section::{LeafTable, LeafTableBuilder, SealedSection, Section, SectionKind};
+use crate::recipient::RecipientKey;
+use crate::section::{Section, SectionKind};
 use crate::stanza::{self, Binding, Broker, SegmentKey, Stanza};
 
 /// What a verifier accepts.
@@ -77,19 +79,14 @@ impl Parsed {
             return Err(PackageError::UnpinnedOwner);
         }
         header.owner.verify(&signature_label(), &parts.signed, &parts.signature)?;
-        if let (Some(now), Some(not_after)) = (trust.now, header.not_after)
-            && now > not_after
-        {
-            return Err(PackageError::Expired { not_after });
-        }
+        check_expiry(trust.now, header.not_after)?;
         if header.version < trust.minimum_version {
             return Err(PackageError::OlderVersion { version: header.version, minimum: trust.minimum_version });
         }
         if header.development && !trust.dangerous_accept_development {
             return Err(PackageError::Development);
         }
-        let expiry_checked = header.not_after.is_none() || trust.now.is_some();
-        Ok(Verified { parts, expiry_checked, accept_development: trust.dangerous_accept_development })
+        Ok(Verified { parts, now: trust.now, accept_development: trust.dangerous_accept_development })
     }
 
     fn check_layout(&self, file: &[u8]) -> Result<(), PackageError> {
@@ -115,7 +112,8 @@ impl Parsed {
 /// A header signed by a pinned owner and acceptable here. Plain sections can be read with it.
 pub struct Verified {
     parts: HeaderParts,
-    expiry_checked: bool,
+    /// As [`Trust::now`].
+    now: Option<u64>,
     accept_development: bool,
 }
 
@@ -137,7 +135,7 @@ impl Verified {
 
     /// False when the package has an end of validity but there was no clock to check it.
     pub fn is_expiry_checked(&self) -> bool {
-        self.expiry_checked
+        self.header().not_after.is_none() || self.now.is_some()
     }
 
     /// Recipients the package was sealed to, the owner included; devices added by a grant are not counted.
@@ -178,34 +176,41 @@ impl Verified {
 
     /// Checks and decodes the manifest section, against the header too.
     pub fn manifest(&self, stored: &[u8]) -> Result<Manifest, PackageError> {
-        let manifest = Manifest::decode(self.check_section(SectionKind::Manifest, 0, stored)?)?;
+        let manifest = Manifest::decode(self.check_section(SectionKind::Manifest, 0, stored)?, self.header().format)?;
         manifest.check_header(self.header())?;
         Ok(manifest)
     }
 
-    /// Unwraps the segment keys sealed for `device`.
-    pub fn open(self, device: &DeviceKey) -> Result<Opened, PackageError> {
-        let keys = stanza::unwrap(&self.parts.stanzas, device, self.binding(), &self.segments())?;
-        let development = self.header().development;
-        Ok(self.opened(keys, development))
+    /// Unwraps the segment keys sealed for the holder of `key`.
+    pub fn open(self, key: &RecipientKey) -> Result<Opened, PackageError> {
+        let keys = stanza::unwrap(&self.parts.stanzas, key, self.binding(), &self.segments())?;
+        Ok(self.opened(keys, None))
     }
 
-    /// Unwraps the segment keys that a grant of the same owner adds for `device`.
-    pub fn open_with_grant(self, grant: &[u8], device: &DeviceKey) -> Result<Opened, PackageError> {
+    /// Unwraps the segment keys that a grant of the same owner adds for the holder of `key`.
+    pub fn open_with_grant(self, grant: &[u8], key: &RecipientKey) -> Result<Opened, PackageError> {
         let grant = Grant::verify(grant, &self)?;
+        check_expiry(self.now, grant.not_after)?;
         if grant.development && !self.accept_development {
             return Err(PackageError::Development);
         }
-        let keys = stanza::unwrap(&grant.stanzas, device, self.binding(), &self.segments())?;
-        let development = self.header().development || grant.development;
-        Ok(self.opened(keys, development))
+        let keys = stanza::unwrap(&grant.stanzas, key, self.binding(), &self.segments())?;
+        Ok(self.opened(keys, Some(&grant)))
     }
 
-    /// The wrapped keys have served: a small enclave need not keep them.
-    fn opened(mut self, keys: Vec<SegmentKey>, development: bool) -> Opened {
+    /// Drops the wrapped keys: a small enclave has no room to spare.
+    fn opened(mut self, keys: Vec<SegmentKey>, grant: Option<&Grant>) -> Opened {
         self.parts.stanzas.retain(|s| matches!(s, Stanza::Broker(_)));
         self.parts.stanzas.shrink_to_fit();
-        Opened { verified: self, keys, development }
+        let header = self.header();
+        let ends = [header.not_after, grant.and_then(|grant| grant.not_after)];
+        Opened {
+            keys,
+            grant: grant.map(|grant| grant.number),
+            not_after: ends.into_iter().flatten().min(),
+            development: header.development || grant.is_some_and(|grant| grant.development),
+            verified: self,
+        }
     }
 
     pub(crate) fn binding(&self) -> Binding<'_> {
@@ -226,6 +231,8 @@ impl Verified {
 pub struct Opened {
     verified: Verified,
     keys: Vec<SegmentKey>,
+    grant: Option<u64>,
+    not_after: Option<u64>,
     development: bool,
 }
 
@@ -238,6 +245,21 @@ impl Opened {
     /// The authentic header.
     pub fn header(&self) -> &Header {
         self.verified.header()
+    }
+
+    /// Number of the grant it was opened with.
+    pub fn grant(&self) -> Option<u64> {
+        self.grant
+    }
+
+    /// Last second of validity of the package and of the grant it was opened with, Unix time.
+    pub fn not_after(&self) -> Option<u64> {
+        self.not_after
+    }
+
+    /// False when there is an end of validity but there was no clock to check it.
+    pub fn is_expiry_checked(&self) -> bool {
+        self.not_after.is_none() || self.verified.now.is_some()
     }
 
     /// Whether the package, or the grant it was opened with, is for platforms without hardware protection.
@@ -286,6 +308,13 @@ impl Opened {
 
     pub(crate) fn keys(&self) -> &[SegmentKey] {
         &self.keys
+    }
+}
+
+fn check_expiry(now: Option<u64>, not_after: Option<u64>) -> Result<(), PackageError> {
+    match (now, not_after) {
+        (Some(now), Some(not_after)) if now > not_after => Err(PackageError::Expired { not_after }),
+        _ => Ok(()),
     }
 }
 

@@ -1,12 +1,14 @@
 //! How much of the model's output leaves the enclave.
 
+use alloc::vec::Vec;
 use core::fmt;
 use core::str::FromStr;
 
 use cordon_codec::{DecodeError, Reader, Writer};
 
 use crate::error::PackageError;
-use crate::limits::MAX_DECIMALS;
+use crate::format::Format;
+use crate::limits::{MAX_DECIMALS, MAX_VALUES};
 
 /// Decimals of `top:K` when the text names none.
 const DEFAULT_DECIMALS: u8 = 2;
@@ -63,6 +65,71 @@ impl OutputPolicy {
     }
 }
 
+/// The policy of every output of the model, in its order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OutputPolicies(
+    /// Empty where every output is full, however many there are.
+    Vec<OutputPolicy>,
+);
+
+impl OutputPolicies {
+    /// One for each output.
+    pub fn new(policies: &[OutputPolicy]) -> Self {
+        let full = policies.iter().all(|policy| *policy == OutputPolicy::Full);
+        Self(if full { Vec::new() } else { policies.to_vec() })
+    }
+
+    /// Whether every output is full.
+    pub fn are_full(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The policy of the output at `index`. An output that there is no policy for gives least.
+    pub fn of(&self, index: usize) -> OutputPolicy {
+        match self.0.get(index) {
+            Some(policy) => *policy,
+            None if self.are_full() => OutputPolicy::Full,
+            None => OutputPolicy::Label,
+        }
+    }
+
+    /// Whether they are for a model with so many outputs.
+    pub(crate) fn fit(&self, outputs: usize) -> bool {
+        self.are_full() || self.0.len() == outputs
+    }
+
+    pub(crate) fn are_valid(&self) -> bool {
+        self.0.iter().all(|policy| policy.is_valid())
+    }
+
+    pub(crate) fn encode(&self, w: &mut Writer) {
+        w.list(self.0.iter(), |w, policy| policy.encode(w));
+    }
+
+    pub(crate) fn decode(r: &mut Reader<'_>, format: Format) -> Result<Self, DecodeError> {
+        if format == Format::V1 {
+            return Ok(Self::new(&[OutputPolicy::decode(r)?]));
+        }
+        let policies: Vec<_> = r.list(1, MAX_VALUES, "output policies", OutputPolicy::decode)?;
+        let decoded = Self::new(&policies);
+        if decoded.0 == policies { Ok(decoded) } else { Err(DecodeError::Invalid("output policies")) }
+    }
+}
+
+/// What is true of all, or the policy of each.
+impl fmt::Display for OutputPolicies {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.are_full() {
+            return OutputPolicy::Full.fmt(f);
+        }
+        for (index, policy) in self.0.iter().enumerate() {
+            f.write_str(if index > 0 { ", " } else { "" })?;
+            policy.fmt(f)?;
+        }
+        Ok(())
+    }
+}
+
 impl fmt::Display for OutputPolicy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -107,6 +174,27 @@ mod tests {
         for text in ["full", "rounded:3", "rounded:0", "top:5", "top:5:0", "top:1:6", "label"] {
             assert_eq!(text.parse::<OutputPolicy>().expect(text).to_string(), text);
         }
+    }
+
+    #[test]
+    fn policies_of_several_outputs_have_one_encoding() {
+        let label = OutputPolicy::Label;
+        let policies = OutputPolicies::new(&[OutputPolicy::Full, label]);
+        assert_eq!((policies.of(0), policies.of(1), policies.of(2)), (OutputPolicy::Full, label, label));
+        assert_eq!(policies.to_string(), "full, label");
+        assert!(policies.fit(2) && !policies.fit(1) && !policies.are_full());
+        let full = OutputPolicies::new(&[OutputPolicy::Full; 3]);
+        assert!(full.are_full() && full.fit(1) && full.fit(9) && full.of(8) == OutputPolicy::Full);
+        let bytes = |policies: &OutputPolicies| {
+            let mut w = Writer::new();
+            policies.encode(&mut w);
+            w.finish()
+        };
+        for policies in [policies, full] {
+            assert_eq!(OutputPolicies::decode(&mut Reader::new(&bytes(&policies)), Format::V2), Ok(policies));
+        }
+        let refused = OutputPolicies::decode(&mut Reader::new(&[1, 0, 0, 0, 0]), Format::V2);
+        assert_eq!(refused, Err(DecodeError::Invalid("output policies")), "all full has another encoding");
     }
 
     #[test]

@@ -12,9 +12,11 @@ use sha2::{Digest, Sha256};
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::error::PackageError;
-use crate::keys::{DeviceKey, OwnerPublic, Stretched, label};
+use crate::keys::{OwnerPublic, label};
 use crate::limits::{MAX_KEY_ID_BYTES, MAX_STANZA_BYTES, MAX_STANZAS, MAX_STRING_BYTES};
 use crate::merkle::Hash;
+use crate::random::Stretched;
+use crate::recipient::RecipientKey;
 
 const TYPE_X25519: u16 = 1;
 const TYPE_BROKER: u16 = 2;
@@ -113,14 +115,14 @@ impl Stanza {
     }
 }
 
-/// Finds the stanza for `device` and unwraps the keys of `segments`.
+/// Finds the stanza for `key` and unwraps the keys of `segments`.
 pub(crate) fn unwrap(
     stanzas: &[Stanza],
-    device: &DeviceKey,
+    key: &RecipientKey,
     binding: Binding<'_>,
     segments: &[u16],
 ) -> Result<Vec<SegmentKey>, PackageError> {
-    let hint = binding.hint(&device.public_bytes());
+    let hint = binding.hint(&key.public_bytes());
     let wraps = stanzas
         .iter()
         .find_map(|stanza| match stanza {
@@ -128,7 +130,7 @@ pub(crate) fn unwrap(
             _ => None,
         })
         .ok_or(PackageError::NotARecipient)?;
-    let private = device.private();
+    let private = key.private();
     let mut keys = Vec::with_capacity(segments.len());
     for (segment, wrap) in segments.iter().zip(wraps) {
         let encapsulated =

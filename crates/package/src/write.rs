@@ -7,15 +7,19 @@ use alloc::vec::Vec;
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
+use crate::chunks::ChunkCipher;
 use crate::error::PackageError;
+use crate::format::Format;
 use crate::header::{self, Header, description_digest, signature_label};
-use crate::keys::{OwnerKey, Random, Recipient, Stretched, draw};
+use crate::keys::OwnerKey;
 use crate::limits::{
     CHUNK_BYTES, MAX_HEADER_BYTES, MAX_KEY_ID_BYTES, MAX_SECTIONS, MAX_STANZAS, MAX_STRING_BYTES, TAG_BYTES,
 };
 use crate::merkle::{self, Hash};
-use crate::policy::OutputPolicy;
-use crate::section::{self, ChunkCipher, Section, SectionKind};
+use crate::policy::{OutputPolicies, OutputPolicy};
+use crate::random::{Random, Stretched, draw};
+use crate::recipient::Recipient;
+use crate::section::{self, Section, SectionKind};
 use crate::stanza::{self, Binding, Broker, SegmentKey, Stanza};
 
 /// Where sealed bytes go, in the order of the file.
@@ -53,8 +57,8 @@ pub struct SealRequest<'a> {
     pub not_after: Option<u64>,
     /// Requests a device may serve.
     pub max_requests: Option<u64>,
-    /// Applied inside the enclave.
-    pub output_policy: OutputPolicy,
+    /// Applied inside the enclave, one for each of the model's outputs; none where all are full.
+    pub output_policies: &'a [OutputPolicy],
     /// Devices. The owner is a recipient of every package without being listed.
     pub recipients: &'a [Recipient],
     /// Key brokers.
@@ -91,6 +95,7 @@ impl<'a> Sealer<'a> {
             .map(|plan| Section::new(plan.kind, plan.segment, plan.plain_len, Hash::default()))
             .collect::<Result<Vec<_>, _>>()?;
         let mut header = Header {
+            format: Format::WRITTEN,
             package_id: *draw(random)?,
             owner: owner.public(),
             name: request.name.into(),
@@ -98,7 +103,7 @@ impl<'a> Sealer<'a> {
             not_after: request.not_after,
             max_requests: request.max_requests,
             development: request.recipients.iter().any(|r| r.platform().is_development()),
-            output_policy: request.output_policy,
+            output_policies: OutputPolicies::new(request.output_policies),
             sections,
         };
         header.check()?;
@@ -177,10 +182,10 @@ impl<'a> Sealer<'a> {
             return Err(PackageError::Misuse("a section is not complete"));
         }
         let description = self.header.encode();
-        let digest = description_digest(&description);
+        let digest = description_digest(self.header.format, &description);
         let binding = Binding { owner: &self.header.owner, package_id: &self.header.package_id, description: &digest };
         let mut rng = Stretched::new(random)?;
-        let owner = self.owner.device_key().public_bytes();
+        let owner = self.owner.recipient_key().public_bytes();
         let recipients = core::iter::once(&owner).chain(self.recipients.iter().map(Recipient::public_bytes));
         let mut stanzas = recipients
             .map(|recipient| Stanza::wrap(recipient, binding, &self.keys, &mut rng))
@@ -255,7 +260,7 @@ fn check_request(request: &SealRequest<'_>) -> Result<(), PackageError> {
         return Err(PackageError::TooManyRecipients);
     }
     misuse(twice, "a recipient is listed twice")?;
-    misuse(!request.output_policy.is_valid(), "the output policy is out of its limits")?;
+    misuse(!OutputPolicies::new(request.output_policies).are_valid(), "the output policy is out of its limits")?;
     misuse(!fits(request.sections.len(), MAX_SECTIONS), "too many sections")?;
     let broker = |b: &Broker| fits(b.key_id.len(), MAX_KEY_ID_BYTES) && fits(b.uri.len(), MAX_STRING_BYTES);
     misuse(!request.brokers.iter().all(broker), "a broker's key id has at most 64 bytes, its URI 1024")

@@ -118,7 +118,9 @@ fn altered_grants_are_refused() {
     let (owners, device) = (owners(), device(OUTSIDER));
     let trust = Trust { dangerous_accept_development: true, ..Trust::pinned(&owners) };
     let open = |grant: &[u8]| {
-        Parsed::parse_file(&package).and_then(|p| p.verify(&trust)).and_then(|v| v.open_with_grant(grant, &device))
+        Parsed::parse_file(&package)
+            .and_then(|p| p.verify(&trust))
+            .and_then(|v| v.open_with_grant(grant, device.recipient_key()))
     };
     assert!(open(&grant).is_ok());
     let mut dice = Dice(Seeded::new("altered grants"));

@@ -3,7 +3,9 @@
 mod support;
 
 use cordon_package::limits::{MAX_IMAGE_SIDE, MAX_PLAN_TEXT_BYTES, MAX_RANK, MAX_STRING_BYTES, MAX_VALUES};
-use cordon_package::{ElemType, Fit, Manifest, PackageError, Placement, SegmentInfo, ValueInfo};
+use cordon_package::{
+    Domain, ElemType, Fit, Format, Manifest, OutputInfo, PackageError, Placement, SegmentInfo, ValueInfo,
+};
 use support::manifest;
 
 fn refusal(change: impl FnOnce(&mut Manifest)) -> String {
@@ -15,9 +17,9 @@ fn refusal(change: impl FnOnce(&mut Manifest)) -> String {
 #[test]
 fn a_good_manifest_round_trips() {
     let bytes = manifest().encode().unwrap();
-    assert_eq!(Manifest::decode(&bytes).unwrap(), manifest());
+    assert_eq!(Manifest::decode(&bytes, Format::V2).unwrap(), manifest());
     for end in 0..bytes.len() {
-        assert!(Manifest::decode(&bytes[..end]).is_err(), "cut at {end}");
+        assert!(Manifest::decode(&bytes[..end], Format::V2).is_err(), "cut at {end}");
     }
     assert_eq!(manifest().value_bytes(0), 3 * 8 * 8 * 4);
 }
@@ -31,10 +33,10 @@ fn every_rule_is_refused_by_name() {
         (refusal(|m| m.segments[0].outputs = vec![1, 1]), "duplicate crossing"),
         (refusal(|m| m.segments[1].outputs = vec![2, 1]), "duplicate crossing"),
         (refusal(|m| m.inputs = vec![0, 0]), "listed twice"),
-        (refusal(|m| m.outputs = vec![2, 2]), "listed twice"),
+        (refusal(|m| m.outputs = [2, 2].map(OutputInfo::new).into()), "listed twice"),
         (refusal(|m| m.inputs = vec![]), "has inputs and outputs"),
         (refusal(|m| m.outputs = vec![]), "has inputs and outputs"),
-        (refusal(|m| m.outputs = vec![9]), "beyond the value table"),
+        (refusal(|m| m.outputs = vec![OutputInfo::new(9)]), "beyond the value table"),
         (refusal(|m| m.segments = vec![]), "1 to 64 segments"),
         (refusal(|m| m.segments[1].outputs = vec![]), "without outputs"),
         (refusal(|m| m.segments[1].inputs = vec![2]), "before it is there"),
@@ -53,9 +55,9 @@ fn every_rule_is_refused_by_name() {
         (refusal(|m| m.values[0].name = Some(String::new())), "have names"),
         (refusal(|m| m.values[1].name = Some(String::new())), "have names"),
         (refusal(|m| m.values[3].name = Some("image".into())), "one name"),
-        (refusal(|m| m.values[1].shape = vec![1, 0]), "at least 1"),
-        (refusal(|m| m.values[1].shape = vec![1 << 16, 1 << 16]), "2^31"),
-        (refusal(|m| m.class_axis = Some(2)), "class axis"),
+        (refusal(|m| m.values[1].shapes = vec![vec![1, 0]]), "at least 1"),
+        (refusal(|m| m.values[1].shapes = vec![vec![1 << 16, 1 << 16]]), "2^31"),
+        (refusal(|m| m.outputs[0].class_axis = Some(2)), "class axis"),
         (refusal(image(|p| p.input = 1)), "preprocessing makes"),
         (refusal(image(|p| p.height = 9)), "preprocessing makes"),
         (refusal(image(|p| p.height = 0)), "1 to 8192 pixels"),
@@ -77,12 +79,64 @@ fn a_value_may_cross_and_be_retained_by_its_one_producer() {
     m.encode().unwrap();
 }
 
+#[test]
+fn what_goes_to_another_domain_crosses() {
+    let other = |change: fn(&mut Manifest)| {
+        refusal(|m| {
+            m.segments[2].placement = Placement::Secure(Domain(1));
+            change(m);
+        })
+    };
+    assert!(other(|_| {}).contains("used in another"));
+    // Inside one domain it must not.
+    let crossing = |m: &mut Manifest| {
+        m.segments[0].retained_out = vec![];
+        m.segments[0].outputs = vec![1, 4];
+        m.segments[2].retained_in = vec![];
+        m.segments[2].inputs = vec![2, 4];
+    };
+    assert_eq!(other(crossing), "accepted");
+    assert!(refusal(crossing).contains("must be retained"));
+}
+
+/// Batches of 1 to `n`.
+fn batches(n: u32) -> Manifest {
+    let mut m = manifest();
+    for value in &mut m.values {
+        let shape = value.shapes[0].clone();
+        value.shapes = (1..=n).map(|batch| [&[batch], &shape[1..]].concat()).collect();
+    }
+    m
+}
+
+#[test]
+fn every_value_has_a_shape_in_every_variant() {
+    let m = batches(16);
+    let bytes = m.encode().unwrap();
+    assert_eq!(Manifest::decode(&bytes, Format::V2).as_ref(), Ok(&m));
+    assert_eq!((m.variants(), m.values[0].shape()), (16, &[1, 3, 8, 8][..]));
+    let refused = |change: fn(&mut Manifest)| {
+        refusal(|m| {
+            *m = batches(3);
+            change(m);
+        })
+    };
+    assert!(refusal(|m| *m = batches(17)).contains("1 to 16 variants"));
+    assert!(refused(|m| m.values[2].shapes.truncate(2)).contains("1 to 16 variants"));
+    assert!(refused(|m| m.values.iter_mut().for_each(|v| v.shapes.clear())).contains("1 to 16 variants"));
+    assert!(refused(|m| m.values[2].shapes[2] = vec![0]).contains("at least 1"));
+    assert!(refused(|m| m.values[3].shapes[2] = vec![10]).contains("class axis"));
+    assert!(refused(|m| m.values[0].shapes[2] = m.values[0].shapes[0].clone()).contains("same shapes of inputs"));
+    // Preprocessing is for one of them.
+    assert_eq!(refused(|m| m.values[0].shapes[2] = vec![1, 3, 16, 16]), "accepted");
+}
+
 /// A chain of normal segments over `n` values.
 fn chain(n: u32) -> Manifest {
-    let value = ValueInfo { elem: ElemType::Float, shape: vec![1, 2], name: None };
+    let value = ValueInfo { elem: ElemType::Float, shapes: vec![vec![1, 2]], name: None };
     let mut m = Manifest {
         inputs: vec![0],
-        outputs: (1..n).collect(),
+        outputs: (1..n).map(OutputInfo::new).collect(),
         values: vec![value; n as usize],
         segments: vec![SegmentInfo {
             placement: Placement::Normal,
@@ -95,7 +149,6 @@ fn chain(n: u32) -> Manifest {
             f16_weights: false,
         }],
         preprocessing: None,
-        class_axis: None,
         ..manifest()
     };
     m.values.iter_mut().enumerate().for_each(|(i, v)| v.name = Some(format!("v{i}")));
@@ -139,7 +192,7 @@ trait WithShape {
 impl WithShape for Manifest {
     fn with_shape(self, rank: u32) -> Manifest {
         let mut values = chain(2).values;
-        values[1].shape = vec![1; rank as usize];
+        values[1].shapes = vec![vec![1; rank as usize]];
         Manifest { values, ..self }
     }
 }
@@ -147,8 +200,9 @@ impl WithShape for Manifest {
 #[test]
 fn a_count_that_the_bytes_cannot_hold_allocates_nothing() {
     let mut bytes = manifest().encode().unwrap();
-    bytes[..4].copy_from_slice(&4096u32.to_le_bytes());
-    assert!(matches!(Manifest::decode(&bytes), Err(PackageError::Malformed(_))));
-    bytes[..4].copy_from_slice(&u32::MAX.to_le_bytes());
-    assert_eq!(Manifest::decode(&bytes).map_err(|e| e.class()), Err("limit"));
+    // Behind the number of variants.
+    bytes[1..5].copy_from_slice(&4096u32.to_le_bytes());
+    assert!(matches!(Manifest::decode(&bytes, Format::V2), Err(PackageError::Malformed(_))));
+    bytes[1..5].copy_from_slice(&u32::MAX.to_le_bytes());
+    assert_eq!(Manifest::decode(&bytes, Format::V2).map_err(|e| e.class()), Err("limit"));
 }

@@ -5,8 +5,9 @@ mod support;
 
 use cordon_package::limits::CHUNK_BYTES;
 use cordon_package::{
-    DeviceKey, OutputPolicy, PackageError, Parsed, PlatformKind, Recipient, SealRequest, Sealer, SectionKind,
-    SectionPlan, Sink, Trust, Verified, check, check_public, chunk, leaves, seal_to_vec, stored, write_grant,
+    DeviceKey, GrantRequest, OutputPolicy, OwnerKey, PackageError, Parsed, PlatformKind, Recipient, SealRequest, Sealer,
+    SectionKind, SectionPlan, Sink, Trust, Verified, check, check_public, chunk, leaves, seal_to_vec, stored,
+    write_grant,
 };
 use support::{DEVICE, OWNER, Recipe, Seeded, device, owner, ramp, trust};
 
@@ -18,7 +19,7 @@ fn request<'a>(sections: &'a [SectionPlan], recipients: &'a [Recipient]) -> Seal
         version: 1,
         not_after: None,
         max_requests: Some(5),
-        output_policy: OutputPolicy::Full,
+        output_policies: &[OutputPolicy::Full],
         recipients,
         brokers: &[],
         sections,
@@ -64,7 +65,7 @@ fn chunks_are_read_one_by_one() {
     let device = device(DEVICE);
     let file =
         seal_to_vec(&request(&sections, &[device.recipient()]), &contents, &owner, &mut Seeded::new("s")).unwrap();
-    let opened = verified(&file).open(&device).unwrap();
+    let opened = verified(&file).open(device.recipient_key()).unwrap();
     assert!(opened.is_development());
     let section = opened.header().section(SectionKind::Weights, 0).unwrap();
     let mut table = opened.verified().leaf_table(SectionKind::Weights, 0).unwrap();
@@ -87,12 +88,15 @@ fn chunks_are_read_one_by_one() {
 fn every_recipient_and_the_owner_open_and_nobody_else() {
     let file = Recipe::default().seal();
     for key in [device(DEVICE), device(support::CO_RECIPIENT)] {
-        verified(&file).open(&key).unwrap();
+        verified(&file).open(key.recipient_key()).unwrap();
     }
-    verified(&file).open(owner(OWNER).device_key()).unwrap();
-    assert_eq!(verified(&file).open(&device(support::OUTSIDER)).err(), Some(PackageError::NotARecipient));
+    verified(&file).open(owner(OWNER).recipient_key()).unwrap();
+    assert_eq!(
+        verified(&file).open(device(support::OUTSIDER).recipient_key()).err(),
+        Some(PackageError::NotARecipient)
+    );
     assert_eq!(verified(&file).recipients(), 3);
-    let opened = verified(&file).open(&device(DEVICE)).unwrap();
+    let opened = verified(&file).open(device(DEVICE).recipient_key()).unwrap();
     assert_eq!((opened.verified().recipients(), opened.verified().brokers().count()), (3, 1));
 }
 
@@ -111,7 +115,7 @@ fn two_seals_share_nothing_secret() {
     let section = va.header().section(SectionKind::Weights, 0).unwrap().clone();
     let mut table = va.leaf_table(SectionKind::Weights, 0).unwrap();
     table.push(leaves(&a, &section).unwrap()).unwrap();
-    let opened = vb.open(owner.device_key()).unwrap();
+    let opened = vb.open(owner.recipient_key()).unwrap();
     assert!(matches!(opened.section(table.finish().unwrap()), Err(PackageError::Misuse(_))));
 }
 
@@ -123,24 +127,33 @@ fn development_is_stamped_by_recipients_only() {
     let owners = [owner.public()];
     let strict = Trust::pinned(&owners);
     let parsed = || Parsed::parse_file(&file).unwrap().verify(&strict).unwrap();
-    let opened = parsed().open(owner.device_key()).unwrap();
+    let opened = parsed().open(owner.recipient_key()).unwrap();
     assert!(!opened.is_development());
     // A grant to a development platform is refused like such a package.
-    let grant = write_grant(&opened, &owner, &[device(DEVICE).recipient()], &mut Seeded::new("g")).unwrap();
-    assert_eq!(parsed().open_with_grant(&grant, &device(DEVICE)).err(), Some(PackageError::Development));
+    let to = [device(DEVICE).recipient()];
+    let request = GrantRequest { recipients: &to, number: 3, not_after: None };
+    let grant = write_grant(&opened, &owner, &request, &mut Seeded::new("g")).unwrap();
+    assert_eq!(parsed().open_with_grant(&grant, device(DEVICE).recipient_key()).err(), Some(PackageError::Development));
     let lenient = Trust { dangerous_accept_development: true, ..strict };
     let granted = Parsed::parse_file(&file).and_then(|p| p.verify(&lenient)).unwrap();
-    assert!(granted.open_with_grant(&grant, &device(DEVICE)).unwrap().is_development());
+    let granted = granted.open_with_grant(&grant, device(DEVICE).recipient_key()).unwrap();
+    assert!(granted.is_development());
+    assert_eq!((granted.grant(), opened.grant()), (Some(3), None));
 }
 
 #[test]
 fn only_the_owner_grants() {
     let file = Recipe::default().seal();
-    let opened = verified(&file).open(&device(DEVICE)).unwrap();
+    let opened = verified(&file).open(device(DEVICE).recipient_key()).unwrap();
     let to = [device(support::OUTSIDER).recipient()];
     let other = owner(support::OTHER_OWNER);
-    assert!(matches!(write_grant(&opened, &other, &to, &mut Seeded::new("g")), Err(PackageError::Misuse(_))));
-    assert!(matches!(write_grant(&opened, &owner(OWNER), &[], &mut Seeded::new("g")), Err(PackageError::Misuse(_))));
+    let grant = |owner: &OwnerKey, recipients: &[Recipient]| {
+        let request = GrantRequest { recipients, number: 1, not_after: None };
+        write_grant(&opened, owner, &request, &mut Seeded::new("g"))
+    };
+    assert!(matches!(grant(&other, &to), Err(PackageError::Misuse(_))));
+    assert!(matches!(grant(&owner(OWNER), &[]), Err(PackageError::Misuse(_))));
+    assert!(grant(&owner(OWNER), &to).is_ok());
 }
 
 #[test]
@@ -157,11 +170,33 @@ fn expiry_without_a_clock_is_reported_not_passed_silently() {
 }
 
 #[test]
+fn a_grant_ends_as_packages_do() {
+    let (sections, owner, device) = (sections(), owner(OWNER), device(DEVICE));
+    let contents: [&[u8]; 3] = [&ramp(10, 1), &ramp(20, 2), &ramp(WEIGHTS, 3)];
+    let file = seal_to_vec(&request(&sections, &[]), &contents, &owner, &mut Seeded::new("s")).unwrap();
+    let owners = [owner.public()];
+    let at = |now| {
+        let trust = Trust { now, dangerous_accept_development: true, ..Trust::pinned(&owners) };
+        Parsed::parse_file(&file).and_then(|p| p.verify(&trust)).unwrap()
+    };
+    let opened = at(None).open(owner.recipient_key()).unwrap();
+    assert!(opened.not_after().is_none() && opened.is_expiry_checked());
+    let request = GrantRequest { recipients: &[device.recipient()], number: 1, not_after: Some(100) };
+    let grant = write_grant(&opened, &owner, &request, &mut Seeded::new("g")).unwrap();
+    let open = |now| at(now).open_with_grant(&grant, device.recipient_key());
+    assert!(open(Some(100)).unwrap().is_expiry_checked());
+    assert_eq!(open(Some(101)).err(), Some(PackageError::Expired { not_after: 100 }));
+    let unchecked = open(None).unwrap();
+    assert_eq!((unchecked.not_after(), unchecked.is_expiry_checked()), (Some(100), false));
+    assert!(unchecked.verified().is_expiry_checked(), "the package itself has no end");
+}
+
+#[test]
 fn a_package_is_checked_with_and_without_a_key() {
     let file = Recipe::default().seal();
     let owners = [owner(OWNER).public()];
     let public = check_public(&file, &trust(&owners)).unwrap();
-    let (manifest, _) = check(&file, &trust(&owners), &device(DEVICE)).unwrap();
+    let (manifest, _) = check(&file, &trust(&owners), device(DEVICE).recipient_key()).unwrap();
     assert_eq!(public.manifest, manifest);
     assert_eq!(manifest, support::manifest());
 }
@@ -190,7 +225,7 @@ fn impossible_requests_are_refused() {
         ("order", SealRequest { sections: &unordered, ..good }),
         ("empty section", SealRequest { sections: &empty, ..good }),
         ("no manifest", SealRequest { sections: &all[1..], ..good }),
-        ("policy", SealRequest { output_policy: OutputPolicy::TopK { k: 0, decimals: 1 }, ..good }),
+        ("policy", SealRequest { output_policies: &[OutputPolicy::TopK { k: 0, decimals: 1 }], ..good }),
     ];
     for (what, request) in cases {
         assert!(Sealer::new(&request, &owner, &mut Seeded::new("s")).is_err(), "{what}");

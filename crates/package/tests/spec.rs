@@ -29,6 +29,7 @@ fn table() -> BTreeMap<&'static str, u64> {
 fn the_table_of_limits_is_the_code_s() {
     let code = values![
         FORMAT,
+        OLDEST_FORMAT,
         SUITE,
         MAX_HEADER_BYTES,
         MAX_GRANT_BYTES,
@@ -38,11 +39,14 @@ fn the_table_of_limits_is_the_code_s() {
         MAX_STANZA_BYTES,
         MAX_STRING_BYTES,
         MAX_KEY_ID_BYTES,
+        MAX_EXTENSIONS,
+        MAX_EXTENSION_BYTES,
         CHUNK_BYTES,
         TAG_BYTES,
         MAX_SECTION_BYTES,
         PAGE_BYTES,
         MAX_MANIFEST_BYTES,
+        MAX_VARIANTS,
         MAX_VALUES,
         MAX_RANK,
         MAX_ELEMENTS,

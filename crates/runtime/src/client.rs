@@ -315,7 +315,7 @@ fn crossed(form: Form, info: &ValueInfo, bytes: Vec<u8>) -> Result<Crossed, Runt
     Ok(match form {
         Form::Ranked => Crossed::Ranked(Ranked::decode(&bytes).map_err(|_| RuntimeError::Protocol("a ranked output"))?),
         Form::Tensor => {
-            let dims: Vec<usize> = info.shape.iter().map(|&dim| dim as usize).collect();
+            let dims: Vec<usize> = info.shape().iter().map(|&dim| dim as usize).collect();
             let tensor = Tensor::new(info.elem, dims, bytes);
             Crossed::Tensor(tensor.map_err(|_| RuntimeError::Protocol("an output of another length"))?)
         }

@@ -298,7 +298,7 @@ impl Deployment {
         };
         let manifest = self.file.manifest();
         let mut outputs = Vec::with_capacity(manifest.outputs.len());
-        for &value in &manifest.outputs {
+        for value in manifest.output_values() {
             let name = manifest.value(value).and_then(|info| info.name.clone()).unwrap_or_default();
             let output = match ranked.remove(&value) {
                 Some(ranked) => Output::Ranked(ranked),
@@ -380,11 +380,14 @@ impl Deployment {
                 return Err(RuntimeError::Input(format!("input `{name}` is missing")));
             };
             let fits = tensor.elem == info.elem
-                && tensor.dims.iter().map(|&dim| dim as u64).eq(info.shape.iter().map(|&dim| u64::from(dim)));
+                && tensor.dims.iter().map(|&dim| dim as u64).eq(info.shape().iter().map(|&dim| u64::from(dim)));
             if !fits {
                 return Err(RuntimeError::Input(format!(
                     "input `{name}` is {} of shape {:?}, but the model was sealed for {} of shape {:?}",
-                    tensor.elem, tensor.dims, info.elem, info.shape
+                    tensor.elem,
+                    tensor.dims,
+                    info.elem,
+                    info.shape()
                 )));
             }
             values.insert(value, (*tensor).clone());

@@ -25,7 +25,7 @@ pub struct PackageFile {
 }
 
 impl PackageFile {
-    /// Maps and checks a file.
+    /// Maps and checks a file, and that this version runs it.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, RuntimeError> {
         let path = path.as_ref().to_path_buf();
         let file = File::open(&path).map_err(|source| RuntimeError::io(&path, source))?;
@@ -33,6 +33,7 @@ impl PackageFile {
         let owners = [*Parsed::parse_file(&bytes)?.claimed_owner()];
         let trust = Trust { now: now(), dangerous_accept_development: true, ..Trust::pinned(&owners) };
         let Checked { manifest, verified } = check_public(&bytes, &trust)?;
+        manifest.check_runnable(verified.header())?;
         let header_len = cordon_package::header_length(&bytes)?;
         Ok(Self { bytes, header_len, manifest, verified, path })
     }

@@ -3,8 +3,8 @@
 use crate::SealError;
 use cordon_graph::{ExportedModel, NamePolicy, ValueId, export};
 use cordon_package::{
-    Channels, Fit, ImageLayout, Manifest, Normalisation, Placement, Preprocessing, ProgramKind, SealedProgram,
-    SectionKind, SectionPlan, SegmentInfo, SegmentSecret, ValueInfo,
+    Channels, Fit, ImageLayout, Labels, Manifest, Normalisation, OutputInfo, Placement, Preprocessing, ProgramKind,
+    SealedProgram, SectionKind, SectionPlan, SegmentInfo, SegmentSecret, ValueInfo,
 };
 use cordon_plan::{LoweredPlan, LoweredSegment, Model, Plan, Profile, lower_plan, shared};
 use std::collections::BTreeMap;
@@ -140,14 +140,18 @@ fn manifest(model: &Model, plan: &Plan, lowered: &LoweredPlan) -> Result<Manifes
         .collect::<Result<Vec<_>, _>>()?;
     let segments = lowered.segments.iter().map(segment_info).collect();
     let preprocessing = plan.preprocessing.as_ref().map(|image| preprocessing(image, model, lowered)).transpose()?;
+    // The plan says what the first output means.
+    let mut outputs: Vec<OutputInfo> = lowered.outputs.iter().map(|&value| OutputInfo::new(value)).collect();
+    if let Some(first) = outputs.first_mut() {
+        first.class_axis = plan.output.class_axis;
+        first.normalisation = if plan.output.softmax { Normalisation::Softmax } else { Normalisation::None };
+    }
     Ok(Manifest {
         inputs: lowered.inputs.clone(),
-        outputs: lowered.outputs.clone(),
+        outputs,
         values,
         segments,
         preprocessing,
-        class_axis: plan.output.class_axis,
-        normalisation: if plan.output.softmax { Normalisation::Softmax } else { Normalisation::None },
         plan_text: plan.public_words.clone(),
     })
 }
@@ -168,7 +172,7 @@ fn value_info(model: &Model, value: ValueId, name: Option<&String>) -> Result<Va
     }
     let shape = ty.dims.iter().map(|&dim| u32::try_from(dim)).collect::<Result<Vec<_>, _>>();
     let shape = shape.map_err(|_| SealError::Misuse(format!("value `{}` is too large", what.name)))?;
-    Ok(ValueInfo { elem: ty.elem, shape, name: name.cloned() })
+    Ok(ValueInfo { elem: ty.elem, shapes: vec![shape], name: name.cloned() })
 }
 
 fn segment_info(segment: &LoweredSegment) -> SegmentInfo {
@@ -233,16 +237,18 @@ fn secret_part(
     let program = lowered.program.encode();
     let table = lowered.weights.encode();
     let minimum_peak = manifest.segments.get(usize::from(index)).map_or(0, |info| info.minimum_peak);
+    let words: Vec<&str> = labels.iter().map(String::as_str).collect();
     let secret = SegmentSecret {
         programs: vec![SealedProgram {
             kind: ProgramKind::Inference,
+            variant: 0,
             batch: lowered.program.batch,
             minimum_peak,
             bytes: &program,
         }],
         weight_table: &table,
         names: segment.segment.nodes.iter().map(|&id| model.graph.node(id).name.as_str()).collect(),
-        labels: labels.iter().map(String::as_str).collect(),
+        labels: if words.is_empty() { vec![] } else { vec![Labels { output: 0, words }] },
     };
     Ok(secret.encode()?)
 }

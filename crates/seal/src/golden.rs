@@ -11,7 +11,7 @@ use crate::write::{Identity, random, write};
 use crate::{Contents, Probe, ScratchDevice, SealError};
 use cordon_executor::{ElemType, Tensor};
 use cordon_graph::ValueId;
-use cordon_package::{OutputPolicy, Parsed, Recipient, Trust, write_grant};
+use cordon_package::{GrantRequest, OutputPolicy, Parsed, Recipient, Trust, write_grant};
 use cordon_plain::{Origin, PlainModel};
 use cordon_plan::{Model, Plan};
 use cordon_runtime::{Backend, Output, Run};
@@ -152,8 +152,9 @@ fn grant_for(identity: &Identity<'_>, path: &Path, device: &Recipient) -> Result
     let bytes = std::fs::File::open(path).and_then(|file| cordon_mapped::file(&file)).map_err(io)?;
     let owners = [identity.owner.public()];
     let trust = Trust { dangerous_accept_development: true, ..Trust::pinned(&owners) };
-    let opened = Parsed::parse_file(&bytes)?.verify(&trust)?.open(identity.owner.device_key())?;
-    Ok(write_grant(&opened, identity.owner, core::slice::from_ref(device), &mut random)?)
+    let opened = Parsed::parse_file(&bytes)?.verify(&trust)?.open(identity.owner.recipient_key())?;
+    let request = GrantRequest { recipients: core::slice::from_ref(device), number: 0, not_after: None };
+    Ok(write_grant(&opened, identity.owner, &request, &mut random)?)
 }
 
 fn write_file(path: &Path, bytes: &[u8]) -> Result<(), SealError> {
@@ -170,7 +171,7 @@ struct Check<'a> {
 
 impl Check<'_> {
     fn class_axis(&self) -> Option<usize> {
-        self.contents.manifest.class_axis.and_then(|axis| usize::try_from(axis).ok())
+        self.contents.manifest.outputs.first()?.class_axis.and_then(|axis| usize::try_from(axis).ok())
     }
 
     /// Compares what crossed in one run; outputs only if no policy changed them.

@@ -82,7 +82,7 @@ pub fn write(contents: &Contents, identity: &Identity<'_>, file: &mut File) -> R
         version: identity.version,
         not_after: identity.not_after,
         max_requests: identity.max_requests,
-        output_policy: identity.policy,
+        output_policies: &[identity.policy],
         recipients: identity.recipients,
         brokers: &[],
         sections: &sections,
@@ -116,7 +116,7 @@ fn read_back(contents: &Contents, identity: &Identity<'_>, file: &File) -> Resul
     let bytes = cordon_mapped::file(file).map_err(|error| SealError::Io { path: PathBuf::new(), error })?;
     let owners = [identity.owner.public()];
     let trust = Trust { dangerous_accept_development: true, ..Trust::pinned(&owners) };
-    let (manifest, opened) = check(&bytes, &trust, identity.owner.device_key())?;
+    let (manifest, opened) = check(&bytes, &trust, identity.owner.recipient_key())?;
     if manifest != contents.manifest {
         return Err(SealError::Golden("the manifest reads back differently".into()));
     }

@@ -107,10 +107,8 @@ pub(crate) fn run(args: &Args, ui: Ui) -> Outcome {
 }
 
 fn show(request: &Request, run: &Run, deployment: &Deployment, top: usize, ui: Ui) {
-    let manifest = deployment.manifest();
-    let logits = results::are_logits(manifest, deployment.package().header().output_policy);
     for (index, (name, output)) in run.outputs.iter().enumerate() {
-        let axis = (index == 0).then_some(manifest.class_axis).flatten();
+        let (axis, logits) = results::meaning(deployment.package(), index);
         let text = match output {
             Output::Ranked(ranked) => results::ranked_text(ranked, top),
             Output::Tensor(tensor) => match axis.and_then(|axis| results::classes(tensor, axis, logits, top)) {
@@ -130,14 +128,12 @@ fn predicted(deployment: &Deployment, run: &Run) -> Option<u64> {
 }
 
 fn as_json(request: &Request, run: &Run, deployment: &Deployment, top: usize) -> serde_json::Value {
-    let manifest = deployment.manifest();
-    let logits = results::are_logits(manifest, deployment.package().header().output_policy);
     let outputs: Vec<serde_json::Value> = run
         .outputs
         .iter()
         .enumerate()
         .map(|(index, (name, output))| {
-            let axis = (index == 0).then_some(manifest.class_axis).flatten();
+            let (axis, logits) = results::meaning(deployment.package(), index);
             match output {
                 Output::Ranked(ranked) => json!({ "name": name, "classes": results::ranked_json(ranked, top) }),
                 Output::Tensor(tensor) => json!({
@@ -157,7 +153,7 @@ fn as_json(request: &Request, run: &Run, deployment: &Deployment, top: usize) ->
         "secure_memory_predicted": predicted(deployment, run),
         "secure_memory_measured": run.memory.peak,
         "enclave_threads": deployment.greeting().map(|greeting| greeting.threads),
-        "f16_weights": is_rounded(manifest),
+        "f16_weights": is_rounded(deployment.manifest()),
         "chunk_cipher": deployment.greeting().map(|greeting| greeting.chunk_cipher.as_str()),
         "crossings": run.crossings(),
         "crossing_bytes": run.crossing_bytes(),

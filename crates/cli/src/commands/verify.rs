@@ -4,7 +4,7 @@ use crate::failure::Outcome;
 use crate::keys;
 use crate::package::{PackageFile, date};
 use crate::ui::{self, Ui};
-use cordon_package::{Checked, Manifest, OutputPolicy, SegmentInfo};
+use cordon_package::{Checked, Manifest, SegmentInfo};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
@@ -41,9 +41,10 @@ pub(crate) fn show(checked: &Checked, ui: Ui) {
     ui.line(format!("package id  {}", hex(&header.package_id)));
     ui.line(format!("recipients  {} (the owner included)", checked.verified.recipients()));
     ui.line(format!("valid until {}", header.not_after.map_or("no end".into(), date)));
-    let policy = match header.output_policy {
-        OutputPolicy::Full => ui.warn("full: every score leaves, which helps copying the model"),
-        policy => policy.to_string(),
+    let policy = if header.output_policies.are_full() {
+        ui.warn("full: every score leaves, which helps copying the model")
+    } else {
+        header.output_policies.to_string()
     };
     ui.line(format!("output      {policy}"));
     if header.development {
@@ -92,9 +93,9 @@ pub(crate) fn as_json(checked: &Checked) -> Value {
         "not_after": header.not_after,
         "max_requests": header.max_requests,
         "development": header.development,
-        "output_policy": header.output_policy.to_string(),
+        "output_policy": header.output_policies.to_string(),
         "inputs": interface(&checked.manifest, &checked.manifest.inputs),
-        "outputs": interface(&checked.manifest, &checked.manifest.outputs),
+        "outputs": interface(&checked.manifest, &checked.manifest.output_values().collect::<Vec<_>>()),
         "segments": checked.manifest.segments.iter().map(|segment| json!({
             "placement": segment.placement.to_string(),
             "inputs": segment.inputs,
@@ -118,7 +119,7 @@ pub(crate) fn as_json(checked: &Checked) -> Value {
 fn interface(manifest: &Manifest, ids: &[u32]) -> Vec<Value> {
     ids.iter()
         .filter_map(|&id| manifest.value(id))
-        .map(|value| json!({ "name": value.name, "elem": format!("{:?}", value.elem).to_lowercase(), "shape": value.shape }))
+        .map(|value| json!({ "name": value.name, "elem": format!("{:?}", value.elem).to_lowercase(), "shape": value.shape() }))
         .collect()
 }
 

@@ -14,9 +14,9 @@ use cordon_engine::program::{
 };
 use cordon_engine::{Compute, KernelSet};
 use cordon_package::{
-    DeviceFile, DeviceKey, Domain, ElemType, Manifest, Normalisation, OutputPolicy, OwnerKey, OwnerPublic,
-    PackageError, Parsed, Placement, PlatformKind, ProgramKind, Recipient, SealRequest, SealedProgram, SectionKind,
-    SectionPlan, SegmentInfo, SegmentSecret, Trust, ValueInfo, Verified, chunk, leaves, seal_to_vec,
+    DeviceFile, DeviceKey, Domain, ElemType, Labels, Manifest, Normalisation, OutputInfo, OutputPolicy, OwnerKey,
+    OwnerPublic, PackageError, Parsed, Placement, PlatformKind, ProgramKind, Recipient, SealRequest, SealedProgram,
+    SectionKind, SectionPlan, SegmentInfo, SegmentSecret, Trust, ValueInfo, Verified, chunk, leaves, seal_to_vec,
 };
 use cordon_protocol::{
     Command, Guard, LoadReport, MemoryUse, Part, Payload, Protection, Reason, Refusal, Reply, Supply, stored_weights,
@@ -294,8 +294,11 @@ impl Default for Recipe {
 
 impl Recipe {
     pub fn manifest(&self) -> Manifest {
-        let value =
-            |name: Option<&str>| ValueInfo { elem: ElemType::Float, shape: vec![1, 4], name: name.map(String::from) };
+        let value = |name: Option<&str>| ValueInfo {
+            elem: ElemType::Float,
+            shapes: vec![vec![1, 4]],
+            name: name.map(String::from),
+        };
         let segment =
             |placement, inputs: &[u32], outputs: &[u32], retained_in: &[u32], retained_out: &[u32]| SegmentInfo {
                 placement,
@@ -309,7 +312,7 @@ impl Recipe {
             };
         Manifest {
             inputs: vec![0],
-            outputs: vec![4],
+            outputs: vec![OutputInfo { value: 4, class_axis: Some(1), normalisation: self.normalisation }],
             values: vec![value(Some("x")), value(None), value(None), value(None), value(Some("y"))],
             segments: vec![
                 segment(Placement::Secure(Domain(0)), &[0], &[1], &[], &[2]),
@@ -317,8 +320,6 @@ impl Recipe {
                 segment(Placement::Secure(Domain(0)), &[3], &[4], &[2], &[]),
             ],
             preprocessing: None,
-            class_axis: Some(1),
-            normalisation: self.normalisation,
             plan_text: "A test.".into(),
         }
     }
@@ -326,8 +327,15 @@ impl Recipe {
     pub fn seal(&self) -> Vec<u8> {
         let secret = |i: usize| {
             let (program, table) = (self.programs[i].encode(), self.tables[i].encode());
-            let sealed = SealedProgram { kind: ProgramKind::Inference, batch: 1, minimum_peak: 1000, bytes: &program };
-            let labels = if i == 1 { self.labels.clone() } else { vec![] };
+            let sealed = SealedProgram {
+                kind: ProgramKind::Inference,
+                variant: 0,
+                batch: 1,
+                minimum_peak: 1000,
+                bytes: &program,
+            };
+            let words = self.labels.clone();
+            let labels = if i == 1 && !words.is_empty() { vec![Labels { output: 0, words }] } else { vec![] };
             SegmentSecret { programs: vec![sealed], weight_table: &table, names: vec!["a node"], labels }
                 .encode()
                 .unwrap()
@@ -358,7 +366,7 @@ impl Recipe {
             version: self.version,
             not_after: self.not_after,
             max_requests: self.max_requests,
-            output_policy: self.policy,
+            output_policies: &[self.policy],
             recipients: &[device(DEVICE).recipient()],
             brokers: &[],
             sections: &sections,

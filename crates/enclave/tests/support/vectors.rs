@@ -5,9 +5,8 @@ use cordon_engine::program::{
     WeightInfo, WeightTable,
 };
 use cordon_package::{
-    DeviceFile, Domain, ElemType, Manifest, Normalisation, OutputPolicy, OwnerKey, PackageError, Placement,
-    ProgramKind, SealRequest, SealedProgram, SectionKind, SectionPlan, SegmentInfo, SegmentSecret, ValueInfo,
-    seal_to_vec,
+    DeviceFile, Domain, ElemType, Manifest, OutputInfo, OwnerKey, PackageError, Placement, ProgramKind, SealRequest,
+    SealedProgram, SectionKind, SectionPlan, SegmentInfo, SegmentSecret, ValueInfo, seal_to_vec,
 };
 
 /// `y = x + w`, four elements, and what a defect changes.
@@ -16,6 +15,8 @@ struct Model {
     table: WeightTable,
     /// What the manifest says.
     f16: bool,
+    domain: u16,
+    variants: u8,
     weights: Vec<u8>,
 }
 
@@ -44,6 +45,8 @@ fn good() -> Model {
             instructions: vec![add],
         },
         f16: false,
+        domain: 0,
+        variants: 1,
         weights: [0.5f32, 0.25, -1.0, 4.0].iter().flat_map(|v| v.to_le_bytes()).collect(),
         table: WeightTable(vec![WeightInfo { stored: Stored::F32, len: 4, offset: 0 }]),
     }
@@ -127,6 +130,8 @@ pub(crate) fn all() -> Vec<(&'static str, &'static str, Vec<u8>)> {
             INVALID,
             spilling([Instruction::Spill { slot: 16_384, value: X }, WRITE, RESTORE]),
         ),
+        ("program_in_another_domain.cordon", "package-unsupported", with(|m| m.domain = 1)),
+        ("program_in_two_variants.cordon", "package-unsupported", with(|m| m.variants = 2)),
         ("program_shape_not_the_manifests.cordon", INVALID, with(|m| m.program.inputs[0].shape = vec![4])),
     ];
     cases.into_iter().map(|(name, class, model)| (name, class, seal(&model))).collect()
@@ -145,13 +150,14 @@ pub(crate) fn list() -> String {
 }
 
 fn seal(model: &Model) -> Vec<u8> {
-    let value = |name: &str| ValueInfo { elem: ElemType::Float, shape: vec![1, 4], name: Some(name.into()) };
+    let shapes = || (1..=u32::from(model.variants)).map(|batch| vec![batch, 4]).collect();
+    let value = |name: &str| ValueInfo { elem: ElemType::Float, shapes: shapes(), name: Some(name.into()) };
     let manifest = Manifest {
         inputs: vec![0],
-        outputs: vec![1],
+        outputs: vec![OutputInfo::new(1)],
         values: vec![value("x"), value("y")],
         segments: vec![SegmentInfo {
-            placement: Placement::Secure(Domain(0)),
+            placement: Placement::Secure(Domain(model.domain)),
             inputs: vec![0],
             outputs: vec![1],
             retained_in: vec![],
@@ -161,13 +167,18 @@ fn seal(model: &Model) -> Vec<u8> {
             f16_weights: model.f16,
         }],
         preprocessing: None,
-        class_axis: None,
-        normalisation: Normalisation::None,
         plan_text: "A vector.".into(),
     };
     let (program, table) = (model.program.encode(), model.table.encode());
-    let sealed = SealedProgram { kind: ProgramKind::Inference, batch: 1, minimum_peak: 1000, bytes: &program };
-    let secret = SegmentSecret { programs: vec![sealed], weight_table: &table, names: vec![], labels: vec![] };
+    let sealed = |variant| SealedProgram {
+        kind: ProgramKind::Inference,
+        variant,
+        batch: 1,
+        minimum_peak: 1000,
+        bytes: &program,
+    };
+    let programs = (0..model.variants).map(sealed).collect();
+    let secret = SegmentSecret { programs, weight_table: &table, names: vec![], labels: vec![] };
     let (manifest, secret) = (manifest.encode().expect("valid"), secret.encode().expect("valid"));
     let parts: [(SectionKind, &[u8]); 3] = [
         (SectionKind::Manifest, &manifest),
@@ -184,7 +195,7 @@ fn seal(model: &Model) -> Vec<u8> {
         version: 7,
         not_after: None,
         max_requests: None,
-        output_policy: OutputPolicy::Full,
+        output_policies: &[],
         recipients: &[device().key.recipient()],
         brokers: &[],
         sections: &sections,

@@ -6,9 +6,10 @@ use aes_gcm::aead::{AeadInOut, KeyInit};
 use aes_gcm::{Aes256Gcm, Nonce};
 use cordon_package::limits::{CHUNK_BYTES, HASH_BYTES, PREFIX_BYTES, SIGNATURE_BYTES, TAG_BYTES};
 use cordon_package::{
-    Broker, Channels, DeviceFile, DeviceKey, Domain, ElemType, Fit, ImageLayout, Manifest, Normalisation, OutputPolicy,
-    OwnerKey, PackageError, Parsed, Placement, PlatformKind, Preprocessing, ProgramKind, Random, SealRequest,
-    SealedProgram, SectionKind, SectionPlan, SegmentInfo, SegmentSecret, Trust, ValueInfo, seal_to_vec,
+    Broker, Channels, DeviceFile, DeviceKey, Domain, ElemType, Fit, ImageLayout, Labels, Manifest, Normalisation,
+    OutputInfo, OutputPolicy, OwnerKey, PackageError, Parsed, Placement, PlatformKind, Preprocessing, ProgramKind,
+    Random, SealRequest, SealedProgram, SectionKind, SectionPlan, SegmentInfo, SegmentSecret, Trust, ValueInfo,
+    seal_to_vec,
 };
 use ed25519_dalek::{Signer, SigningKey};
 use hkdf::Hkdf;
@@ -93,10 +94,12 @@ pub(crate) struct Recipe {
     pub(crate) owner: &'static str,
     pub(crate) version: u64,
     pub(crate) not_after: Option<u64>,
-    pub(crate) output_policy: OutputPolicy,
+    pub(crate) output_policies: Vec<OutputPolicy>,
     pub(crate) manifest: Vec<u8>,
     pub(crate) secrets: [Vec<u8>; 2],
     pub(crate) weights: [Vec<u8>; 2],
+    /// A section of a kind that this version does not know, of the normal segment.
+    pub(crate) optional: Option<(u8, Vec<u8>)>,
 }
 
 impl Default for Recipe {
@@ -105,10 +108,11 @@ impl Default for Recipe {
             owner: OWNER,
             version: 7,
             not_after: Some(4_000_000_000),
-            output_policy: OutputPolicy::TopK { k: 3, decimals: 2 },
+            output_policies: vec![OutputPolicy::TopK { k: 3, decimals: 2 }],
             manifest: manifest().encode().expect("valid"),
             secrets: [secret("front").encode().expect("valid"), secret("back").encode().expect("valid")],
             weights: [ramp(300, 1), ramp(300, 2)],
+            optional: None,
         }
     }
 }
@@ -119,7 +123,7 @@ impl Recipe {
         let public_weights = ramp(100, 3);
         let model = b"an ONNX model".to_vec();
         let data = ramp(200, 4);
-        let parts: [(SectionKind, u16, &[u8]); 8] = [
+        let mut parts: Vec<(SectionKind, u16, &[u8])> = vec![
             (SectionKind::Manifest, 0, &self.manifest),
             (SectionKind::SegmentSecret, 0, &self.secrets[0]),
             (SectionKind::SegmentSecret, 2, &self.secrets[1]),
@@ -129,6 +133,7 @@ impl Recipe {
             (SectionKind::NormalModel, 1, &model),
             (SectionKind::NormalData, 1, &data),
         ];
+        parts.extend(self.optional.iter().map(|(code, bytes)| (SectionKind::Optional(*code), 1, &bytes[..])));
         let sections: Vec<_> = parts
             .iter()
             .map(|(kind, segment, bytes)| SectionPlan { kind: *kind, segment: *segment, plain_len: bytes.len() as u64 })
@@ -139,7 +144,7 @@ impl Recipe {
             version: self.version,
             not_after: self.not_after,
             max_requests: None,
-            output_policy: self.output_policy,
+            output_policies: &self.output_policies,
             recipients: &[device(DEVICE).recipient(), device(CO_RECIPIENT).recipient()],
             brokers: &[Broker { key_id: vec![1, 2, 3], uri: "https://broker.example/keys".into() }],
             sections: &sections,
@@ -156,7 +161,7 @@ pub(crate) fn ramp(len: usize, step: usize) -> Vec<u8> {
 pub(crate) fn manifest() -> Manifest {
     let value = |shape: &[u32], name: Option<&str>| ValueInfo {
         elem: ElemType::Float,
-        shape: shape.to_vec(),
+        shapes: vec![shape.to_vec()],
         name: name.map(String::from),
     };
     let segment = |placement, inputs: &[u32], outputs: &[u32], retained_in: &[u32], retained_out: &[u32]| SegmentInfo {
@@ -171,7 +176,7 @@ pub(crate) fn manifest() -> Manifest {
     };
     Manifest {
         inputs: vec![0],
-        outputs: vec![3],
+        outputs: vec![OutputInfo { value: 3, class_axis: Some(1), normalisation: Normalisation::Softmax }],
         values: vec![
             value(&[1, 3, 8, 8], Some("image")),
             value(&[1, 4, 8, 8], None),
@@ -195,23 +200,22 @@ pub(crate) fn manifest() -> Manifest {
             mean: vec![0.5; 3],
             std: vec![0.25; 3],
         }),
-        class_axis: Some(1),
-        normalisation: Normalisation::Softmax,
         plan_text: "Weights of the first and last segments stay inside.".into(),
     }
 }
 
-fn secret(name: &'static str) -> SegmentSecret<'static> {
+pub(crate) fn secret(name: &'static str) -> SegmentSecret<'static> {
     SegmentSecret {
         programs: vec![SealedProgram {
             kind: ProgramKind::Inference,
+            variant: 0,
             batch: 1,
             minimum_peak: 4096,
             bytes: b"opaque to this crate",
         }],
         weight_table: b"opaque too",
         names: vec![name],
-        labels: if name == "back" { vec!["zero", "one", "two"] } else { vec![] },
+        labels: if name == "back" { vec![Labels { output: 0, words: vec!["zero", "one", "two"] }] } else { vec![] },
     }
 }
 
@@ -253,7 +257,12 @@ impl Map {
 
     /// Offset of the section table's `n`th entry.
     pub(crate) fn entry(&self, n: usize) -> usize {
-        self.description.end - (self.sections.len() - n) * (1 + 2 + 8 + HASH_BYTES)
+        self.extensions() - (self.sections.len() - n) * (1 + 2 + 8 + HASH_BYTES)
+    }
+
+    /// Offset of the description's count of extensions, of which there are none.
+    pub(crate) fn extensions(&self) -> usize {
+        self.description.end - 4
     }
 
     /// Offset of the count of stanzas.
@@ -290,6 +299,35 @@ pub(crate) fn insert(file: &mut Vec<u8>, at: usize, new: &[u8]) {
     let len = u32_at(file, 12) + new.len() as u32;
     file.splice(at..at, new.iter().copied());
     put(file, 12, &len.to_le_bytes());
+}
+
+/// Gives the description a list of extensions, moves the sections, and signs and wraps again. What the header grows by, the
+/// padding before the normal data shrinks by.
+pub(crate) fn extend(file: &mut Vec<u8>, list: &[u8]) {
+    let map = Map::of(file);
+    let more = list.len() - 4;
+    let padding = map.section(SectionKind::NormalData, 1).offset() as usize;
+    file.drain(padding - more..padding);
+    let at = map.extensions();
+    put(file, PREFIX_BYTES, &((map.description.len() + more) as u32).to_le_bytes());
+    put(file, at, &list[..4]);
+    insert(file, at + 4, &list[4..]);
+    rewrap(file, &device(DEVICE));
+    resign(file);
+}
+
+/// A list of extensions with these tags.
+pub(crate) fn extensions(tags: &[u16]) -> Vec<u8> {
+    let mut w = cordon_codec::Writer::new();
+    w.list(tags.iter(), |w, tag| {
+        w.u16(*tag).bytes(b"of a later version");
+    });
+    w.finish()
+}
+
+/// A structure's bytes with other extensions than none.
+pub(crate) fn extended(bytes: &[u8], tags: &[u16]) -> Vec<u8> {
+    [&bytes[..bytes.len() - 4], &extensions(tags)].concat()
 }
 
 /// Wraps the segment keys for `device` again, bound to the description as it is now. Its stanza is the second.

@@ -12,9 +12,8 @@ use cordon_engine::program::{
     WeightInfo, WeightTable,
 };
 use cordon_package::{
-    Domain, ElemType, Manifest, Normalisation, OutputPolicy, OwnerKey, OwnerPublic, PackageError, Placement,
-    ProgramKind, Recipient, SealRequest, SealedProgram, SectionKind, SectionPlan, SegmentInfo, SegmentSecret,
-    ValueInfo, seal_to_vec,
+    Domain, ElemType, Manifest, OutputInfo, OwnerKey, OwnerPublic, PackageError, Placement, ProgramKind, Recipient,
+    SealRequest, SealedProgram, SectionKind, SectionPlan, SegmentInfo, SegmentSecret, ValueInfo, seal_to_vec,
 };
 use cordon_protocol::Profile;
 use cordon_runtime::{
@@ -136,13 +135,14 @@ fn seal(owner: &OwnerKey, recipient: Recipient, arena: u32, spills: bool) -> Vec
     };
     let info = |len, offset| WeightInfo { stored: Stored::F32, len, offset };
     let (program, table) = (program.encode(), WeightTable(vec![info(4, 0), info(LARGE, 64)]).encode());
-    let sealed = SealedProgram { kind: ProgramKind::Inference, batch: 1, minimum_peak: 1000, bytes: &program };
+    let sealed =
+        SealedProgram { kind: ProgramKind::Inference, variant: 0, batch: 1, minimum_peak: 1000, bytes: &program };
     let secret = SegmentSecret { programs: vec![sealed], weight_table: &table, names: vec![], labels: vec![] };
     let secret = secret.encode().expect("valid");
     let mut weights: Vec<u8> = small().iter().flat_map(|v| v.to_le_bytes()).collect();
     weights.resize(64, 0);
     weights.extend((0..LARGE).flat_map(|i| large(i).to_le_bytes()));
-    let value = |name: &str| ValueInfo { elem: ElemType::Float, shape: vec![1, 4], name: Some(name.into()) };
+    let value = |name: &str| ValueInfo { elem: ElemType::Float, shapes: vec![vec![1, 4]], name: Some(name.into()) };
     let segment = SegmentInfo {
         placement: Placement::Secure(Domain(0)),
         inputs: vec![0],
@@ -155,12 +155,10 @@ fn seal(owner: &OwnerKey, recipient: Recipient, arena: u32, spills: bool) -> Vec
     };
     let manifest = Manifest {
         inputs: vec![0],
-        outputs: vec![1],
+        outputs: vec![OutputInfo::new(1)],
         values: vec![value("x"), value("y")],
         segments: vec![segment],
         preprocessing: None,
-        class_axis: None,
-        normalisation: Normalisation::None,
         plan_text: "A test.".into(),
     };
     let manifest = manifest.encode().expect("valid");
@@ -172,7 +170,7 @@ fn seal(owner: &OwnerKey, recipient: Recipient, arena: u32, spills: bool) -> Vec
         version: 1,
         not_after: None,
         max_requests: None,
-        output_policy: OutputPolicy::Full,
+        output_policies: &[],
         recipients: &[recipient],
         brokers: &[],
         sections: &sections,
