@@ -1,5 +1,6 @@
 //! Plans of the digits network and of small graphs built by hand.
 
+use cordon_fault::{Fault, Next};
 use cordon_graph::{Evaluator, ExportedModel, Graph, Node, Tensor, TensorType, Value, ValueId};
 use cordon_plan::{
     Bound, Constraints, Cuts, Domain, Inspection, LoweredPlan, Model, Placement, Plan, PlanError, Profile, Protect,
@@ -138,18 +139,18 @@ fn nodes_name_cuts_from_both_sides() {
 #[test]
 fn constraints_that_cannot_be_met_are_refused_with_a_next_step() {
     let model = digits();
-    let refused = |constraints: Constraints| make(&model, &constraints).expect_err("refused").to_string();
-    assert!(refused(ternary(20, 21)).contains("1 to 19"));
-    assert!(refused(ternary(12, 4)).contains("smaller"));
-    assert!(
-        refused(Constraints { cuts: ends(Some(3), None), ..Constraints::new(Protect::Weights) }).contains("--back")
-    );
-    assert!(refused(Constraints { cuts: ends(Some(3), None), ..Constraints::new(Protect::All) }).contains("drop them"));
-    assert!(
-        refused(Constraints { cuts: Cuts::Ends { front: Some(Bound::parse("no such")), back: None }, ..ternary(1, 2) })
-            .contains("no such")
-    );
-    assert!(refused(Constraints { labels: vec!["a".into(); 3], ..ternary(8, 17) }).contains("3 labels"));
+    let refused = |constraints: Constraints, what: &str, next: Next<'_>| {
+        let error = make(&model, &constraints).expect_err("refused");
+        assert!(error.to_string().contains(what) && error.next() == next, "{error}: {:?}", error.next());
+    };
+    refused(ternary(20, 21), "1 to 19", Next::InspectModel);
+    refused(ternary(12, 4), "after the BackNet starts", Next::OrderBounds);
+    let front = |goal| Constraints { cuts: ends(Some(3), None), ..Constraints::new(goal) };
+    refused(front(Protect::Weights), "", Next::AddBack);
+    refused(front(Protect::All), "all", Next::ChooseBounds);
+    let unknown = Cuts::Ends { front: Some(Bound::parse("no such")), back: None };
+    refused(Constraints { cuts: unknown, ..ternary(1, 2) }, "no such", Next::InspectModel);
+    refused(Constraints { labels: vec!["a".into(); 3], ..ternary(8, 17) }, "3 labels", Next::LabelPerClass);
     let small = Constraints { secure_memory: Some(1000), ..ternary(8, 17) };
     match make(&model, &small) {
         Err(PlanError::SecureMemory { needed, available: 1000, .. }) => assert!(needed > 1000),
