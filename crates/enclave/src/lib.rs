@@ -33,6 +33,5 @@ mod spill;
 mod streamed;
 mod wait;
 
-pub use model::MAX_OPEN_REQUESTS;
 pub use platform::{CounterId, Platform, PlatformError, Store};
 pub use service::Enclave;

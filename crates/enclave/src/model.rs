@@ -15,9 +15,6 @@ use crate::policy::Policy;
 use crate::refuse;
 use crate::streamed::Streamed;
 
-/// Requests that may be open at once.
-pub const MAX_OPEN_REQUESTS: usize = 8;
-
 /// A segment decoded but not prepared: how much memory it will get depends on the others.
 pub(crate) struct Draft {
     /// Index into the manifest's segments.

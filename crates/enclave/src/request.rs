@@ -4,9 +4,9 @@
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
-use cordon_protocol::{Code, Refusal, Supply};
+use cordon_protocol::{Code, MAX_OPEN_REQUESTS, Refusal, Supply};
 
-use crate::model::{MAX_OPEN_REQUESTS, Model};
+use crate::model::Model;
 use crate::platform::Platform;
 use crate::refuse;
 use crate::retained::Retained;

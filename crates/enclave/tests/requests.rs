@@ -4,8 +4,7 @@ mod support;
 
 use std::collections::{HashMap, HashSet};
 
-use cordon_enclave::MAX_OPEN_REQUESTS;
-use cordon_protocol::{Code, Command, Payload, Refusal, Reply, STORED_PIECE, Supply};
+use cordon_protocol::{Code, Command, MAX_OPEN_REQUESTS, Payload, Refusal, Reply, STORED_PIECE, Supply};
 use support::{AMPLE, DEVICE, Host, LARGE, Recipe, bytes, expected, floats, large};
 
 const X: [f32; 4] = [1.0, 2.0, 3.0, 4.0];

@@ -53,6 +53,9 @@ pub fn stored_weights(plain_len: u64) -> u64 {
 /// The most threads an enclave computes with.
 pub const MAX_THREADS: usize = 16;
 
+/// The most requests that are open in an enclave at once.
+pub const MAX_OPEN_REQUESTS: usize = 8;
+
 /// The version both sides speak, given the ranges they offer; the highest common one.
 pub fn negotiate(ours: (u16, u16), theirs: (u16, u16)) -> Option<u16> {
     let lowest = ours.0.max(theirs.0);
@@ -85,6 +88,7 @@ mod tests {
             ("PIECE", PIECE as u64),
             ("STORED_PIECE", STORED_PIECE as u64),
             ("MAX_THREADS", MAX_THREADS as u64),
+            ("MAX_OPEN_REQUESTS", MAX_OPEN_REQUESTS as u64),
             ("SLACK", SLACK),
             ("HEAD_LIMIT", frame::HEAD_LIMIT as u64),
         ] {

@@ -1,6 +1,7 @@
 use core::fmt;
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use cordon_executor::ExecutorError;
 use cordon_fault::{Next, Place};
@@ -22,15 +23,15 @@ pub enum RuntimeError {
         /// Its code and numbers.
         refusal: Refusal,
     },
-    /// The enclave died. The request under way is lost; the enclave has been started again for the next one, unless
-    /// `restart` says why not.
+    /// The enclave died. Requests that were open in it are lost; it has been started again for the others, unless `restart`
+    /// says why not.
     Died {
         /// What was being done.
         doing: &'static str,
         /// What is known.
         death: Death,
         /// Why it could not be started again.
-        restart: Option<Box<RuntimeError>>,
+        restart: Option<Arc<RuntimeError>>,
     },
     /// The enclave could not be started.
     Start {
@@ -41,6 +42,8 @@ pub enum RuntimeError {
     },
     /// The enclave answered something that does not fit; host and enclave are not of one build, or one is broken.
     Protocol(&'static str),
+    /// A [`Session`](crate::Session) ended before the request did: one of its threads panicked.
+    Stopped,
     /// A normal segment's engine failed.
     Executor {
         /// The segment, counted from 0.
@@ -103,6 +106,7 @@ impl fmt::Display for RuntimeError {
             }
             Self::Start { stage, source } => write!(f, "the enclave did not start ({stage}: {source})"),
             Self::Protocol(what) => write!(f, "the enclave answered out of protocol ({what})"),
+            Self::Stopped => f.write_str("the session ended before the request did: one of its threads panicked"),
             Self::Executor { segment, source } => write!(f, "normal segment {segment}: {source}"),
             Self::Input(what) | Self::Limits(what) | Self::UnknownBackend(what) => f.write_str(what),
             Self::HostMemory { bytes } => write!(f, "this host has no memory for {bytes} bytes of spilled values"),
@@ -124,6 +128,7 @@ cordon_fault::faults! {
         Self::Died { .. } => "enclave-died", Resource, Next::RunAgain, "The enclave died; the request under way is lost.";
         Self::Start { .. } => "enclave-start", Resource, Next::CheckSystem, "The enclave could not be started.";
         Self::Protocol(_) => "enclave-protocol", Bug, Next::SameVersion, "The enclave answered something that does not fit.";
+        Self::Stopped => "session-stopped", Bug, Next::Report, "A thread of the session panicked; its requests are lost.";
         Self::Executor { .. } => "normal-segment", Resource, Next::OtherEngine, "The engine of a normal segment failed.";
         Self::Input(_) => "run-input", Misuse, Next::CheckInput, "The inputs do not fit the model.";
         Self::Limits(_) => "run-limits", Misuse, Next::StayWithin, "More threads or memory than the platform offers.";

@@ -1,18 +1,24 @@
 //! The enclave process from outside: what can be read of it, and what happens when it or its host dies. In a binary of its
-//! own, because the first test looks at every enclave that this process started.
+//! own, because tests look at every enclave that this process started.
 
 mod support;
 
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use core::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use cordon_process_link::guard;
-use cordon_runtime::RuntimeError;
 use cordon_runtime::backend::Cause;
-use support::{AMPLE, World, assert_serves, deployment, run};
+use cordon_runtime::{Output, RuntimeError, Tensor};
+use support::{AMPLE, World, assert_serves, deployment, run, ternary};
+
+/// Held by a test that looks at every enclave of this process.
+static ALONE: Mutex<()> = Mutex::new(());
 
 #[test]
 fn a_dead_enclave_is_named_restarted_and_unreadable_while_it_lives() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let world = World::new();
     let (mut model, fault) = deployment(&world, AMPLE);
     assert_serves(&mut model);
@@ -55,6 +61,54 @@ fn a_dead_enclave_is_named_restarted_and_unreadable_while_it_lives() {
     assert_serves(&mut model);
     drop(model);
     assert!(enclaves().is_empty(), "an enclave outlives its deployment");
+}
+
+/// Killed again and again under load: every request ends, with the right answer or with the word that its enclave died.
+#[test]
+fn requests_of_a_session_end_in_an_answer_or_a_death() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let world = World::sealed(ternary::seal);
+    let model = world.options(AMPLE).open_with(world.package(), &ternary::PlusOne(Arc::new(|| ())));
+    let session = model.expect("opens").into_session().expect("threads");
+    let run = |of: usize| {
+        let x = [of as f32, 1.0, 2.0, -3.0];
+        let input = Tensor::from_f32(vec![1, 4], &x).expect("four values");
+        session.run(&[("x", &input)]).map(|run| {
+            let [(_, Output::Tensor(y))] = run.outputs.as_slice() else { panic!("one tensor") };
+            assert_eq!(y.to_f32().expect("float"), ternary::expected(x), "a wrong answer to {of}");
+        })
+    };
+    let (answered, died, over) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicBool::new(false));
+    let limit = Instant::now() + Duration::from_secs(60);
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let (run, answered, died, over) = (&run, &answered, &died, &over);
+            scope.spawn(move || {
+                for of in (thread..).step_by(4) {
+                    match run(of) {
+                        Ok(()) => answered.fetch_add(1, Ordering::Relaxed),
+                        Err(RuntimeError::Died { .. }) => died.fetch_add(1, Ordering::Relaxed),
+                        Err(error) => panic!("{error}"),
+                    };
+                    if over.load(Ordering::Relaxed) || Instant::now() > limit {
+                        break;
+                    }
+                }
+            });
+        }
+        // Each must have served before it is killed: one that dies while it loads is no death under load.
+        for _ in 0..8 {
+            let before = answered.load(Ordering::Relaxed);
+            while answered.load(Ordering::Relaxed) < before + 50 {
+                assert!(Instant::now() < limit, "nothing is answered");
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            enclaves().into_iter().for_each(kill);
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+    assert!(died.into_inner() >= 8, "each death was somebody's");
+    run(0).expect("the service goes on");
 }
 
 /// Not a test: the host that the test below kills.

@@ -2,6 +2,8 @@
 //! enclave.
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part")]
 
+pub mod ternary;
+
 use core::sync::atomic::AtomicU64;
 use core::time::Duration;
 use std::path::{Path, PathBuf};
@@ -43,7 +45,7 @@ pub fn expected(x: [f32; 4]) -> Vec<f32> {
     (0..4u32).map(|i| x[i as usize] * small()[i as usize] + large(USED + i)).collect()
 }
 
-fn random(seed: u64) -> impl FnMut(&mut [u8]) -> Result<(), PackageError> {
+pub fn random(seed: u64) -> impl FnMut(&mut [u8]) -> Result<(), PackageError> {
     let mut state = seed;
     move |out: &mut [u8]| {
         for byte in out {
@@ -77,11 +79,16 @@ impl World {
     }
 
     fn of(elements: u32, spills: bool) -> Self {
+        Self::sealed(|owner, recipient| seal(owner, recipient, elements, spills))
+    }
+
+    /// A device, and what `seal` makes for it.
+    pub fn sealed(seal: impl FnOnce(&OwnerKey, Recipient) -> Vec<u8>) -> Self {
         let dir = tempfile::tempdir().expect("temporary folder");
         let owner = OwnerKey::generate(&mut random(1)).expect("never fails");
         let (device, recipient) =
             Device::init(process(), dir.path().join("device"), &[owner.public()]).expect("initialises");
-        std::fs::write(dir.path().join("model.cordon"), seal(&owner, recipient, elements, spills)).expect("writable");
+        std::fs::write(dir.path().join("model.cordon"), seal(&owner, recipient)).expect("writable");
         Self { dir, device }
     }
 
@@ -95,7 +102,7 @@ impl World {
     }
 }
 
-fn process() -> Arc<dyn Backend> {
+pub fn process() -> Arc<dyn Backend> {
     backend::open("process").expect("every build has it")
 }
 
