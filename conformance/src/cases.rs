@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use cordon_executor::{ElemType, Tensor, files};
 use cordon_graph::onnx::{GraphProto, ModelProto, NodeProto, TypeProto, type_proto};
+use cordon_lower::{Bytes, supported};
 use prost::Message as _;
 
 /// One node test.
@@ -87,7 +88,8 @@ impl Case {
         if types.clone().any(|ty| elem_of(ty).is_none()) {
             return Some(Reason::Sequence);
         }
-        let quantised = graph.node.iter().all(|node| QUANTISED.contains(&node.op_type()));
+        let quantising: Vec<_> = supported().filter(|entry| entry.facts.bytes != Bytes::No).collect();
+        let quantised = graph.node.iter().all(|node| quantising.iter().any(|entry| entry.op_type == node.op_type()));
         let trusted = |code: i32| ElemType::from_code(code).is_some_and(|elem| is_trusted(elem, quantised));
         if types.any(|ty| !elem_of(ty).is_some_and(trusted)) || constants.chain(inner).any(|code| !trusted(code)) {
             return Some(Reason::Dtype);
@@ -135,9 +137,6 @@ impl Reason {
         }
     }
 }
-
-/// Operators whose bytes the trusted engine computes with.
-const QUANTISED: [&str; 4] = ["QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul"];
 
 fn is_trusted(elem: ElemType, quantised: bool) -> bool {
     match elem {

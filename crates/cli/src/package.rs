@@ -7,12 +7,12 @@ use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// A mapped package.
-pub(crate) struct PackageFile {
+pub(crate) struct MappedPackage {
     /// The whole file.
     pub(crate) bytes: Bytes,
 }
 
-impl PackageFile {
+impl MappedPackage {
     /// Maps a file.
     pub(crate) fn open(path: &Path) -> Outcome<Self> {
         let failed = |error: std::io::Error| {

@@ -120,7 +120,7 @@ fn evaluate(
     if part.outputs.is_empty() {
         return Ok(());
     }
-    let results = run(graph, eval, &part, &[])?;
+    let results = run_segment(graph, eval, &part, &[])?;
     for &id in nodes {
         let node = graph.node(id).clone();
         for &value in node.outputs.iter().flatten() {
@@ -156,7 +156,7 @@ pub fn complete_shapes(graph: &mut Graph, eval: &mut dyn Evaluator) -> Result<()
                 sample(ty, seed).map_err(|e| GraphError::unsupported(format!("input `{}`: {e}", value.name)))?;
             inputs.push((value.name.clone(), tensor));
         }
-        let results = run(graph, eval, &part, &inputs).map_err(GraphError::Executor)?;
+        let results = run_segment(graph, eval, &part, &inputs).map_err(GraphError::Executor)?;
         found.push(results.iter().map(Tensor::ty).collect());
     }
     let makers = graph.makers();
@@ -176,7 +176,7 @@ pub fn complete_shapes(graph: &mut Graph, eval: &mut dyn Evaluator) -> Result<()
     Ok(())
 }
 
-fn run(
+fn run_segment(
     graph: &Graph,
     eval: &mut dyn Evaluator,
     part: &Segment,

@@ -1,4 +1,17 @@
-//! ONNX ↔ `Graph`: reading, shapes, folding, cutting, writing.
+//! ONNX ↔ [`Graph`]: a model whose names are indices and whose values are typed and shaped, and back to ONNX.
+//!
+//! | step | function | what |
+//! |---|---|---|
+//! | import | [`import()`], [`import_bytes`] | reads a model within [`Limits`]: local functions and constant `If`s inlined, tensor data left in the mapped files |
+//! | infer | [`infer()`] | types and shapes of values, by the [`ShapeRules`] that the caller brings |
+//! | complete | [`complete_shapes`] | what no rule knows, by running the model once in an [`Evaluator`] |
+//! | fold | [`fold()`] | nodes of constants become constants; weights stored as integers remember their scales |
+//! | cut | [`cut_table`], [`segment`] | what crosses at each position; a set of nodes with the values that enter and leave it |
+//! | export | [`export()`] | a segment as an ordinary ONNX model and its data file, page-aligned |
+//!
+//! A file may be hostile: every size is checked before memory is taken, external data stays below the model's folder, and
+//! an error names the node or tensor to blame. Engines and operators are unknown here; [`Evaluator`] and [`ShapeRules`] are
+//! where a caller brings them. [`Tensor`] is the tensor of every crate on the host.
 #![forbid(unsafe_code)]
 
 mod build;

@@ -1,6 +1,6 @@
 //! Numpy broadcasting over both layouts: common extents, one stride list per operand, neighbours merged.
 
-use crate::context::{BLOCK, LowerCtx, Reason, Val, contiguous, u};
+use crate::context::{BLOCK, LowerCtx, Reason, Val, contiguous, to_u32};
 use cordon_engine::program::{BinaryOp, DType, Instruction, Layout, Operand, Strided2, Strided3, UnaryOp};
 
 /// Operands aligned for one element-by-element instruction.
@@ -167,7 +167,7 @@ pub(crate) fn merge(dims: &[usize], strides: Vec<Vec<usize>>) -> (Vec<u32>, Vec<
         // One element: contiguous by definition.
         out.iter_mut().for_each(|have| have.push(1));
     }
-    let narrow = |list: &[usize]| list.iter().map(|&value| u(value)).collect::<Vec<_>>();
+    let narrow = |list: &[usize]| list.iter().map(|&value| to_u32(value)).collect::<Vec<_>>();
     (narrow(&out_dims), out.iter().map(|list| narrow(list)).collect())
 }
 

@@ -4,6 +4,7 @@
 //! the layout they need ([`LowerCtx::plain`], [`LowerCtx::blocked`]); the copies between layouts are inserted once and
 //! remembered. Extents in [`Val::dims`] are always the ONNX ones, whatever the layout.
 
+use crate::constant::Constant;
 use crate::draft::Draft;
 use crate::layout::block_copies;
 use crate::weights::{Form, WeightSource};
@@ -63,7 +64,7 @@ pub struct Val {
 #[derive(Clone, Debug)]
 enum Source {
     Slot(u32),
-    Constant(Tensor),
+    Constant(Constant),
 }
 
 impl Val {
@@ -80,7 +81,15 @@ impl Val {
     /// The constant's data, without conversion.
     pub fn constant(&self) -> Option<&Tensor> {
         match &self.source {
-            Source::Constant(tensor) => Some(tensor),
+            Source::Constant(constant) => Some(&constant.tensor),
+            Source::Slot(_) => None,
+        }
+    }
+
+    /// The constant with its identity, to make a weight of.
+    pub(crate) fn known(&self) -> Option<&Constant> {
+        match &self.source {
+            Source::Constant(constant) => Some(constant),
             Source::Slot(_) => None,
         }
     }
@@ -137,7 +146,7 @@ pub fn contiguous(dims: &[usize]) -> Vec<usize> {
 }
 
 /// A geometry field. Every extent and stride of an admitted value fits: its element count does.
-pub fn u(value: usize) -> u32 {
+pub fn to_u32(value: usize) -> u32 {
     u32::try_from(value).expect("element counts were checked to fit 32 bits")
 }
 
@@ -179,8 +188,8 @@ impl<'g> State<'g> {
             return Ok(val.clone());
         }
         let value = self.graph.value(id);
-        match &value.constant {
-            Some(tensor) => constant(tensor.clone()),
+        match Constant::of(id, value) {
+            Some(known) => constant(known),
             None => Err(format!("its input `{}` is not computed before it inside the segment", value.name).into()),
         }
     }
@@ -194,9 +203,10 @@ impl<'g> State<'g> {
     pub(crate) fn operand(&mut self, val: &Val) -> Operand {
         match &val.source {
             Source::Slot(_) => Operand::Arena(val.region()),
-            Source::Constant(tensor) => {
+            Source::Constant(constant) => {
                 // Flat, so that one tensor used under two shapes is stored once.
-                let flat = Tensor { dims: vec![val.count()], ..tensor.clone() };
+                let mut flat = constant.clone();
+                flat.tensor.dims = vec![val.count()];
                 Operand::Weight(self.draft.weight(WeightSource::new(Form::Raw(flat))))
             }
         }
@@ -407,9 +417,8 @@ impl<'s, 'g> LowerCtx<'s, 'g> {
     }
 
     /// A constant that is integers times scales, already multiplied: what it is made of is remembered for the fusions.
-    pub(crate) fn dequantised(&mut self, tensor: Tensor, scale: Vec<f32>) -> Result<Val, Reason> {
-        self.state.draft.dequantised.insert(tensor.data.as_ptr() as usize, (tensor.clone(), scale));
-        constant(tensor)
+    pub(crate) fn dequantised(&self, tensor: Tensor, scale: Vec<f32>) -> Result<Val, Reason> {
+        constant(Constant { scales: Some(scale.into()), ..Constant::computed(tensor) })
     }
 
     pub(crate) fn weight(&mut self, source: WeightSource) -> Tile {
@@ -418,12 +427,12 @@ impl<'s, 'g> LowerCtx<'s, 'g> {
 
     /// A computed constant as a value.
     pub fn constant_val(&self, dims: &[usize], values: &[f32]) -> Result<Val, Reason> {
-        constant(Tensor::from_f32(dims, values)?)
+        constant(Constant::computed(Tensor::from_f32(dims, values)?))
     }
 
     /// A computed integer constant as a value.
     pub fn constant_i64_val(&self, dims: &[usize], values: &[i64]) -> Result<Val, Reason> {
-        constant(Tensor::from_i64(dims, values)?)
+        constant(Constant::computed(Tensor::from_i64(dims, values)?))
     }
 
     /// The same elements with other extents: no copy when the value is plain.
@@ -435,8 +444,8 @@ impl<'s, 'g> LowerCtx<'s, 'g> {
             return Err(format!("cannot reshape {:?} to {dims:?}", val.dims).into());
         }
         let mut out = self.plain(val)?;
-        if let Source::Constant(tensor) = &mut out.source {
-            tensor.dims = dims.to_vec();
+        if let Source::Constant(constant) = &mut out.source {
+            constant.tensor.dims = dims.to_vec();
         }
         out.dims = dims.to_vec();
         Ok(out)
@@ -470,11 +479,12 @@ impl<'s, 'g> LowerCtx<'s, 'g> {
 }
 
 /// A constant of a type the engine has.
-pub(crate) fn constant(tensor: Tensor) -> Result<Val, Reason> {
+fn constant(constant: Constant) -> Result<Val, Reason> {
+    let tensor = &constant.tensor;
     let dtype = dtype_of(tensor.elem)
         .ok_or_else(|| format!("a constant of type {} is not supported in a secure segment", tensor.elem))?;
     element_count(&tensor.dims)?;
-    Ok(Val { dtype, dims: tensor.dims.clone(), layout: Layout::Plain, source: Source::Constant(tensor) })
+    Ok(Val { dtype, dims: tensor.dims.clone(), layout: Layout::Plain, source: Source::Constant(constant) })
 }
 
 fn element_count(dims: &[usize]) -> Result<u32, Reason> {
@@ -491,10 +501,10 @@ fn element_count(dims: &[usize]) -> Result<u32, Reason> {
 
 /// A copy of `count` contiguous elements.
 pub(crate) fn copy_all(count: usize) -> StridedCopy {
-    StridedCopy { dims: vec![u(count)], from: 0, from_strides: vec![1], to: 0, to_strides: vec![1] }
+    StridedCopy { dims: vec![to_u32(count)], from: 0, from_strides: vec![1], to: 0, to_strides: vec![1] }
 }
 
 /// A positive copy stride; fits by the bound `element_count` sets.
-pub fn i(value: usize) -> i32 {
+pub fn to_i32(value: usize) -> i32 {
     i32::try_from(value).expect("element counts were checked to fit 31 bits")
 }

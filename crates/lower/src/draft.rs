@@ -10,8 +10,6 @@
 
 use crate::weights::WeightSource;
 use cordon_engine::program::{DType, Instruction, Port, Tile};
-use cordon_graph::Tensor;
-use std::collections::HashMap;
 
 /// A virtual tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,9 +30,6 @@ pub(crate) struct Draft {
     pub(crate) slots: Vec<Slot>,
     /// What [`Tile::tensor`] indexes.
     pub(crate) weights: Vec<WeightSource>,
-    /// Constants that a DequantizeLinear made, by the address of their data: the tensor, which keeps the address taken, and
-    /// one scale for all elements or for each channel.
-    pub(crate) dequantised: HashMap<usize, (Tensor, Vec<f32>)>,
     /// In execution order.
     pub(crate) instructions: Vec<Instruction>,
     /// Slots written before the first instruction.

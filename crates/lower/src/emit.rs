@@ -92,7 +92,7 @@ pub(crate) fn finish(draft: Draft, batch: u32, scratch: u64) -> Result<Lowered, 
     let mut offset = 0u64;
     let mut renumbered: HashMap<u32, u32> = HashMap::new();
     let mut known: HashMap<u64, Vec<u32>> = HashMap::new();
-    let Draft { slots: _, weights: all, dequantised: _, mut instructions, mut inputs, mut outputs } = draft;
+    let Draft { slots: _, weights: all, mut instructions, mut inputs, mut outputs } = draft;
     for instruction in &mut instructions {
         instruction.memory_mut(|memory| match memory {
             MemoryMut::Region(region) => region.start = placement.offsets[region.start as usize],

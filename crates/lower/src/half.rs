@@ -66,12 +66,10 @@ fn check(source: &WeightSource, graph: &Graph) -> Result<(), LowerError> {
     }
 }
 
-/// The initializer whose data the source holds.
+/// The initializer that the source is.
 fn name(source: &WeightSource, graph: &Graph) -> String {
-    let data = source.constant().map(|tensor| tensor.data.as_ptr());
-    let holds = |tensor: &cordon_graph::Tensor| Some(tensor.data.as_ptr()) == data;
-    let value = graph.values.iter().find(|value| value.constant.as_ref().is_some_and(holds));
-    value.map_or_else(|| "computed from several".into(), |value| value.name.clone())
+    let value = source.constant().and_then(|constant| constant.value);
+    value.map_or_else(|| "computed from several".into(), |id| graph.value(id).name.clone())
 }
 
 #[cfg(test)]

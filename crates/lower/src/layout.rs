@@ -1,6 +1,6 @@
 //! Copies between the plain and the blocked layout.
 
-use crate::context::{BLOCK, i, u};
+use crate::context::{BLOCK, to_i32, to_u32};
 use cordon_engine::program::StridedCopy;
 
 /// One rectangular part of a layout change: extents, plain and blocked strides, and starts.
@@ -46,11 +46,11 @@ impl BlockCopy {
 
 fn strided(dims: &[usize], from: (usize, Vec<usize>), to: (usize, Vec<usize>)) -> StridedCopy {
     StridedCopy {
-        dims: dims.iter().map(|&dim| u(dim)).collect(),
-        from: u(from.0),
-        from_strides: from.1.iter().map(|&step| i(step)).collect(),
-        to: u(to.0),
-        to_strides: to.1.iter().map(|&step| u(step)).collect(),
+        dims: dims.iter().map(|&dim| to_u32(dim)).collect(),
+        from: to_u32(from.0),
+        from_strides: from.1.iter().map(|&step| to_i32(step)).collect(),
+        to: to_u32(to.0),
+        to_strides: to.1.iter().map(|&step| to_u32(step)).collect(),
     }
 }
 

@@ -13,6 +13,7 @@
 mod arena;
 mod broadcast;
 mod concat;
+mod constant;
 pub mod context;
 mod draft;
 mod emit;
@@ -36,6 +37,7 @@ pub use arena::ArenaReport;
 pub use broadcast::{Broadcast, broadcast_dims};
 pub use emit::Lowered;
 pub use error::LowerError;
+pub use ops::facts::{AffineIn, Bytes, Elements, Elementwise, Facts, facts, is_affine, is_layer, weights};
 pub use ops::{Operator, OperatorTable, supported};
 pub use segment::{LowerOptions, Untiled, lower, lower_graph, lower_untiled, unsupported_reason};
 pub use tile::Tiling;

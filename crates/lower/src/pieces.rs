@@ -123,7 +123,7 @@ fn apart(draft: &mut Draft, value: &Striped) {
             let geometry = StridedCopy {
                 dims: vec![value.planes, run],
                 from: start,
-                from_strides: vec![crate::context::i(value.plane as usize), 1],
+                from_strides: vec![crate::context::to_i32(value.plane as usize), 1],
                 to: 0,
                 to_strides: vec![run, 1],
             };
@@ -150,7 +150,7 @@ fn apart(draft: &mut Draft, value: &Striped) {
                 Instruction::Copy { geometry, input: *input, out: piece }
             } else {
                 geometry.to += from - rows.start;
-                (geometry.from, geometry.from_strides) = (from - start, vec![crate::context::i(run as usize), 1]);
+                (geometry.from, geometry.from_strides) = (from - start, vec![crate::context::to_i32(run as usize), 1]);
                 Instruction::Copy { geometry, input: Operand::Arena(piece), out: *out }
             });
         }

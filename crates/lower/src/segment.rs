@@ -114,11 +114,6 @@ impl Untiled {
 /// Lowers one segment as far as tiling does not matter. `options.tiling` is not looked at.
 pub fn lower_untiled(graph: &Graph, segment: &Segment, options: &LowerOptions) -> Result<Untiled, LowerError> {
     let mut state = State::new(graph);
-    for value in &graph.values {
-        if let (Some(tensor), Some(stored)) = (&value.constant, &value.quantised) {
-            state.draft.dequantised.insert(tensor.data.as_ptr() as usize, (tensor.clone(), stored.scales.clone()));
-        }
-    }
     for &id in &segment.inputs {
         let val = input_port(&mut state, id)?;
         let port = port(&state, id, &val, options)?;
@@ -134,9 +129,8 @@ pub fn lower_untiled(graph: &Graph, segment: &Segment, options: &LowerOptions) -
         let port = port(&state, id, &val, options)?;
         state.draft.outputs.push(port);
     }
-    fuse::run(&mut state.draft);
+    fuse::fuse(&mut state.draft);
     let mut draft = state.draft;
-    draft.dequantised.clear();
     emit::remove_dead(&mut draft);
     if options.f16_weights {
         half::mark(&mut draft, graph)?;
@@ -174,7 +168,7 @@ fn lower_node(state: &mut State<'_>, id: NodeId) -> Result<(), LowerError> {
     for value in node.inputs.iter().chain(&node.outputs).flatten() {
         check_type(&view, &graph.value(*value).name, value_type(graph, *value)?)?;
     }
-    if !takes_bytes(node) {
+    if !ops::facts::facts(node).takes_bytes() {
         for value in node.inputs.iter().chain(&node.outputs).flatten() {
             let ty = value_type(graph, *value)?;
             if dtype_of(ty.elem) == Some(DType::U8) {
@@ -186,39 +180,15 @@ fn lower_node(state: &mut State<'_>, id: NodeId) -> Result<(), LowerError> {
     if !node.captures.is_empty() {
         return Err(unsupported("nodes with subgraphs are not supported".into()));
     }
-    let entry = ops::find(&node.domain, &node.op_type, view.opset())
+    let lower = ops::find(&node.domain, &node.op_type, view.opset())
+        .and_then(|entry| entry.lower)
         .ok_or_else(|| unsupported("the trusted engine has no such operator at this opset".into()))?;
-    let lower = entry.lower.ok_or_else(|| unsupported("the trusted engine knows only its shapes".into()))?;
     let mut ctx = LowerCtx::new(view, state);
     lower(&mut ctx).map_err(unsupported)?;
     match missing_output(state, node) {
         Some(index) => Err(unsupported(format!("its output {index} is not supported").into())),
         None => Ok(()),
     }
-}
-
-/// Operators that quantise, and those that only move elements. All others compute with numbers bytes do not show.
-fn takes_bytes(node: &Node) -> bool {
-    matches!(
-        node.op_type.as_str(),
-        "QuantizeLinear"
-            | "DequantizeLinear"
-            | "QLinearConv"
-            | "QLinearMatMul"
-            | "Identity"
-            | "Reshape"
-            | "Flatten"
-            | "Squeeze"
-            | "Unsqueeze"
-            | "Transpose"
-            | "Concat"
-            | "Split"
-            | "Slice"
-            | "Gather"
-            | "Expand"
-            | "Tile"
-            | "DepthToSpace"
-    )
 }
 
 fn missing_output(state: &State<'_>, node: &Node) -> Option<usize> {
@@ -310,7 +280,7 @@ fn port(state: &State<'_>, id: ValueId, val: &Val, options: &LowerOptions) -> Re
         }
     };
     let via = if options.retained.contains(&id) { Via::Retain } else { Via::Cross };
-    let shape = val.dims.iter().map(|&dim| crate::context::u(dim)).collect();
+    let shape = val.dims.iter().map(|&dim| crate::context::to_u32(dim)).collect();
     Ok(Port { value, shape, region: val.region(), via })
 }
 

@@ -1,6 +1,7 @@
 //! Weight tensors of a segment: where their bytes come from and how they are packed. Packing happens while the stream is
 //! written, so a model of several gigabytes is never held twice.
 
+use crate::constant::Constant;
 use crate::context::BLOCK;
 use crate::half;
 use cordon_engine::program::{DType, Stored};
@@ -16,7 +17,7 @@ const PIECE: usize = 64 * 1024;
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Form {
     /// As stored: `Float`, `Int64`, `Bool`, `Uint8`, or `Int32` widened to `Int64`, or `Int8` plus 128.
-    Raw(Tensor),
+    Raw(Constant),
     /// Packed bytes.
     U8(Arc<[u8]>),
     /// Small computed data.
@@ -27,7 +28,7 @@ pub(crate) enum Form {
     /// channels, or the transposed matrix of `Dense`.
     Rows {
         /// `(outer, inner)` when seen as a matrix.
-        tensor: Tensor,
+        constant: Constant,
         /// Rows; become lanes.
         outer: usize,
         /// Elements of a row.
@@ -37,7 +38,7 @@ pub(crate) enum Form {
     /// a convolution that reads blocks.
     Blocks {
         /// `(outer, channels, taps)`.
-        tensor: Tensor,
+        constant: Constant,
         /// Output channels; become lanes.
         outer: usize,
         /// Input channels of a group.
@@ -48,7 +49,7 @@ pub(crate) enum Form {
     /// `(inner, outer)` to `(ceil(outer / 16), inner, 16)`: the matrix of `Dense` as `MatMul` stores it.
     Columns {
         /// `(inner, outer)`.
-        tensor: Tensor,
+        constant: Constant,
         /// Columns; become lanes.
         outer: usize,
         /// Elements of a column.
@@ -79,7 +80,7 @@ impl WeightSource {
     /// Element type in the engine.
     pub(crate) fn dtype(&self) -> DType {
         match &self.form {
-            Form::Raw(tensor) => match tensor.elem {
+            Form::Raw(Constant { tensor, .. }) => match tensor.elem {
                 ElemType::Float => DType::F32,
                 ElemType::Bool => DType::Bool,
                 ElemType::Uint8 | ElemType::Int8 => DType::U8,
@@ -97,12 +98,12 @@ impl WeightSource {
     }
 
     /// The model's constant behind it; computed data has none.
-    pub(crate) fn constant(&self) -> Option<&Tensor> {
+    pub(crate) fn constant(&self) -> Option<&Constant> {
         match &self.form {
-            Form::Raw(tensor)
-            | Form::Rows { tensor, .. }
-            | Form::Blocks { tensor, .. }
-            | Form::Columns { tensor, .. } => Some(tensor),
+            Form::Raw(constant)
+            | Form::Rows { constant, .. }
+            | Form::Blocks { constant, .. }
+            | Form::Columns { constant, .. } => Some(constant),
             Form::F32(_) | Form::I64(_) | Form::U8(_) => None,
         }
     }
@@ -110,7 +111,7 @@ impl WeightSource {
     /// Elements after packing. Lengths were checked against `u32` when the constant was admitted.
     pub(crate) fn len(&self) -> u32 {
         let len = match &self.form {
-            Form::Raw(tensor) => tensor.dims.iter().product(),
+            Form::Raw(constant) => constant.tensor.dims.iter().product(),
             Form::F32(values) => values.len(),
             Form::I64(values) => values.len(),
             Form::U8(bytes) => bytes.len(),
@@ -126,7 +127,7 @@ impl WeightSource {
     pub(crate) fn f32_values(&self) -> Option<Vec<f32>> {
         match (&self.form, &self.scale) {
             (Form::F32(values), None) => Some(values.clone()),
-            (Form::Raw(tensor), None) => tensor.to_f32().ok(),
+            (Form::Raw(constant), None) => constant.tensor.to_f32().ok(),
             _ => None,
         }
     }
@@ -135,15 +136,16 @@ impl WeightSource {
     pub(crate) fn fingerprint(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
         (self.len(), self.scale_inner, self.scale.is_some()).hash(&mut hasher);
-        let sample = |data: &[u8]| data[..data.len().min(64)].to_vec();
+        let start = |data: &[u8]| data[..data.len().min(64)].to_vec();
+        let sample = |constant: &Constant| start(&constant.tensor.data);
         match &self.form {
-            Form::Raw(tensor) => (0, sample(&tensor.data)).hash(&mut hasher),
+            Form::Raw(constant) => (0, sample(constant)).hash(&mut hasher),
             Form::F32(values) => (1, values.first().map(|v| v.to_bits())).hash(&mut hasher),
             Form::I64(values) => (2, values.first()).hash(&mut hasher),
-            Form::U8(bytes) => (6, sample(bytes)).hash(&mut hasher),
-            Form::Rows { tensor, outer, .. } => (3, outer, sample(&tensor.data)).hash(&mut hasher),
-            Form::Columns { tensor, outer, .. } => (4, outer, sample(&tensor.data)).hash(&mut hasher),
-            Form::Blocks { tensor, outer, .. } => (5, outer, sample(&tensor.data)).hash(&mut hasher),
+            Form::U8(bytes) => (6, start(bytes)).hash(&mut hasher),
+            Form::Rows { constant, outer, .. } => (3, outer, sample(constant)).hash(&mut hasher),
+            Form::Columns { constant, outer, .. } => (4, outer, sample(constant)).hash(&mut hasher),
+            Form::Blocks { constant, outer, .. } => (5, outer, sample(constant)).hash(&mut hasher),
         }
         hasher.finish()
     }
@@ -165,7 +167,7 @@ impl WeightSource {
     /// As instructions read it.
     fn write_full(&self, sink: &mut dyn FnMut(&[u8])) {
         match &self.form {
-            Form::Raw(tensor) => match tensor.elem {
+            Form::Raw(Constant { tensor, .. }) => match tensor.elem {
                 ElemType::Float if self.scale.is_some() => {
                     let scale = self.scale.as_deref().unwrap_or(&[1.0]);
                     let factor = |index: usize| scale[(index / self.scale_inner) % scale.len()];
@@ -185,18 +187,20 @@ impl WeightSource {
             Form::F32(values) => write_f32(values.iter().copied(), sink),
             Form::I64(values) => write_i64(values.iter().copied(), sink),
             Form::U8(bytes) => sink(bytes),
-            Form::Rows { tensor, outer, inner } => self.write_lanes(tensor, [*outer, *inner], *inner, |at| at, sink),
-            Form::Columns { tensor, outer, inner } => {
-                self.write_lanes(tensor, [*outer, *inner], 1, |at| at * outer, sink);
+            Form::Rows { constant, outer, inner } => {
+                self.write_lanes(&constant.tensor, [*outer, *inner], *inner, |at| at, sink)
             }
-            Form::Blocks { tensor, outer, channels, taps } => {
+            Form::Columns { constant, outer, inner } => {
+                self.write_lanes(&constant.tensor, [*outer, *inner], 1, |at| at * outer, sink);
+            }
+            Form::Blocks { constant, outer, channels, taps } => {
                 let inner = channels * taps;
                 let from = |at: usize| {
                     let first = at / (BLOCK * taps) * BLOCK;
                     let (lanes, at) = (BLOCK.min(channels - first), at % (BLOCK * taps));
                     (first + at % lanes) * taps + at / lanes
                 };
-                self.write_lanes(tensor, [*outer, inner], inner, from, sink);
+                self.write_lanes(&constant.tensor, [*outer, inner], inner, from, sink);
             }
         }
     }
@@ -276,8 +280,8 @@ mod tests {
         let (outer, inner) = (18, 1500);
         let data: Vec<f32> = (0..outer * inner).map(|index| index as f32).collect();
         let moved: Vec<f32> = (0..outer * inner).map(|index| data[index % outer * inner + index / outer]).collect();
-        let rows = Form::Rows { tensor: f32s(&[outer, inner], &data), outer, inner };
-        let columns = Form::Columns { tensor: f32s(&[inner, outer], &moved), outer, inner };
+        let rows = Form::Rows { constant: Constant::computed(f32s(&[outer, inner], &data)), outer, inner };
+        let columns = Form::Columns { constant: Constant::computed(f32s(&[inner, outer], &moved)), outer, inner };
         let got = packed(&WeightSource::new(rows));
         assert_eq!(got, packed(&WeightSource::new(columns)));
         for (lane, index) in [(0, 0), (15, 1), (16, 1499), (17, 1024)] {
@@ -290,8 +294,8 @@ mod tests {
     fn blocks_of_channels_keep_the_channels_of_a_tap_together() {
         let (outer, channels, taps) = (18, 21, 9);
         let data: Vec<f32> = (0..outer * channels * taps).map(|index| index as f32).collect();
-        let tensor = f32s(&[outer, channels, 3, 3], &data);
-        let got = packed(&WeightSource::new(Form::Blocks { tensor, outer, channels, taps }));
+        let constant = Constant::computed(f32s(&[outer, channels, 3, 3], &data));
+        let got = packed(&WeightSource::new(Form::Blocks { constant, outer, channels, taps }));
         let mut at = 0;
         for (block, first) in [(0, 0), (0, 16), (16, 0), (16, 16)] {
             for tap in 0..taps {
@@ -310,12 +314,16 @@ mod tests {
 
     #[test]
     fn a_scale_multiplies_its_channel() {
-        let tensor = f32s(&[2, 3], &[1.0; 6]);
-        let form = Form::Rows { tensor: tensor.clone(), outer: 2, inner: 3 };
+        let constant = Constant::computed(f32s(&[2, 3], &[1.0; 6]));
+        let form = Form::Rows { constant: constant.clone(), outer: 2, inner: 3 };
         let got = packed(&WeightSource { form, scale: Some(vec![2.0, 3.0]), scale_inner: 1, half: false });
         assert_eq!((got[0], got[1], got[32], got[2]), (2.0, 3.0, 2.0, 0.0));
-        let got =
-            packed(&WeightSource { form: Form::Raw(tensor), scale: Some(vec![2.0, 3.0]), scale_inner: 3, half: false });
+        let got = packed(&WeightSource {
+            form: Form::Raw(constant),
+            scale: Some(vec![2.0, 3.0]),
+            scale_inner: 3,
+            half: false,
+        });
         assert_eq!(got, [2.0, 2.0, 2.0, 3.0, 3.0, 3.0]);
     }
 }

@@ -3,7 +3,7 @@
 
 use crate::emit::Lowered;
 use cordon_engine::program::{Axis, Instruction, Layout, PoolKind, WeightTable};
-use cordon_graph::Tensor;
+use cordon_graph::ValueId;
 
 /// Work of one instruction, or of a whole Program.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -35,9 +35,9 @@ impl Lowered {
         self.program.instructions.iter().map(|instruction| Work::of(instruction, &self.weights))
     }
 
-    /// The model's constant that a weight tensor is packed from; `None` for computed ones.
-    pub fn constant(&self, tensor: u32) -> Option<&Tensor> {
-        self.sources.get(tensor as usize)?.constant()
+    /// The graph's constant that a weight tensor is packed from; `None` for computed ones.
+    pub fn constant(&self, tensor: u32) -> Option<ValueId> {
+        self.sources.get(tensor as usize)?.constant()?.value
     }
 
     /// Floating-point operations of the whole Program.

@@ -5,8 +5,8 @@ mod support;
 
 use cordon_package::limits::CHUNK_BYTES;
 use cordon_package::{
-    DeviceKey, GrantRequest, OutputPolicy, OwnerKey, PackageError, Parsed, PlatformKind, Recipient, SealRequest, Sealer,
-    SectionKind, SectionPlan, Sink, Trust, Verified, check, check_public, chunk, leaves, seal_to_vec, stored,
+    DeviceKey, GrantRequest, OutputPolicy, OwnerKey, PackageError, Parsed, PlatformKind, Recipient, SealRequest,
+    Sealer, SectionKind, SectionPlan, Sink, Trust, Verified, check, check_public, chunk, leaves, seal_to_vec, stored,
     write_grant,
 };
 use support::{DEVICE, OWNER, Recipe, Seeded, device, owner, ramp, trust};

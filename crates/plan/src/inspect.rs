@@ -2,8 +2,8 @@
 
 use crate::Model;
 use crate::least::least;
-use crate::placement::is_linear_layer;
-use cordon_graph::{Graph, NodeId, TensorType, ValueId, cut_table, macs};
+use cordon_graph::{Graph, Node, NodeId, TensorType, ValueId, cut_table, macs};
+use cordon_lower::{facts, is_layer};
 use cordon_protocol::Profile;
 use std::collections::BTreeSet;
 
@@ -159,47 +159,17 @@ fn alive_at_nodes(graph: &Graph) -> Vec<u64> {
             .filter(|&value| last[value.0 as usize] == id.0 as usize && graph.value(value).constant.is_none())
             .collect();
         let freed: u64 = dying.iter().map(|&value| size(value)).sum();
-        // A function of one element at a time is fused or works in place: input and output share their memory.
-        let shared = if works_in_place(&node.op_type) { freed.min(outputs) } else { 0 };
+        let shared = if works_in_place(graph, node) { freed.min(outputs) } else { 0 };
         out.push(alive + outputs - shared);
         alive = (alive + outputs).saturating_sub(freed);
     }
     out
 }
 
-fn works_in_place(op_type: &str) -> bool {
-    matches!(
-        op_type,
-        "Relu"
-            | "LeakyRelu"
-            | "PRelu"
-            | "Clip"
-            | "Sigmoid"
-            | "Tanh"
-            | "HardSigmoid"
-            | "HardSwish"
-            | "Elu"
-            | "Gelu"
-            | "Mish"
-            | "Softmax"
-            | "LogSoftmax"
-            | "BatchNormalization"
-            | "Add"
-            | "Sub"
-            | "Mul"
-            | "Div"
-            | "Identity"
-            | "Dropout"
-            | "Flatten"
-            | "Reshape"
-            | "Squeeze"
-            | "Unsqueeze"
-            | "LayerNormalization"
-            | "Erf"
-            | "Softplus"
-            | "Sqrt"
-            | "Exp"
-    )
+/// Whether input and output share their memory.
+fn works_in_place(graph: &Graph, node: &Node) -> bool {
+    let elem = |id: Option<&Option<ValueId>>| Some(graph.value((*id?)?).ty.as_ref()?.elem);
+    facts(node).in_place && elem(node.inputs.first()) == elem(node.outputs.first())
 }
 
 /// Bytes of a node's constants in the canonical block: output channels are padded to a multiple of 16.
@@ -207,7 +177,7 @@ fn packed_weights(graph: &Graph, id: NodeId) -> u64 {
     let node = graph.node(id);
     let bytes = |value: ValueId| graph.value(value).constant.as_ref().map_or(0, |tensor| tensor.ty().bytes());
     let all: u64 = node.uses().map(bytes).sum();
-    if !is_linear_layer(graph, id) {
+    if !is_layer(graph, node) {
         return if node.op_type == "BatchNormalization" { 0 } else { all };
     }
     let weight = node.inputs.get(1).copied().flatten().and_then(|value| graph.value(value).constant.as_ref());

@@ -13,6 +13,7 @@
 
 mod affine;
 mod error;
+mod image;
 mod inspect;
 mod least;
 mod lowered;
@@ -21,7 +22,6 @@ mod memory;
 mod model;
 mod placement;
 mod plan;
-mod preprocessing;
 mod shared;
 mod spilling;
 mod tiling;
@@ -30,6 +30,7 @@ mod words;
 
 pub use cordon_package::{Domain, Placement};
 pub use error::PlanError;
+pub use image::{Channels, Fit, ImageOptions};
 pub use inspect::{CutRow, Inspection, NodeRow, inspect};
 pub use lowered::{LoweredPlan, LoweredSegment, lower_plan};
 pub use make::make;
@@ -39,7 +40,6 @@ pub use placement::{Bound, Constraints, Cuts, Protect, Stretch, classifier_cut};
 pub use plan::{
     Crossing, Goal, Memory, ModelIdentity, OutputInfo, Plan, Role, SegmentPlan, ValueShape, WeightFormat, World,
 };
-pub use preprocessing::{Channels, Fit, Preprocessing};
 pub use shared::{Shared, shared};
 
 pub use cordon_protocol::Profile;

@@ -6,9 +6,9 @@ use crate::placement::{Bound, Constraints, Cuts, Protect, decide};
 use crate::plan::{
     Crossing, FORMAT, Goal, Memory, ModelIdentity, OutputInfo, Plan, Role, SegmentPlan, ValueShape, World,
 };
-use crate::{Model, PlanError, Preprocessing, spilling, words};
+use crate::{ImageOptions, Model, PlanError, spilling, words};
 use cordon_graph::{ElemType, Graph, TensorType, ValueId};
-use cordon_lower::Lowered;
+use cordon_lower::{Lowered, facts};
 use cordon_protocol::Profile;
 
 /// Places a model for a platform.
@@ -170,8 +170,7 @@ fn output_info(graph: &Graph, labels: &[String]) -> Result<OutputInfo, PlanError
         Some(axis)
     };
     let producer = graph.nodes.iter().find(|node| node.outputs.contains(&Some(first)));
-    let probabilities =
-        producer.is_some_and(|node| matches!(node.op_type.as_str(), "Softmax" | "Sigmoid" | "HardSigmoid"));
+    let probabilities = producer.is_some_and(|node| facts(node).probabilities);
     Ok(OutputInfo {
         class_axis: axis.and_then(|axis| u32::try_from(axis).ok()),
         softmax: axis.is_some() && !probabilities,
@@ -179,7 +178,7 @@ fn output_info(graph: &Graph, labels: &[String]) -> Result<OutputInfo, PlanError
     })
 }
 
-fn check_preprocessing(graph: &Graph, preprocessing: Option<&Preprocessing>) -> Result<(), PlanError> {
+fn check_preprocessing(graph: &Graph, preprocessing: Option<&ImageOptions>) -> Result<(), PlanError> {
     let Some(image) = preprocessing else { return Ok(()) };
     let Some(&id) = graph.inputs.iter().find(|&&id| graph.value(id).name == image.input) else {
         let names: Vec<&str> = graph.inputs.iter().map(|&id| graph.value(id).name.as_str()).collect();

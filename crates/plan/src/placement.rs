@@ -1,9 +1,10 @@
 //! What the user asks for, and where each node runs by it.
 
 use crate::plan::WeightFormat;
-use crate::{PlanError, Preprocessing};
+use crate::{ImageOptions, PlanError};
 use cordon_fault::Next;
-use cordon_graph::{Graph, NodeId, cut_table};
+use cordon_graph::{Graph, cut_table};
+use cordon_lower::is_layer;
 use cordon_package::{Domain, Placement};
 use core::fmt;
 use core::ops::Range;
@@ -104,8 +105,8 @@ pub struct Constraints {
     pub secure_memory: Option<u64>,
     /// How secure weights are stored.
     pub weights: WeightFormat,
-    /// Preprocessing to carry along.
-    pub preprocessing: Option<Preprocessing>,
+    /// ImageOptions to carry along.
+    pub preprocessing: Option<ImageOptions>,
     /// One word per class.
     pub labels: Vec<String>,
 }
@@ -291,20 +292,13 @@ fn resolve(graph: &Graph, bound: &Bound, side: Side) -> Result<usize, PlanError>
     }
 }
 
-/// Whether a node is a layer with weights in the literature's sense: what cuts are counted by.
-pub(crate) fn is_linear_layer(graph: &Graph, id: NodeId) -> bool {
-    let node = graph.node(id);
-    matches!(node.op_type.as_str(), "Conv" | "ConvTranspose" | "Gemm" | "MatMul" | "QLinearConv" | "QLinearMatMul")
-        && node.inputs.iter().skip(1).flatten().any(|&input| graph.value(input).constant.is_some())
-}
-
 /// The cut before the last layer with weights: the literature's "one hidden layer". `None` when nothing comes before it.
 pub fn classifier_cut(graph: &Graph) -> Option<usize> {
     linear_positions(graph).last().copied().filter(|&position| position > 0)
 }
 
 fn linear_positions(graph: &Graph) -> Vec<usize> {
-    graph.node_ids().filter(|&id| is_linear_layer(graph, id)).map(|id| id.0 as usize).collect()
+    graph.node_ids().filter(|&id| is_layer(graph, graph.node(id))).map(|id| id.0 as usize).collect()
 }
 
 /// The position just before the layer that follows the first `numerator / denominator` of all layers.

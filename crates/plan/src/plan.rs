@@ -1,6 +1,6 @@
 //! [`Plan`]: the file between `cordon plan` and `cordon seal`.
 
-use crate::{PlanError, Preprocessing, Protect};
+use crate::{ImageOptions, PlanError, Protect};
 use cordon_lower::Tiling;
 use cordon_package::Placement;
 use core::fmt;
@@ -116,7 +116,7 @@ pub struct Plan {
     pub output: OutputInfo,
     /// How an image becomes an input.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub preprocessing: Option<Preprocessing>,
+    pub preprocessing: Option<ImageOptions>,
     /// In execution order, never empty.
     pub segments: Vec<SegmentPlan>,
     /// Every value the normal world sees enter or leave the enclave.

@@ -189,7 +189,7 @@ fn segment_info(segment: &LoweredSegment) -> SegmentInfo {
 }
 
 fn preprocessing(
-    image: &cordon_plan::Preprocessing,
+    image: &cordon_plan::ImageOptions,
     model: &Model,
     lowered: &LoweredPlan,
 ) -> Result<Preprocessing, SealError> {

@@ -6,6 +6,7 @@
 //! weights that are stored quantised round nothing while the model runs.
 
 use cordon_graph::{Graph, Node, NodeView, ValueId};
+use cordon_lower::{Bytes, Elements, facts};
 use std::collections::BTreeMap;
 
 /// Steps by which a quantised value may differ from the plain model's, in one element and in the mean of all. One step becomes
@@ -45,26 +46,22 @@ impl Step {
 pub(crate) fn steps(graph: &Graph) -> BTreeMap<ValueId, Step> {
     let mut steps: BTreeMap<ValueId, Step> = BTreeMap::new();
     for node in &graph.nodes {
-        let step = match node.op_type.as_str() {
-            "QuantizeLinear" | "DynamicQuantizeLinear" => Some(Step::Known(1.0)),
-            name if name.starts_with("QLinear") => Some(Step::Known(1.0)),
-            name if node.uses().any(|id| steps.contains_key(&id)) => Some(match name {
-                "DequantizeLinear" => scale(graph, node).map_or(Step::Unknown, Step::Known),
-                "Flatten" | "Identity" | "MaxPool" | "Relu" | "Reshape" | "Slice" | "Squeeze" | "Transpose"
-                | "Unsqueeze" => {
-                    let from = node.inputs.first().copied().flatten();
-                    from.and_then(|id| steps.get(&id)).copied().unwrap_or(Step::Unknown)
-                }
-                _ => Step::Unknown,
-            }),
-            _ => None,
+        let facts = facts(node);
+        let from: Vec<Step> = node.uses().filter_map(|id| steps.get(&id).copied()).collect();
+        let step = match (facts.bytes, &from[..]) {
+            (Bytes::Quantise | Bytes::Requantise, _) => Some(Step::Known(1.0)),
+            (_, []) => None,
+            (Bytes::Dequantise, _) => Some(scale(graph, node).map_or(Step::Unknown, Step::Known)),
+            // Values that are moved or chosen keep their distance.
+            (_, [one]) if facts.elements != Elements::Computed => Some(*one),
+            _ => Some(Step::Unknown),
         };
         if let Some(step) = step {
             steps.extend(node.outputs.iter().flatten().map(|&id| (id, step)));
         }
     }
     // What will be quantised is right to a step of that.
-    for node in graph.nodes.iter().filter(|node| node.op_type == "QuantizeLinear") {
+    for node in graph.nodes.iter().filter(|node| facts(node).bytes == Bytes::Quantise) {
         let from = node.inputs.first().copied().flatten().and_then(|id| steps.get_mut(&id));
         if let (Some(step @ Step::Unknown), Some(scale)) = (from, scale(graph, node)) {
             *step = Step::Known(scale);

@@ -10,7 +10,7 @@ use crate::{files, results};
 use cordon_executor::Tensor;
 use cordon_package::OutputPolicy;
 use cordon_plain::{EngineEvaluator, PlainModel};
-use cordon_plan::{Bound, Constraints, Cuts, Model, Plan, Preprocessing, Protect, make, prepare};
+use cordon_plan::{Bound, Constraints, Cuts, ImageOptions, Model, Plan, Protect, make, prepare};
 use cordon_runtime::{Deployment, Output};
 use cordon_seal::{Identity, Scratch, Sealed};
 use serde_json::{Value, json};
@@ -151,7 +151,7 @@ fn step(ui: Ui, number: u32, title: &str, command: &str) {
 }
 
 fn constraints() -> Outcome<Constraints> {
-    let image = Preprocessing::parse(IMAGE_OPTIONS)
+    let image = ImageOptions::parse(IMAGE_OPTIONS)
         .map_err(|error| Failure::new(&own::DISAGREEMENT, error, "rebuild Cordon"))?;
     Ok(Constraints {
         cuts: Cuts::Ends { front: Some(Bound::Node(FRONT.into())), back: Some(Bound::Node(BACK.into())) },

@@ -1,7 +1,7 @@
 //! `cordon grant`: one more recipient for a package that is already out.
 
 use crate::failure::Outcome;
-use crate::package::{PackageFile, parse_date};
+use crate::package::{MappedPackage, parse_date};
 use crate::ui::Ui;
 use crate::{files, keys};
 use cordon_package::{GrantRequest, write_grant};
@@ -39,7 +39,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args, ui: Ui) -> Outcome {
     let owner = keys::owner_key(&args.owner)?;
     let recipients = args.recipients.iter().map(|text| keys::recipient(text)).collect::<Outcome<Vec<_>>>()?;
-    let package = PackageFile::open(&args.package)?;
+    let package = MappedPackage::open(&args.package)?;
     let verified = package.verify(&[owner.public()])?.verified;
     let opened = verified.open(owner.recipient_key())?;
     let request = GrantRequest { recipients: &recipients, number: args.number, not_after: args.not_after };

@@ -6,7 +6,7 @@ use crate::model::{ExecutorArgs, ModelArgs};
 use crate::ui::{self, Ui};
 use crate::{files, model};
 use cordon_plan::{
-    Bound, Constraints, Cuts, Plan, PlanError, Preprocessing, Protect, Role, Stretch, WeightFormat, World,
+    Bound, Constraints, Cuts, ImageOptions, Plan, PlanError, Protect, Role, Stretch, WeightFormat, World,
 };
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -47,8 +47,8 @@ pub(crate) struct Args {
     weights: Weights,
 
     /// How an image becomes an input, for example data:size=224,crop=center,rgb,mean=0.485,0.456,0.406,std=0.229,0.224,0.225
-    #[arg(long, value_name = "NAME:OPTIONS", value_parser = Preprocessing::parse)]
-    image: Option<Preprocessing>,
+    #[arg(long, value_name = "NAME:OPTIONS", value_parser = ImageOptions::parse)]
+    image: Option<ImageOptions>,
 
     /// Class labels, one per line; encrypted in the package
     #[arg(long, value_name = "FILE")]

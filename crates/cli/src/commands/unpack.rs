@@ -1,7 +1,7 @@
 //! `cordon unpack`: the public parts, so that any ONNX tool opens the normal segments.
 
 use crate::failure::{Failure, Outcome, own};
-use crate::package::PackageFile;
+use crate::package::MappedPackage;
 use crate::ui::Ui;
 use crate::{commands::verify, files, keys};
 use cordon_package::{SectionKind, stored};
@@ -25,7 +25,7 @@ pub(crate) struct Args {
 
 /// Runs the command.
 pub(crate) fn run(args: &Args, ui: Ui) -> Outcome {
-    let package = PackageFile::open(&args.package)?;
+    let package = MappedPackage::open(&args.package)?;
     let owner = match &args.owner {
         Some(text) => keys::owner_public(text)?,
         None => package.claimed_owner()?,

@@ -2,7 +2,7 @@
 
 use crate::failure::Outcome;
 use crate::keys;
-use crate::package::{PackageFile, date};
+use crate::package::{MappedPackage, date};
 use crate::ui::{self, Ui};
 use cordon_package::{Checked, Manifest, SegmentInfo};
 use serde_json::{Value, json};
@@ -22,7 +22,7 @@ pub(crate) struct Args {
 /// Runs the command.
 pub(crate) fn run(args: &Args, ui: Ui) -> Outcome {
     let owners = args.owners.iter().map(|text| keys::owner_public(text)).collect::<Outcome<Vec<_>>>()?;
-    let package = PackageFile::open(&args.package)?;
+    let package = MappedPackage::open(&args.package)?;
     let bar = ui.progress(0, "checking every section");
     let checked = package.verify(&owners);
     bar.finish_and_clear();

@@ -10,7 +10,7 @@ use crate::draft::{self, Draft};
 use cordon_engine::program::{BinaryOp, DType, Instruction, Operand, Region, UnaryOp};
 
 /// Runs all rules.
-pub(crate) fn run(draft: &mut Draft) {
+pub(crate) fn fuse(draft: &mut Draft) {
     let mut fuser = Fuser::new(draft);
     for index in 0..fuser.instructions.len() {
         while let Some(better) = fuser.instructions[index].as_ref().and_then(|it| improve(&fuser, it)) {

@@ -313,18 +313,18 @@ fn into_fours(g: &Conv2d) -> Vec<StridedCopy> {
 /// Weights that are small integers times scales: the integers in source order, and the scales.
 fn weights_of(draft: &Draft, tile: &Tile) -> Option<(Vec<i8>, Vec<f32>)> {
     let source = &draft.weights[tile.tensor as usize];
-    let (tensor, outer, columns) = match &source.form {
+    let (constant, outer, columns) = match &source.form {
         _ if source.scale.is_some() => return None,
-        Form::Rows { tensor, outer, .. } | Form::Blocks { tensor, outer, .. } => (tensor, *outer, false),
-        Form::Columns { tensor, outer, .. } => (tensor, *outer, true),
+        Form::Rows { constant, outer, .. } | Form::Blocks { constant, outer, .. } => (constant, *outer, false),
+        Form::Columns { constant, outer, .. } => (constant, *outer, true),
         _ => return None,
     };
-    let (_, scale) = draft.dequantised.get(&(tensor.data.as_ptr() as usize))?;
+    let scale = constant.scales.as_deref()?;
     let per_channel = scale.len() == outer;
     if !(per_channel || scale.len() == 1) || !scale.iter().all(|scale| scale.is_normal() && *scale > 0.0) {
         return None;
     }
-    let values = tensor.to_f32().ok()?;
+    let values = constant.tensor.to_f32().ok()?;
     let inner = values.len() / outer;
     let channel = |index: usize| match (per_channel, columns) {
         (false, _) => 0,

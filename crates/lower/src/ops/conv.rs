@@ -2,14 +2,14 @@
 
 use super::window::{self, Rounding, UNIT};
 use super::{Operator, op};
-use crate::context::{BLOCK, LowerCtx, Reason, Val, u};
+use crate::context::{BLOCK, LowerCtx, Reason, Val, to_u32};
 use crate::weights::{Form, WeightSource};
 use cordon_engine::program::{Axis, BinaryOp, Conv2d, ConvNd, DType, Instruction, Layout, Tile};
 use cordon_graph::{NodeView, ShapeError, TensorType};
 
 /// This family's part of the table.
 pub(super) const OPERATORS: &[Operator] =
-    &[op("Conv", 1, conv_shape, conv), op("ConvTranspose", 1, transpose_shape, conv_transpose)];
+    &[op("Conv", 1, conv_shape, conv).layer(&[1]), op("ConvTranspose", 1, transpose_shape, conv_transpose).layer(&[1])];
 
 /// Extents of a convolution once its inputs are known to agree.
 struct Shape {
@@ -134,15 +134,22 @@ fn conv_2d(ctx: &mut LowerCtx<'_, '_>, shape: &Shape, operands: Operands) -> Res
         [y, x] => (y, x),
         _ => return Err("only one or two spatial dimensions".into()),
     };
-    let geometry =
-        Conv2d { n: u(shape.n), groups: u(shape.groups), ic: u(shape.ic), oc: u(shape.oc), y, x, input: input.layout };
-    let tensor = weight.constant().ok_or("weights must be constant")?.clone();
+    let geometry = Conv2d {
+        n: to_u32(shape.n),
+        groups: to_u32(shape.groups),
+        ic: to_u32(shape.ic),
+        oc: to_u32(shape.oc),
+        y,
+        x,
+        input: input.layout,
+    };
+    let constant = weight.known().ok_or("weights must be constant")?.clone();
     let (outer, inner) = (shape.oc, weight.count() / shape.oc);
     let form = match input.layout {
-        Layout::Plain => Form::Rows { tensor, outer, inner },
+        Layout::Plain => Form::Rows { constant, outer, inner },
         Layout::Blocked => {
             let taps = shape.axes.iter().map(|axis| axis.kernel as usize).product();
-            Form::Blocks { tensor, outer, channels: shape.ic / shape.groups, taps }
+            Form::Blocks { constant, outer, channels: shape.ic / shape.groups, taps }
         }
     };
     let weight = ctx.weight(WeightSource::new(form));
@@ -165,8 +172,14 @@ fn conv_nd(ctx: &mut LowerCtx<'_, '_>, shape: &Shape, operands: Operands, transp
     let input = ctx.plain(&operands.input)?;
     let weight = ctx.plain(&operands.weight)?;
     let axes = window::three(&shape.axes).ok_or("more than three spatial dimensions")?;
-    let geometry =
-        ConvNd { n: u(shape.n), groups: u(shape.groups), ic: u(shape.ic), oc: u(shape.oc), axes, transposed };
+    let geometry = ConvNd {
+        n: to_u32(shape.n),
+        groups: to_u32(shape.groups),
+        ic: to_u32(shape.ic),
+        oc: to_u32(shape.oc),
+        axes,
+        transposed,
+    };
     let (bias, late_bias) = bias(ctx, operands.bias, shape.oc, shape.oc)?;
     let out = ctx.new_val(DType::F32, &shape.out_dims(), Layout::Plain)?;
     let input = ctx.operand(&input);

@@ -3,77 +3,84 @@
 use super::{Operator, op, same_as_input};
 use crate::broadcast::broadcast_dims;
 use crate::context::{LowerCtx, Reason, Val, dtype_of};
+use crate::ops::facts::AffineIn;
 use cordon_engine::program::{BinaryOp, DType, Instruction, Layout, UnaryOp};
 use cordon_graph::{ElemType, NodeView, ShapeError, TensorType};
 
 /// This family's part of the table.
 pub(super) const OPERATORS: &[Operator] = &[
     // One value.
-    op("Relu", 1, same_as_input, |ctx| unary(ctx, UnaryOp::Relu)),
+    op("Relu", 1, same_as_input, |ctx| unary(ctx, UnaryOp::Relu)).elementwise().chooses(),
     op("LeakyRelu", 1, same_as_input, |ctx| {
         let alpha = ctx.view.attr_float_or("alpha", 0.01)?;
         unary(ctx, UnaryOp::LeakyRelu { alpha })
-    }),
-    op("Clip", 1, same_as_input, clip),
-    op("Sigmoid", 1, same_as_input, |ctx| unary(ctx, UnaryOp::Sigmoid)),
-    op("Tanh", 1, same_as_input, |ctx| unary(ctx, UnaryOp::Tanh)),
+    })
+    .invertible(),
+    op("Clip", 1, same_as_input, clip).elementwise(),
+    op("Sigmoid", 1, same_as_input, |ctx| unary(ctx, UnaryOp::Sigmoid)).invertible().probabilities(),
+    op("Tanh", 1, same_as_input, |ctx| unary(ctx, UnaryOp::Tanh)).invertible(),
     op("HardSigmoid", 1, same_as_input, |ctx| {
         let (alpha, beta) = (ctx.view.attr_float_or("alpha", 0.2)?, ctx.view.attr_float_or("beta", 0.5)?);
         unary(ctx, UnaryOp::HardSigmoid { alpha, beta })
-    }),
-    op("HardSwish", 14, same_as_input, |ctx| unary(ctx, UnaryOp::HardSwish)),
+    })
+    .elementwise()
+    .probabilities(),
+    op("HardSwish", 14, same_as_input, |ctx| unary(ctx, UnaryOp::HardSwish)).elementwise(),
     op("Elu", 1, same_as_input, |ctx| {
         let alpha = ctx.view.attr_float_or("alpha", 1.0)?;
         unary(ctx, UnaryOp::Elu { alpha })
-    }),
+    })
+    .invertible(),
     op("Gelu", 20, same_as_input, |ctx| match ctx.view.attr_string_or("approximate", "none")? {
         "none" => unary(ctx, UnaryOp::Gelu),
         "tanh" => unary(ctx, UnaryOp::GeluTanh),
         other => Err(format!("approximate = \"{other}\" is not a mode of Gelu").into()),
-    }),
-    op("Erf", 9, same_as_input, |ctx| unary(ctx, UnaryOp::Erf)),
-    op("Softplus", 1, same_as_input, |ctx| unary(ctx, UnaryOp::Softplus)),
-    op("Mish", 18, same_as_input, |ctx| unary(ctx, UnaryOp::Mish)),
-    op("Sqrt", 1, same_as_input, |ctx| unary(ctx, UnaryOp::Sqrt)),
-    op("Exp", 1, same_as_input, |ctx| unary(ctx, UnaryOp::Exp)),
-    op("Log", 1, same_as_input, |ctx| unary(ctx, UnaryOp::Log)),
-    op("Neg", 1, same_as_input, |ctx| signed(ctx, UnaryOp::Neg)),
-    op("Abs", 1, same_as_input, |ctx| signed(ctx, UnaryOp::Abs)),
-    op("Floor", 1, same_as_input, |ctx| unary(ctx, UnaryOp::Floor)),
-    op("Ceil", 1, same_as_input, |ctx| unary(ctx, UnaryOp::Ceil)),
-    op("Round", 11, same_as_input, |ctx| unary(ctx, UnaryOp::Round)),
-    op("Reciprocal", 1, same_as_input, |ctx| unary(ctx, UnaryOp::Reciprocal)),
-    op("Not", 1, same_as_input, not),
-    op("Identity", 1, same_as_input, identity),
-    op("Dropout", 7, dropout_shape, dropout),
-    op("Cast", 6, cast_shape, cast),
-    op("CastLike", 15, cast_shape, cast),
+    })
+    .elementwise(),
+    op("Erf", 9, same_as_input, |ctx| unary(ctx, UnaryOp::Erf)).invertible(),
+    op("Softplus", 1, same_as_input, |ctx| unary(ctx, UnaryOp::Softplus)).invertible(),
+    op("Mish", 18, same_as_input, |ctx| unary(ctx, UnaryOp::Mish)).elementwise(),
+    op("Sqrt", 1, same_as_input, |ctx| unary(ctx, UnaryOp::Sqrt)).invertible(),
+    op("Exp", 1, same_as_input, |ctx| unary(ctx, UnaryOp::Exp)).invertible(),
+    op("Log", 1, same_as_input, |ctx| unary(ctx, UnaryOp::Log)).invertible(),
+    op("Neg", 1, same_as_input, |ctx| signed(ctx, UnaryOp::Neg)).invertible().affine(AffineIn::All),
+    op("Abs", 1, same_as_input, |ctx| signed(ctx, UnaryOp::Abs)).elementwise(),
+    op("Floor", 1, same_as_input, |ctx| unary(ctx, UnaryOp::Floor)).elementwise(),
+    op("Ceil", 1, same_as_input, |ctx| unary(ctx, UnaryOp::Ceil)).elementwise(),
+    op("Round", 11, same_as_input, |ctx| unary(ctx, UnaryOp::Round)).elementwise(),
+    op("Reciprocal", 1, same_as_input, |ctx| unary(ctx, UnaryOp::Reciprocal)).invertible(),
+    op("Not", 1, same_as_input, not).invertible(),
+    op("Identity", 1, same_as_input, identity).invertible().relabels(),
+    op("Dropout", 7, dropout_shape, dropout).invertible().relabels(),
+    op("Cast", 6, cast_shape, cast).elementwise(),
+    op("CastLike", 15, cast_shape, cast).elementwise(),
     // Two values.
-    op("Add", 7, arithmetic_shape, |ctx| arithmetic(ctx, BinaryOp::Add)),
-    op("Sub", 7, arithmetic_shape, |ctx| arithmetic(ctx, BinaryOp::Sub)),
-    op("Mul", 7, arithmetic_shape, |ctx| arithmetic(ctx, BinaryOp::Mul)),
-    op("Div", 7, arithmetic_shape, |ctx| arithmetic(ctx, BinaryOp::Div)),
-    op("Pow", 7, arithmetic_shape, pow),
+    op("Add", 7, arithmetic_shape, |ctx| arithmetic(ctx, BinaryOp::Add)).invertible().affine(AffineIn::All),
+    op("Sub", 7, arithmetic_shape, |ctx| arithmetic(ctx, BinaryOp::Sub)).invertible().affine(AffineIn::All),
+    op("Mul", 7, arithmetic_shape, |ctx| arithmetic(ctx, BinaryOp::Mul)).invertible().affine(AffineIn::Each),
+    op("Div", 7, arithmetic_shape, |ctx| arithmetic(ctx, BinaryOp::Div)).invertible().affine(AffineIn::First),
+    op("Pow", 7, arithmetic_shape, pow).elementwise(),
     op("Mod", 10, arithmetic_shape, |ctx| {
         let truncated = ctx.view.attr_int_or("fmod", 0)? != 0;
         arithmetic(ctx, if truncated { BinaryOp::Fmod } else { BinaryOp::Mod })
-    }),
-    op("PRelu", 7, arithmetic_shape, |ctx| arithmetic(ctx, BinaryOp::PRelu)),
-    op("Equal", 7, comparison_shape, |ctx| compare(ctx, BinaryOp::Equal)),
-    op("Less", 7, comparison_shape, |ctx| compare(ctx, BinaryOp::Less)),
-    op("LessOrEqual", 12, comparison_shape, |ctx| compare(ctx, BinaryOp::LessOrEqual)),
-    op("Greater", 7, comparison_shape, |ctx| compare(ctx, BinaryOp::Greater)),
-    op("GreaterOrEqual", 12, comparison_shape, |ctx| compare(ctx, BinaryOp::GreaterOrEqual)),
-    op("And", 7, comparison_shape, |ctx| arithmetic(ctx, BinaryOp::And)),
-    op("Or", 7, comparison_shape, |ctx| arithmetic(ctx, BinaryOp::Or)),
-    op("Xor", 7, comparison_shape, |ctx| arithmetic(ctx, BinaryOp::Xor)),
+    })
+    .elementwise(),
+    op("PRelu", 7, arithmetic_shape, |ctx| arithmetic(ctx, BinaryOp::PRelu)).elementwise(),
+    op("Equal", 7, comparison_shape, |ctx| compare(ctx, BinaryOp::Equal)).elementwise(),
+    op("Less", 7, comparison_shape, |ctx| compare(ctx, BinaryOp::Less)).elementwise(),
+    op("LessOrEqual", 12, comparison_shape, |ctx| compare(ctx, BinaryOp::LessOrEqual)).elementwise(),
+    op("Greater", 7, comparison_shape, |ctx| compare(ctx, BinaryOp::Greater)).elementwise(),
+    op("GreaterOrEqual", 12, comparison_shape, |ctx| compare(ctx, BinaryOp::GreaterOrEqual)).elementwise(),
+    op("And", 7, comparison_shape, |ctx| arithmetic(ctx, BinaryOp::And)).elementwise(),
+    op("Or", 7, comparison_shape, |ctx| arithmetic(ctx, BinaryOp::Or)).elementwise(),
+    op("Xor", 7, comparison_shape, |ctx| arithmetic(ctx, BinaryOp::Xor)).invertible(),
     // Any number of values.
-    op("Min", 6, variadic_shape, |ctx| variadic(ctx, BinaryOp::Min)),
-    op("Max", 6, variadic_shape, |ctx| variadic(ctx, BinaryOp::Max)),
-    op("Sum", 6, variadic_shape, |ctx| variadic(ctx, BinaryOp::Add)),
-    op("Mean", 6, variadic_shape, mean),
+    op("Min", 6, variadic_shape, |ctx| variadic(ctx, BinaryOp::Min)).elementwise().chooses(),
+    op("Max", 6, variadic_shape, |ctx| variadic(ctx, BinaryOp::Max)).elementwise().chooses(),
+    op("Sum", 6, variadic_shape, |ctx| variadic(ctx, BinaryOp::Add)).elementwise().affine(AffineIn::All),
+    op("Mean", 6, variadic_shape, mean).elementwise().affine(AffineIn::All),
     // Three values.
-    op("Where", 9, where_shape, select),
+    op("Where", 9, where_shape, select).elementwise(),
 ];
 
 fn need_f32(val: &Val) -> Result<(), Reason> {

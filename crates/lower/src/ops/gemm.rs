@@ -2,7 +2,7 @@
 
 use super::{Operator, op};
 use crate::broadcast::{broadcast_dims, merge};
-use crate::context::{BLOCK, LowerCtx, Reason, Val, contiguous, i, u};
+use crate::context::{BLOCK, LowerCtx, Reason, Val, contiguous, to_i32, to_u32};
 use crate::weights::{Form, WeightSource};
 use cordon_engine::program::{
     BinaryOp, DType, Dense, Instruction, Layout, MatMul, Strided2, StridedCopy, Tile, UnaryOp,
@@ -10,7 +10,8 @@ use cordon_engine::program::{
 use cordon_graph::{NodeView, ShapeError, TensorType};
 
 /// This family's part of the table.
-pub(super) const OPERATORS: &[Operator] = &[op("Gemm", 1, gemm_shape, gemm), op("MatMul", 1, matmul_shape, matmul)];
+pub(super) const OPERATORS: &[Operator] =
+    &[op("Gemm", 1, gemm_shape, gemm).layer(&[0, 1]), op("MatMul", 1, matmul_shape, matmul).layer(&[0, 1])];
 
 /// Extents and flags of a Gemm.
 struct Gemm {
@@ -48,11 +49,11 @@ fn gemm(ctx: &mut LowerCtx<'_, '_>) -> Result<(), Reason> {
     let gemm = read_gemm(&ctx.view)?;
     let (a, b) = (float(ctx.plain_input(0)?)?, float(ctx.plain_input(1)?)?);
     let addend = ctx.optional_input(2)?.filter(|_| gemm.beta != 0.0);
-    let (product, addend) = match b.constant() {
-        Some(tensor) => {
+    let (product, addend) = match b.known().cloned() {
+        Some(constant) => {
             let form = match gemm.transpose_b {
-                true => Form::Rows { tensor: tensor.clone(), outer: gemm.n, inner: gemm.k },
-                false => Form::Columns { tensor: tensor.clone(), outer: gemm.n, inner: gemm.k },
+                true => Form::Rows { constant, outer: gemm.n, inner: gemm.k },
+                false => Form::Columns { constant, outer: gemm.n, inner: gemm.k },
             };
             let scale = (gemm.alpha != 1.0).then(|| vec![gemm.alpha]);
             let weight = ctx.weight(WeightSource { scale, ..WeightSource::new(form) });
@@ -63,12 +64,12 @@ fn gemm(ctx: &mut LowerCtx<'_, '_>) -> Result<(), Reason> {
         }
         None => {
             let geometry = MatMul {
-                m: u(gemm.m),
-                k: u(gemm.k),
-                n: u(gemm.n),
+                m: to_u32(gemm.m),
+                k: to_u32(gemm.k),
+                n: to_u32(gemm.n),
                 batch: Strided2::default(),
-                a: if gemm.transpose_a { [1, u(gemm.m)] } else { [u(gemm.k), 1] },
-                b: if gemm.transpose_b { [1, u(gemm.k)] } else { [u(gemm.n), 1] },
+                a: if gemm.transpose_a { [1, to_u32(gemm.m)] } else { [to_u32(gemm.k), 1] },
+                b: if gemm.transpose_b { [1, to_u32(gemm.k)] } else { [to_u32(gemm.n), 1] },
             };
             let out = emit_matmul(ctx, geometry, &a, &b, &[gemm.m, gemm.n])?;
             (scaled(ctx, out, gemm.alpha)?, addend)
@@ -108,11 +109,11 @@ fn transposed(ctx: &mut LowerCtx<'_, '_>, val: &Val) -> Result<Val, Reason> {
     let (rows, columns) = (val.dims[0], val.dims[1]);
     let out = ctx.new_val(val.dtype, &[columns, rows], Layout::Plain)?;
     let geometry = StridedCopy {
-        dims: vec![u(columns), u(rows)],
+        dims: vec![to_u32(columns), to_u32(rows)],
         from: 0,
-        from_strides: vec![1, i(columns)],
+        from_strides: vec![1, to_i32(columns)],
         to: 0,
-        to_strides: vec![u(rows), 1],
+        to_strides: vec![to_u32(rows), 1],
     };
     ctx.copy(geometry, val, &out);
     Ok(out)
@@ -128,7 +129,7 @@ fn dense(
 ) -> Result<Val, Reason> {
     let out = ctx.new_val(DType::F32, out_dims, Layout::Plain)?;
     let n = *out_dims.last().ok_or("a product has at least one dimension")?;
-    let geometry = Dense { m: u(a.count() / k), k: u(k), n: u(n) };
+    let geometry = Dense { m: to_u32(a.count() / k), k: to_u32(k), n: to_u32(n) };
     let input = ctx.operand(a);
     ctx.emit(Instruction::Dense { geometry, input, weight, bias, residual: None, activation: None, out: out.region() });
     Ok(out)
@@ -210,10 +211,10 @@ pub(super) fn multiply(ctx: &mut LowerCtx<'_, '_>, a: Val, b: Val) -> Result<Val
     let (a, b) = (float(a)?, float(b)?);
     let one_matrix = product.batch_b.iter().all(|&extent| extent == 1) && b.dims.len() >= 2;
     let same_rank = product.batch_a == product.batch;
-    match b.constant() {
+    match b.known() {
         // One constant matrix: the batch is just more rows.
-        Some(tensor) if one_matrix && same_rank => {
-            let form = Form::Columns { tensor: tensor.clone(), outer: product.n, inner: product.k };
+        Some(constant) if one_matrix && same_rank => {
+            let form = Form::Columns { constant: constant.clone(), outer: product.n, inner: product.k };
             let weight = ctx.weight(WeightSource::new(form));
             dense(ctx, &a, &product.out_dims, product.k, weight, None)
         }
@@ -240,12 +241,12 @@ pub(super) fn multiply(ctx: &mut LowerCtx<'_, '_>, a: Val, b: Val) -> Result<Val
                 }
             };
             let geometry = MatMul {
-                m: u(product.m),
-                k: u(product.k),
-                n: u(product.n),
+                m: to_u32(product.m),
+                k: to_u32(product.k),
+                n: to_u32(product.n),
                 batch,
-                a: [u(product.k), 1],
-                b: [u(product.n), 1],
+                a: [to_u32(product.k), 1],
+                b: [to_u32(product.n), 1],
             };
             emit_matmul(ctx, geometry, &a, &b, &product.out_dims)
         }

@@ -1,12 +1,14 @@
 //! Operators that address elements by index.
 
 use super::{Operator, axis, op};
-use crate::context::{LowerCtx, Reason, u};
+use crate::context::{LowerCtx, Reason, to_u32};
+use crate::ops::facts::AffineIn;
 use cordon_engine::program::{Along, DType, Instruction, Layout};
 use cordon_graph::{NodeView, ShapeError, TensorType};
 
 /// This family's part of the table.
-pub(super) const OPERATORS: &[Operator] = &[op("Gather", 1, gather_shape, gather)];
+pub(super) const OPERATORS: &[Operator] =
+    &[op("Gather", 1, gather_shape, gather).moves().affine(AffineIn::Each).weights(&[0])];
 
 fn gather_shape(view: &NodeView<'_>) -> Result<Vec<TensorType>, ShapeError> {
     let (data, indices) = (view.input(0)?, view.input(1)?);
@@ -31,12 +33,12 @@ fn gather(ctx: &mut LowerCtx<'_, '_>) -> Result<(), Reason> {
         }
     }
     let along = Along {
-        outer: u(data.dims[..axis].iter().product()),
-        len: u(len),
-        inner: u(data.dims[axis + 1..].iter().product()),
+        outer: to_u32(data.dims[..axis].iter().product()),
+        len: to_u32(len),
+        inner: to_u32(data.dims[axis + 1..].iter().product()),
     };
     let out = ctx.new_val(data.dtype, ctx.output_dims(0)?, Layout::Plain)?;
-    let count = u(indices.count());
+    let count = to_u32(indices.count());
     let (data, indices) = (ctx.operand(&data), ctx.operand(&indices));
     ctx.emit(Instruction::Gather { along, count, data, indices, out: out.region() });
     ctx.output(0, out)

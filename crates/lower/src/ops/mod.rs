@@ -1,14 +1,17 @@
-//! The one operator table: what the trusted engine runs, and how each operator's shape is inferred and its node lowered.
+//! The one operator table: what the trusted engine runs, how each operator's shape is inferred and its node lowered, and
+//! what is known of it ([`Facts`]).
 //!
 //! To add an operator: write its shape rule and its lowering side by side in the family file it belongs to, and add one
-//! [`Operator`] line to that file's `OPERATORS`.
+//! [`Operator`] line with its facts to that file's `OPERATORS`. One that only other engines run gets a line in `normal`.
 
 mod conv;
 mod elementwise;
+pub mod facts;
 mod gemm;
 mod index;
 mod movement;
 mod norm;
+mod normal;
 mod pad;
 mod pool;
 mod quant;
@@ -19,6 +22,7 @@ mod window;
 
 use crate::context::{LowerCtx, Reason};
 use cordon_graph::{NodeView, ShapeError, ShapeRule, ShapeRules, TensorType};
+use facts::Facts;
 
 /// Lowers one node: reads inputs, emits instructions, binds every output.
 pub type LowerFn = fn(&mut LowerCtx<'_, '_>) -> Result<(), Reason>;
@@ -32,10 +36,12 @@ pub struct Operator {
     pub domain: &'static str,
     /// First and last opset this entry serves.
     pub opsets: (i64, i64),
-    /// Types of the outputs.
-    pub shape: ShapeRule,
-    /// `None`: shapes only, the node must be placed normal.
+    /// Types of the outputs; `None` where only an engine can tell.
+    pub shape: Option<ShapeRule>,
+    /// `None`: the node must be placed normal.
     pub lower: Option<LowerFn>,
+    /// What is known of it, at every opset.
+    pub facts: Facts,
 }
 
 /// Newest opset the table was written against.
@@ -43,12 +49,12 @@ pub const MAX_OPSET: i64 = 22;
 
 /// An operator of ONNX's own domain from opset `since` on.
 pub(crate) const fn op(op_type: &'static str, since: i64, shape: ShapeRule, lower: LowerFn) -> Operator {
-    Operator { op_type, domain: "", opsets: (since, MAX_OPSET), shape, lower: Some(lower) }
+    op_range(op_type, (since, MAX_OPSET), shape, lower)
 }
 
 /// An operator of ONNX's own domain for a range of opsets.
 pub(crate) const fn op_range(op_type: &'static str, opsets: (i64, i64), shape: ShapeRule, lower: LowerFn) -> Operator {
-    Operator { op_type, domain: "", opsets, shape, lower: Some(lower) }
+    Operator { op_type, domain: "", opsets, shape: Some(shape), lower: Some(lower), facts: Facts::UNKNOWN }
 }
 
 /// All families.
@@ -65,19 +71,26 @@ pub const TABLE: &[&[Operator]] = &[
     quant::OPERATORS,
     reduce::OPERATORS,
     resize::OPERATORS,
+    normal::OPERATORS,
 ];
 
-/// Every entry of the table.
+/// Every operator the trusted engine runs.
 pub fn supported() -> impl Iterator<Item = &'static Operator> {
+    all().filter(|entry| entry.lower.is_some())
+}
+
+fn all() -> impl Iterator<Item = &'static Operator> {
     TABLE.iter().flat_map(|family| family.iter())
+}
+
+fn named<'a>(domain: &'a str, op_type: &'a str) -> impl Iterator<Item = &'static Operator> + 'a {
+    let domain = if domain == "ai.onnx" { "" } else { domain };
+    all().filter(move |entry| entry.op_type == op_type && entry.domain == domain)
 }
 
 /// The entry for an operator of a domain at an opset.
 pub fn find(domain: &str, op_type: &str, opset: i64) -> Option<&'static Operator> {
-    let domain = if domain == "ai.onnx" { "" } else { domain };
-    supported().find(|entry| {
-        entry.op_type == op_type && entry.domain == domain && entry.opsets.0 <= opset && opset <= entry.opsets.1
-    })
+    named(domain, op_type).find(|entry| entry.opsets.0 <= opset && opset <= entry.opsets.1)
 }
 
 /// The table as shape rules for [`cordon_graph::infer`].
@@ -86,7 +99,7 @@ pub struct OperatorTable;
 
 impl ShapeRules for OperatorTable {
     fn rule(&self, domain: &str, op_type: &str, opset: i64) -> Option<ShapeRule> {
-        find(domain, op_type, opset).map(|entry| entry.shape)
+        find(domain, op_type, opset)?.shape
     }
 }
 
@@ -111,7 +124,7 @@ mod tests {
 
     #[test]
     fn no_operator_is_listed_twice_for_one_opset() {
-        let entries: Vec<_> = supported().collect();
+        let entries: Vec<_> = all().collect();
         for (index, a) in entries.iter().enumerate() {
             for b in &entries[index + 1..] {
                 let overlap = a.opsets.0 <= b.opsets.1 && b.opsets.0 <= a.opsets.1;

@@ -1,20 +1,20 @@
 //! Operators that rearrange elements by strided copies: transpose, slice, concatenation, expansion.
 
 use super::{Operator, axis, op};
-use crate::context::{BLOCK, LowerCtx, Reason, Val, contiguous, i, u};
+use crate::context::{BLOCK, LowerCtx, Reason, Val, contiguous, to_i32, to_u32};
 use cordon_engine::program::{Layout, StridedCopy};
 use cordon_graph::{NodeView, ShapeError, TensorType};
 
 /// This family's part of the table.
 pub(super) const OPERATORS: &[Operator] = &[
-    op("Transpose", 1, transpose_shape, transpose),
-    op("Concat", 4, concat_shape, concat),
-    op("Split", 2, split_shape, split),
-    op("Slice", 1, slice_shape, slice),
-    op("Expand", 8, expand_shape, expand),
-    op("Tile", 6, tile_shape, tile),
-    op("DepthToSpace", 1, depth_to_space_shape, depth_to_space),
-    op("SpaceToDepth", 1, space_to_depth_shape, space_to_depth),
+    op("Transpose", 1, transpose_shape, transpose).moves(),
+    op("Concat", 4, concat_shape, concat).moves(),
+    op("Split", 2, split_shape, split).moves(),
+    op("Slice", 1, slice_shape, slice).moves(),
+    op("Expand", 8, expand_shape, expand).moves(),
+    op("Tile", 6, tile_shape, tile).moves(),
+    op("DepthToSpace", 1, depth_to_space_shape, depth_to_space).moves(),
+    op("SpaceToDepth", 1, space_to_depth_shape, space_to_depth).moves(),
 ];
 
 pub(super) fn typed(view: &NodeView<'_>, dims: Vec<usize>) -> Result<Vec<TensorType>, ShapeError> {
@@ -22,14 +22,14 @@ pub(super) fn typed(view: &NodeView<'_>, dims: Vec<usize>) -> Result<Vec<TensorT
 }
 
 pub(super) fn narrow(values: impl IntoIterator<Item = usize>) -> Vec<u32> {
-    values.into_iter().map(u).collect()
+    values.into_iter().map(to_u32).collect()
 }
 
 /// Copies `val` (plain) into `out` by extents and input strides; the output is written in order.
 fn gather_strided(ctx: &mut LowerCtx<'_, '_>, val: &Val, out: &Val, dims: &[usize], from: usize, strides: Vec<i32>) {
     let geometry = StridedCopy {
         dims: narrow(dims.iter().copied()),
-        from: u(from),
+        from: to_u32(from),
         from_strides: strides,
         to: 0,
         to_strides: narrow(contiguous(dims)),
@@ -66,7 +66,7 @@ fn permute(ctx: &mut LowerCtx<'_, '_>, input: &Val, perm: &[usize]) -> Result<Va
     let dims: Vec<usize> = perm.iter().map(|&from| input.dims[from]).collect();
     let strides = contiguous(&input.dims);
     let out = ctx.new_val(input.dtype, &dims, Layout::Plain)?;
-    gather_strided(ctx, input, &out, &dims, 0, perm.iter().map(|&from| i(strides[from])).collect());
+    gather_strided(ctx, input, &out, &dims, 0, perm.iter().map(|&from| to_i32(strides[from])).collect());
     Ok(out)
 }
 
@@ -103,8 +103,8 @@ fn concat(ctx: &mut LowerCtx<'_, '_>) -> Result<(), Reason> {
         let geometry = StridedCopy {
             dims: narrow([outer, part]),
             from: 0,
-            from_strides: vec![i(part), 1],
-            to: u(to),
+            from_strides: vec![to_i32(part), 1],
+            to: to_u32(to),
             to_strides: narrow([row, 1]),
         };
         ctx.copy(geometry, val, &out);
@@ -160,7 +160,7 @@ fn split(ctx: &mut LowerCtx<'_, '_>) -> Result<(), Reason> {
     for (index, part) in parts.into_iter().enumerate() {
         if ctx.has_output(index) {
             let out = ctx.new_val(input.dtype, ctx.output_dims(index)?, Layout::Plain)?;
-            gather_strided(ctx, &input, &out, &[outer, part * inner], from, vec![i(row), 1]);
+            gather_strided(ctx, &input, &out, &[outer, part * inner], from, vec![to_i32(row), 1]);
             ctx.output(index, out)?;
         }
         from += part * inner;
@@ -260,7 +260,7 @@ fn expand(ctx: &mut LowerCtx<'_, '_>) -> Result<(), Reason> {
     let own = contiguous(&input.dims);
     let lead = dims.len() - input.dims.len();
     let strides = (0..dims.len()).map(|at| match at.checked_sub(lead) {
-        Some(own_at) if input.dims[own_at] != 1 => i(own[own_at]),
+        Some(own_at) if input.dims[own_at] != 1 => to_i32(own[own_at]),
         _ => 0,
     });
     let strides = strides.collect();
@@ -291,7 +291,7 @@ fn tile(ctx: &mut LowerCtx<'_, '_>) -> Result<(), Reason> {
     let own = contiguous(&input.dims);
     let (mut dims, mut strides) = (Vec::new(), Vec::new());
     for (at, &times) in repeats.iter().enumerate() {
-        for (extent, stride) in [(times, 0), (input.dims[at], i(own[at]))] {
+        for (extent, stride) in [(times, 0), (input.dims[at], to_i32(own[at]))] {
             if extent != 1 {
                 dims.push(extent);
                 strides.push(stride);

@@ -1,7 +1,8 @@
 //! Normalisations and softmax.
 
 use super::{Operator, axis, op, op_range, same_as_input};
-use crate::context::{LowerCtx, Reason, Val, contiguous, u};
+use crate::context::{LowerCtx, Reason, Val, contiguous, to_u32};
+use crate::ops::facts::AffineIn;
 use cordon_engine::program::{
     Along, BinaryOp, DType, Instruction, Layout, Lrn, Normalize, ReduceOp, Strided1, UnaryOp,
 };
@@ -9,15 +10,15 @@ use cordon_graph::{NodeView, ShapeError, TensorType};
 
 /// This family's part of the table.
 pub(super) const OPERATORS: &[Operator] = &[
-    op("BatchNormalization", 1, batch_shape, batch_normalization),
-    op("LayerNormalization", 17, layer_shape, layer_normalization),
+    op("BatchNormalization", 1, batch_shape, batch_normalization).affine(AffineIn::First).in_place(),
+    op("LayerNormalization", 17, layer_shape, layer_normalization).in_place(),
     op("InstanceNormalization", 1, same_as_input, instance_normalization),
     op("GroupNormalization", 18, same_as_input, group_normalization),
     op("LRN", 1, same_as_input, lrn),
-    op_range("Softmax", (1, 12), same_as_input, |ctx| flat_softmax(ctx, false)),
-    op("Softmax", 13, same_as_input, |ctx| softmax(ctx, false)),
-    op_range("LogSoftmax", (1, 12), same_as_input, |ctx| flat_softmax(ctx, true)),
-    op("LogSoftmax", 13, same_as_input, |ctx| softmax(ctx, true)),
+    op_range("Softmax", (1, 12), same_as_input, |ctx| flat_softmax(ctx, false)).in_place().probabilities(),
+    op("Softmax", 13, same_as_input, |ctx| softmax(ctx, false)).in_place().probabilities(),
+    op_range("LogSoftmax", (1, 12), same_as_input, |ctx| flat_softmax(ctx, true)).in_place(),
+    op("LogSoftmax", 13, same_as_input, |ctx| softmax(ctx, true)).in_place(),
 ];
 
 fn batch_shape(view: &NodeView<'_>) -> Result<Vec<TensorType>, ShapeError> {
@@ -99,11 +100,11 @@ fn layer_normalization(ctx: &mut LowerCtx<'_, '_>) -> Result<(), Reason> {
     let scale = ctx.input(1)?;
     let bias = ctx.optional_input(2)?;
     if scale.count() == len && bias.as_ref().is_none_or(|bias| bias.count() == len) {
-        let shape = Normalize { outer: u(outer), len: u(len), channels: u(len), inner: 1, epsilon };
+        let shape = Normalize { outer: to_u32(outer), len: to_u32(len), channels: to_u32(len), inner: 1, epsilon };
         let out = normalize(ctx, shape, &input, Some(&scale), bias.as_ref())?;
         ctx.output(0, out)?;
     } else {
-        let shape = Normalize { outer: u(outer), len: u(len), channels: 1, inner: 1, epsilon };
+        let shape = Normalize { outer: to_u32(outer), len: to_u32(len), channels: 1, inner: 1, epsilon };
         let mut out = normalize(ctx, shape, &input, None, None)?;
         out = ctx.binary(BinaryOp::Mul, &out, &scale)?;
         if let Some(bias) = bias {
@@ -135,8 +136,8 @@ fn row_mean(
     len: usize,
 ) -> Result<Val, Reason> {
     let out = ctx.new_val(DType::F32, out_dims, Layout::Plain)?;
-    let kept = Strided1 { dims: vec![u(outer)], a: vec![u(len)] };
-    let reduced = Strided1 { dims: vec![u(len)], a: vec![1] };
+    let kept = Strided1 { dims: vec![to_u32(outer)], a: vec![to_u32(len)] };
+    let reduced = Strided1 { dims: vec![to_u32(len)], a: vec![1] };
     let input = ctx.operand(input);
     ctx.emit(Instruction::Reduce { op: ReduceOp::Mean, kept, reduced, input, out: out.region() });
     Ok(out)
@@ -171,10 +172,10 @@ fn normalize_groups(ctx: &mut LowerCtx<'_, '_>, groups: usize, entries: usize) -
     }
     let image: usize = input.dims[1..].iter().product();
     let shape = Normalize {
-        outer: u(input.dims[0] * groups),
-        len: u(image / groups),
-        channels: u(entries),
-        inner: u(image / entries),
+        outer: to_u32(input.dims[0] * groups),
+        len: to_u32(image / groups),
+        channels: to_u32(entries),
+        inner: to_u32(image / entries),
         epsilon,
     };
     let out = normalize(ctx, shape, &input, Some(&scale), Some(&bias))?;
@@ -210,9 +211,9 @@ fn lrn(ctx: &mut LowerCtx<'_, '_>) -> Result<(), Reason> {
     let channels = channels(ctx)?;
     let input = ctx.plain_input(0)?;
     let geometry = Lrn {
-        n: u(input.dims[0]),
-        c: u(channels),
-        inner: u(input.dims[2..].iter().product()),
+        n: to_u32(input.dims[0]),
+        c: to_u32(channels),
+        inner: to_u32(input.dims[2..].iter().product()),
         size,
         alpha: ctx.view.attr_float_or("alpha", 1e-4)?,
         beta: ctx.view.attr_float_or("beta", 0.75)?,
@@ -229,7 +230,7 @@ fn softmax(ctx: &mut LowerCtx<'_, '_>, log: bool) -> Result<(), Reason> {
     let axis = axis(ctx.view.attr_int_or("axis", -1)?, input.dims.len())?;
     let inner = contiguous(&input.dims)[axis];
     let outer: usize = input.dims[..axis].iter().product();
-    emit_softmax(ctx, &input, Along { outer: u(outer), len: u(input.dims[axis]), inner: u(inner) }, log)
+    emit_softmax(ctx, &input, Along { outer: to_u32(outer), len: to_u32(input.dims[axis]), inner: to_u32(inner) }, log)
 }
 
 /// Until opset 12, all axes from `axis` on count as one.
@@ -240,7 +241,7 @@ fn flat_softmax(ctx: &mut LowerCtx<'_, '_>, log: bool) -> Result<(), Reason> {
     let axis = if given == rank as i64 { rank } else { axis(given, rank)? };
     let outer: usize = input.dims[..axis].iter().product();
     let len: usize = input.dims[axis..].iter().product();
-    emit_softmax(ctx, &input, Along { outer: u(outer), len: u(len), inner: 1 }, log)
+    emit_softmax(ctx, &input, Along { outer: to_u32(outer), len: to_u32(len), inner: 1 }, log)
 }
 
 fn emit_softmax(ctx: &mut LowerCtx<'_, '_>, input: &Val, along: Along, log: bool) -> Result<(), Reason> {

@@ -2,12 +2,13 @@
 
 use super::movement::{narrow, typed};
 use super::{Operator, axis, op};
-use crate::context::{BLOCK, LowerCtx, Reason, Val, contiguous, i, u};
+use crate::context::{BLOCK, LowerCtx, Reason, Val, contiguous, to_i32, to_u32};
+use crate::ops::facts::AffineIn;
 use cordon_engine::program::{Along, DType, Instruction, Layout, Operand, StridedCopy};
 use cordon_graph::{NodeView, ShapeError, TensorType};
 
 /// This family's part of the table.
-pub(super) const OPERATORS: &[Operator] = &[op("Pad", 2, pad_shape, pad)];
+pub(super) const OPERATORS: &[Operator] = &[op("Pad", 2, pad_shape, pad).affine(AffineIn::All)];
 
 /// Elements before and after, per axis; negative removes.
 fn pads(view: &NodeView<'_>) -> Result<Vec<(i64, i64)>, ShapeError> {
@@ -110,9 +111,9 @@ fn pad_constant(ctx: &mut LowerCtx<'_, '_>, input: &Val, pads: &[(i64, i64)]) ->
     if !kept.contains(&0) {
         let geometry = StridedCopy {
             dims: narrow(kept),
-            from: u(from),
-            from_strides: from_strides.into_iter().map(i).collect(),
-            to: u(to),
+            from: to_u32(from),
+            from_strides: from_strides.into_iter().map(to_i32).collect(),
+            to: to_u32(to),
             to_strides: narrow(to_strides),
         };
         ctx.copy(geometry, input, &out);
@@ -143,11 +144,11 @@ pub(super) fn take_along(ctx: &mut LowerCtx<'_, '_>, val: &Val, axis: usize, ind
     dims[axis] = indices.len();
     let out = ctx.new_val(val.dtype, &dims, val.layout)?;
     let along = Along {
-        outer: u(physical[..axis].iter().product()),
-        len: u(physical[axis]),
-        inner: u(physical[axis + 1..].iter().product()),
+        outer: to_u32(physical[..axis].iter().product()),
+        len: to_u32(physical[axis]),
+        inner: to_u32(physical[axis + 1..].iter().product()),
     };
-    let (count, data) = (u(indices.len()), ctx.operand(val));
+    let (count, data) = (to_u32(indices.len()), ctx.operand(val));
     let indices = Operand::Weight(ctx.weight_i64(indices));
     ctx.emit(Instruction::Gather { along, count, data, indices, out: out.region() });
     Ok(out)

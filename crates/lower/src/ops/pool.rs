@@ -2,16 +2,17 @@
 
 use super::window::{self, Rounding};
 use super::{Operator, op};
-use crate::context::{BLOCK, LowerCtx, Reason, Val, u};
+use crate::context::{BLOCK, LowerCtx, Reason, Val, to_u32};
+use crate::ops::facts::AffineIn;
 use cordon_engine::program::{Axis, DType, Instruction, Layout, Pool, PoolKind, ReduceOp, Strided1};
 use cordon_graph::{ElemType, NodeView, ShapeError, TensorType};
 
 /// This family's part of the table.
 pub(super) const OPERATORS: &[Operator] = &[
-    op("MaxPool", 1, pool_shape, max_pool),
-    op("AveragePool", 1, pool_shape, average_pool),
-    op("GlobalAveragePool", 1, global_shape, |ctx| global(ctx, ReduceOp::Mean)),
-    op("GlobalMaxPool", 1, global_shape, |ctx| global(ctx, ReduceOp::Max)),
+    op("MaxPool", 1, pool_shape, max_pool).chooses(),
+    op("AveragePool", 1, pool_shape, average_pool).affine(AffineIn::All),
+    op("GlobalAveragePool", 1, global_shape, |ctx| global(ctx, ReduceOp::Mean)).affine(AffineIn::All),
+    op("GlobalMaxPool", 1, global_shape, |ctx| global(ctx, ReduceOp::Max)).chooses(),
 ];
 
 fn axes(view: &NodeView<'_>) -> Result<Vec<Axis>, ShapeError> {
@@ -70,7 +71,7 @@ fn pool(ctx: &mut LowerCtx<'_, '_>, kind: PoolKind) -> Result<(), Reason> {
     }
     let axes = window::three(&axes(&ctx.view)?).ok_or("more than three spatial dimensions")?;
     let (planes, lanes) = planes(&input);
-    let geometry = Pool { kind, planes: u(planes), lanes: u(lanes), axes };
+    let geometry = Pool { kind, planes: to_u32(planes), lanes: to_u32(lanes), axes };
     let out = ctx.new_val(DType::F32, ctx.output_dims(0)?, input.layout)?;
     let input = ctx.operand(&input);
     ctx.emit(Instruction::Pool { geometry, input, out: out.region() });
@@ -81,8 +82,8 @@ fn global(ctx: &mut LowerCtx<'_, '_>, op: ReduceOp) -> Result<(), Reason> {
     let input = ctx.input(0)?;
     let spatial: usize = input.dims[2..].iter().product();
     let (planes, lanes) = planes(&input);
-    let kept = Strided1 { dims: vec![u(planes), u(lanes)], a: vec![u(spatial * lanes), 1] };
-    let reduced = Strided1 { dims: vec![u(spatial)], a: vec![u(lanes)] };
+    let kept = Strided1 { dims: vec![to_u32(planes), to_u32(lanes)], a: vec![to_u32(spatial * lanes), 1] };
+    let reduced = Strided1 { dims: vec![to_u32(spatial)], a: vec![to_u32(lanes)] };
     let out = ctx.new_val(input.dtype, ctx.output_dims(0)?, input.layout)?;
     let input = ctx.operand(&input);
     ctx.emit(Instruction::Reduce { op, kept, reduced, input, out: out.region() });

@@ -7,15 +7,16 @@
 use super::conv::{self, Operands};
 use super::{Operator, axis, gemm, op};
 use crate::context::{LowerCtx, Reason, Val};
+use crate::ops::facts::{AffineIn, Bytes};
 use cordon_engine::program::{BinaryOp, DType, Instruction, Target, UnaryOp};
 use cordon_graph::{ElemType, NodeView, ShapeError, Tensor, TensorType};
 
 /// This family's part of the table.
 pub(super) const OPERATORS: &[Operator] = &[
-    op("QuantizeLinear", 10, quantize_shape, quantize),
-    op("DequantizeLinear", 10, dequantize_shape, dequantize),
-    op("QLinearConv", 10, conv_shape, conv),
-    op("QLinearMatMul", 10, matmul_shape, matmul),
+    op("QuantizeLinear", 10, quantize_shape, quantize).affine(AffineIn::Each).bytes(Bytes::Quantise),
+    op("DequantizeLinear", 10, dequantize_shape, dequantize).affine(AffineIn::Each).bytes(Bytes::Dequantise),
+    op("QLinearConv", 10, conv_shape, conv).layer(&[3]).bytes(Bytes::Requantise),
+    op("QLinearMatMul", 10, matmul_shape, matmul).layer(&[0, 3]).bytes(Bytes::Requantise),
 ];
 
 fn quantize_shape(view: &NodeView<'_>) -> Result<Vec<TensorType>, ShapeError> {

@@ -1,16 +1,17 @@
 //! Reductions along axes, ArgMax and ArgMin.
 
 use super::{Operator, axis, op, same_as_input};
-use crate::context::{LowerCtx, Reason, contiguous, u};
+use crate::context::{LowerCtx, Reason, contiguous, to_u32};
+use crate::ops::facts::AffineIn;
 use cordon_engine::program::{Along, DType, Instruction, Layout, ReduceOp, Strided1};
 use cordon_graph::{ElemType, NodeView, ShapeError, TensorType};
 
 /// This family's part of the table.
 pub(super) const OPERATORS: &[Operator] = &[
-    op("ReduceMean", 1, reduce_shape, |ctx| reduce(ctx, ReduceOp::Mean)),
-    op("ReduceSum", 1, reduce_shape, |ctx| reduce(ctx, ReduceOp::Sum)),
-    op("ReduceMax", 1, reduce_shape, |ctx| reduce(ctx, ReduceOp::Max)),
-    op("ReduceMin", 1, reduce_shape, |ctx| reduce(ctx, ReduceOp::Min)),
+    op("ReduceMean", 1, reduce_shape, |ctx| reduce(ctx, ReduceOp::Mean)).affine(AffineIn::All),
+    op("ReduceSum", 1, reduce_shape, |ctx| reduce(ctx, ReduceOp::Sum)).affine(AffineIn::All),
+    op("ReduceMax", 1, reduce_shape, |ctx| reduce(ctx, ReduceOp::Max)).chooses(),
+    op("ReduceMin", 1, reduce_shape, |ctx| reduce(ctx, ReduceOp::Min)).chooses(),
     op("ArgMax", 1, arg_shape, |ctx| arg(ctx, false)),
     op("ArgMin", 1, arg_shape, |ctx| arg(ctx, true)),
 ];
@@ -56,8 +57,8 @@ fn reduce(ctx: &mut LowerCtx<'_, '_>, op: ReduceOp) -> Result<(), Reason> {
     let (mut kept, mut reduced) = (Strided1::default(), Strided1::default());
     for (axis, &dim) in input.dims.iter().enumerate().filter(|&(_, &dim)| dim != 1) {
         let list = if axes.contains(&axis) { &mut reduced } else { &mut kept };
-        list.dims.push(u(dim));
-        list.a.push(u(strides[axis]));
+        list.dims.push(to_u32(dim));
+        list.a.push(to_u32(strides[axis]));
     }
     let out = ctx.new_val(input.dtype, ctx.output_dims(0)?, Layout::Plain)?;
     let operand = ctx.operand(&input);
@@ -78,9 +79,9 @@ fn arg(ctx: &mut LowerCtx<'_, '_>, smallest: bool) -> Result<(), Reason> {
     }
     let axis = axis(ctx.view.attr_int_or("axis", 0)?, input.dims.len())?;
     let along = Along {
-        outer: u(input.dims[..axis].iter().product()),
-        len: u(input.dims[axis]),
-        inner: u(input.dims[axis + 1..].iter().product()),
+        outer: to_u32(input.dims[..axis].iter().product()),
+        len: to_u32(input.dims[axis]),
+        inner: to_u32(input.dims[axis + 1..].iter().product()),
     };
     let last = ctx.view.attr_int_or("select_last_index", 0)? != 0;
     let out = ctx.new_val(DType::I64, ctx.output_dims(0)?, Layout::Plain)?;

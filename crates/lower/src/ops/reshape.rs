@@ -7,10 +7,10 @@ use cordon_graph::{NodeView, ShapeError, TensorType};
 
 /// This family's part of the table.
 pub(super) const OPERATORS: &[Operator] = &[
-    op("Reshape", 5, reshape_shape, reshape),
-    op("Flatten", 1, flatten_shape, reshape),
-    op("Squeeze", 1, squeeze_shape, reshape),
-    op("Unsqueeze", 1, unsqueeze_shape, reshape),
+    op("Reshape", 5, reshape_shape, reshape).relabels(),
+    op("Flatten", 1, flatten_shape, reshape).relabels(),
+    op("Squeeze", 1, squeeze_shape, reshape).relabels(),
+    op("Unsqueeze", 1, unsqueeze_shape, reshape).relabels(),
 ];
 
 fn reshape_shape(view: &NodeView<'_>) -> Result<Vec<TensorType>, ShapeError> {

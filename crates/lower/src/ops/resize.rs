@@ -3,13 +3,16 @@
 
 use super::pad::take_along;
 use super::{Operator, axis, op, op_range};
-use crate::context::{LowerCtx, Reason, Val, u};
+use crate::context::{LowerCtx, Reason, Val, to_u32};
+use crate::ops::facts::AffineIn;
 use cordon_engine::program::{Along, DType, Instruction};
 use cordon_graph::{NodeView, ShapeError, TensorType};
 
 /// This family's part of the table.
-pub(super) const OPERATORS: &[Operator] =
-    &[op("Resize", 10, resize_shape, resize), op_range("Upsample", (7, 9), resize_shape, resize)];
+pub(super) const OPERATORS: &[Operator] = &[
+    op("Resize", 10, resize_shape, resize).affine(AffineIn::All),
+    op_range("Upsample", (7, 9), resize_shape, resize).affine(AffineIn::All),
+];
 
 /// One axis: extents and the factor between positions.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -136,14 +139,14 @@ fn interpolate(
     let mut dims = val.dims.clone();
     dims[at] = axis.output;
     let along = Along {
-        outer: u(physical[..at].iter().product()),
-        len: u(physical[at]),
-        inner: u(physical[at + 1..].iter().product()),
+        outer: to_u32(physical[..at].iter().product()),
+        len: to_u32(physical[at]),
+        inner: to_u32(physical[at + 1..].iter().product()),
     };
     let out = ctx.new_val(DType::F32, &dims, val.layout)?;
     let (lo, hi, frac) = (ctx.weight_i64(lo), ctx.weight_i64(hi), ctx.weight_f32(frac));
     let input = ctx.operand(val);
-    let count = u(axis.output);
+    let count = to_u32(axis.output);
     ctx.emit(Instruction::Interpolate { along, count, input, lo, hi, frac, out: out.region() });
     Ok(out)
 }

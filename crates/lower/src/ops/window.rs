@@ -1,6 +1,6 @@
 //! Sliding windows of convolution and pooling: attributes → [`Axis`] per spatial dimension.
 
-use crate::context::u;
+use crate::context::to_u32;
 use cordon_engine::program::Axis;
 use cordon_graph::{NodeView, ShapeError};
 
@@ -200,13 +200,13 @@ fn make(
         return Err("an extent exceeds 2^31".into());
     }
     Ok(Axis {
-        input: u(input),
-        output: u(output),
-        kernel: u(kernel),
-        stride: u(stride),
-        dilation: u(dilation),
-        pad_begin: u(pad_begin),
-        pad_end: u(pad_end),
+        input: to_u32(input),
+        output: to_u32(output),
+        kernel: to_u32(kernel),
+        stride: to_u32(stride),
+        dilation: to_u32(dilation),
+        pad_begin: to_u32(pad_begin),
+        pad_end: to_u32(pad_end),
     })
 }
 

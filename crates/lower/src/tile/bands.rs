@@ -8,7 +8,7 @@
 //! put together by one. Every row is made by the same instruction from the same rows as before, so no bit changes.
 
 use super::rows::{self, Image, Reach, Read};
-use crate::context::i;
+use crate::context::to_i32;
 use crate::draft::{self, Draft};
 use cordon_engine::program::{Instruction, Operand, Region, StridedCopy};
 use core::ops::Range;
@@ -339,7 +339,7 @@ impl Cutter<'_, '_> {
         let geometry = StridedCopy {
             dims: vec![image.planes, (rows.end - rows.start) * image.width],
             from: at(from.1),
-            from_strides: vec![i(plane(from.1) as usize), 1],
+            from_strides: vec![to_i32(plane(from.1) as usize), 1],
             to: at(to.1),
             to_strides: vec![plane(to.1), 1],
         };

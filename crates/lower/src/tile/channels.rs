@@ -241,7 +241,7 @@ impl Columns<'_> {
 }
 
 fn u32_to_i32(value: u32) -> i32 {
-    crate::context::i(value as usize)
+    crate::context::to_i32(value as usize)
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ const BETWEEN: Duration = Duration::from_millis(1);
 
 /// Measured costs, in microseconds.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Crossing {
+pub(super) struct CrossingCost {
     /// A whole request whose values are 64 bytes: begin, both crossings, end, and waking the enclave each time.
     pub(super) request: f64,
     /// One crossing of a value of 64 bytes.
@@ -31,7 +31,7 @@ pub(super) struct Crossing {
     pub(super) per_mib: f64,
 }
 
-impl Crossing {
+impl CrossingCost {
     /// Measures on an enclave of its own.
     pub(super) fn measure(scratch: &Scratch, executor: (&str, &cordon_executor::Options)) -> Outcome<Self> {
         let (request, small) = times(scratch, executor, SMALL)?;
@@ -99,7 +99,7 @@ mod tests {
     fn larger_values_cost_more_and_requests_more_than_crossings() {
         let scratch = Scratch::new(backend::open(backend::DEFAULT).expect("known")).expect("an enclave starts");
         let options = cordon_executor::Options { threads: Some(1), library: None };
-        let crossing = Crossing::measure(&scratch, ("rten", &options)).expect("measured");
+        let crossing = CrossingCost::measure(&scratch, ("rten", &options)).expect("measured");
         assert!(crossing.fixed > 0.0 && crossing.per_mib > 0.0 && crossing.request > crossing.fixed, "{crossing:?}");
         assert!(crossing.total(2, 1 << 20) > crossing.total(2, 0));
     }

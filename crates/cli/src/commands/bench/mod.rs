@@ -21,7 +21,7 @@ use cordon_plan::{Bound, Constraints, Cuts, Model, Protect, classifier_cut, make
 use cordon_seal::Scratch;
 use core::hint::spin_loop;
 use core::time::Duration;
-use crossing::Crossing;
+use crossing::CrossingCost;
 use machine::Ceilings;
 use meter::{Energy, Machine};
 use opening::Opening;
@@ -115,7 +115,7 @@ pub(crate) fn run(args: &Args, ui: Ui) -> Outcome {
         None => None,
         Some(_) => {
             bar.set_message("measuring the machine");
-            let crossing = Crossing::measure(&scratch, (&executor.executor, &executor.options()))?;
+            let crossing = CrossingCost::measure(&scratch, (&executor.executor, &executor.options()))?;
             Some((Ceilings::measure(threads), crossing, cordon_lower::lower_graph(&model.graph).ok()))
         }
     };

@@ -8,7 +8,7 @@ use super::stats::median;
 use crate::failure::Outcome;
 use crate::ui::{self, Ui};
 use cordon_engine::KernelSet;
-use cordon_graph::{Graph, Tensor};
+use cordon_graph::{Graph, Tensor, ValueId};
 use cordon_lower::{Lowered, describe, lower_graph};
 use cordon_native::{Native, with_threads};
 use cordon_plan::Model;
@@ -79,7 +79,7 @@ fn measure(
         Line {
             index,
             what: describe(it),
-            node: constants.filter_map(|constant| nodes.get(&address(constant)).cloned()).next(),
+            node: constants.filter_map(|constant| nodes.get(&constant).cloned()).next(),
             milliseconds: median(times),
             flops: work.flops(),
             bytes: work.bytes,
@@ -88,21 +88,16 @@ fn measure(
     Ok((lines.collect(), median(&whole)))
 }
 
-/// The node that uses each constant, by where the constant lies: lowering shares the model's memory.
-fn nodes_by_weight(graph: &Graph) -> HashMap<usize, String> {
+/// The first node that uses each constant.
+fn nodes_by_weight(graph: &Graph) -> HashMap<ValueId, String> {
     let mut nodes = HashMap::new();
     for id in graph.node_ids() {
         let node = graph.node(id);
-        let constants = node.inputs.iter().flatten().filter_map(|&input| graph.value(input).constant.as_ref());
-        for constant in constants.filter(|constant| !constant.data.is_empty()) {
-            nodes.entry(address(constant)).or_insert_with(|| node.name.clone());
+        for &constant in node.inputs.iter().flatten().filter(|&&input| graph.value(input).constant.is_some()) {
+            nodes.entry(constant).or_insert_with(|| node.name.clone());
         }
     }
     nodes
-}
-
-fn address(tensor: &Tensor) -> usize {
-    tensor.data.as_ptr().addr()
 }
 
 fn report(lines: &[Line], whole: f64, ceilings: &Ceilings, ui: Ui) {

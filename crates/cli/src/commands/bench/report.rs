@@ -1,6 +1,6 @@
 //! What `cordon bench` says: a table for people, one JSON value per variant for programs.
 
-use super::crossing::Crossing;
+use super::crossing::CrossingCost;
 use super::machine::{Ceilings, cpu};
 use super::opening::Opening;
 use super::stats::{Spread, median};
@@ -19,7 +19,7 @@ pub(super) struct Findings {
     /// Threads asked for.
     pub(super) threads: Option<usize>,
     /// With `--against`: the machine, a crossing, and the model lowered whole where that is possible.
-    pub(super) against: Option<(Ceilings, Crossing, Option<Lowered>)>,
+    pub(super) against: Option<(Ceilings, CrossingCost, Option<Lowered>)>,
     /// With budgets: how fast weights are opened.
     pub(super) opening: Option<Opening>,
     /// Share of the machine that other programs used meanwhile.
@@ -192,7 +192,7 @@ impl Findings {
     }
 
     /// The JSON value after the variants.
-    fn summary(&self, ceilings: &Ceilings, crossing: &Crossing, lowered: Option<&Lowered>) -> Value {
+    fn summary(&self, ceilings: &Ceilings, crossing: &CrossingCost, lowered: Option<&Lowered>) -> Value {
         let model = lowered.map(|lowered| {
             let floor = |flops, bytes| ceilings.floor(flops, bytes).as_secs_f64() * 1e3;
             json!({

@@ -34,10 +34,10 @@ pub enum Fit {
     Center,
 }
 
-/// Preprocessing of one image input. Pixels are scaled to 0..1 first, then `(x - mean) / std` per channel.
+/// ImageOptions of one image input. Pixels are scaled to 0..1 first, then `(x - mean) / std` per channel.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Preprocessing {
+pub struct ImageOptions {
     /// The model input.
     pub input: String,
     /// Height and width the model takes.
@@ -58,7 +58,7 @@ pub struct Preprocessing {
 /// Largest side an image is scaled to, the package format's limit.
 const MAX_SIDE: u32 = 8192;
 
-impl Preprocessing {
+impl ImageOptions {
     /// Reads the form of the command line. The error says what to write instead.
     pub fn parse(text: &str) -> Result<Self, String> {
         let (input, options) = text
@@ -149,7 +149,7 @@ mod tests {
 
     #[test]
     fn the_usual_imagenet_line_is_read() {
-        let p = Preprocessing::parse(
+        let p = ImageOptions::parse(
             "data:size=224,crop=center,resize=256,rgb,mean=0.485,0.456,0.406,std=0.229,0.224,0.225",
         )
         .expect("valid");
@@ -161,7 +161,7 @@ mod tests {
 
     #[test]
     fn one_number_serves_all_channels_and_sides_may_differ() {
-        let p = Preprocessing::parse("x:size=10x20,bgr,mean=0.5").expect("valid");
+        let p = ImageOptions::parse("x:size=10x20,bgr,mean=0.5").expect("valid");
         assert_eq!((p.size, p.mean, p.std), ([10, 20], vec![0.5; 3], vec![1.0; 3]));
     }
 
@@ -179,7 +179,7 @@ mod tests {
             ("x:size=32,gray,crop=center,resize=9", "smaller"),
         ];
         for (text, expected) in cases {
-            let error = Preprocessing::parse(text).expect_err(text);
+            let error = ImageOptions::parse(text).expect_err(text);
             assert!(error.contains(expected), "{text}: {error}");
         }
     }
