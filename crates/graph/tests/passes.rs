@@ -87,7 +87,7 @@ fn shape_arithmetic_becomes_static() {
     let mut graph = read(&model(nodes, weights, &["y"])).unwrap();
     assert_eq!(infer(&mut graph, &Rules).unwrap(), []);
     assert_eq!(listing(&graph), ["Relu(x) -> a", "Reshape(a, to) -> y"]);
-    assert_eq!(constant(&graph, "to"), Tensor::from_i64(&[2], &[2, 3]).ok());
+    assert_eq!(constant(&graph, "to"), Tensor::from_i64([2], &[2, 3]).ok());
     assert_eq!(origins(&graph, "to"), ["zero", "axes", "rest"], "the file's constants behind it");
     assert_eq!(origins(&graph, "zero"), ["zero"]);
     assert!(origins(&graph, "s").is_empty(), "a shape is computed from no constant");
@@ -150,7 +150,7 @@ fn constant_nodes_of_any_operator_fold_in_the_engine() {
     let mut engine = Engine::default();
     let report = fold(&mut graph, &mut engine, 1 << 20).unwrap();
     assert_eq!((report.folded, report.left.len(), engine.runs), (2, 0, 1));
-    assert_eq!(constant(&graph, "b"), Tensor::from_f32(&[2, 3], &[3.0, 6.0, 9.0, 12.0, 15.0, 18.0]).ok());
+    assert_eq!(constant(&graph, "b"), Tensor::from_f32([2, 3], &[3.0, 6.0, 9.0, 12.0, 15.0, 18.0]).ok());
     assert_eq!(
         listing(&graph),
         ["RandomNormalLike(b) -> r", "Foreign(w) -> f", "Add(x, b) -> s", "Foreign(s, r, f) -> y", "Erf(w) -> out"]

@@ -87,7 +87,7 @@ impl Native {
     }
 
     fn announced(&self) -> Result<ValueRef<'_>, NativeError> {
-        self.engine.output().ok_or_else(|| NativeError::Unexpected("an announced value is gone"))
+        self.engine.output().ok_or(NativeError::Unexpected("an announced value is gone"))
     }
 }
 
