@@ -202,7 +202,8 @@ fn replies_that_do_not_fit_end_the_flight() {
     let value = [0u8; 8];
     let other = |value| Reply::Output { value, form: Form::Ranked, start: 0, total: 8, payload: Payload::Clear };
     let sealed = Reply::Output { value: 1, form: Form::Tensor, start: 0, total: 8, payload: Payload::Sealed };
-    let cases: Vec<(&str, Vec<(Reply, &[u8])>)> = vec![
+    type Script<'a> = Vec<(Reply, &'a [u8])>;
+    let cases: Vec<(&str, Script<'_>)> = vec![
         ("a value of a later segment", vec![(need(2, 0, 8), &[])]),
         ("a value the package lacks", vec![(need(99, 0, 8), &[])]),
         ("a piece past the end", vec![(need(0, 4, 8), &[])]),

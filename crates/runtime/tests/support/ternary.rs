@@ -85,7 +85,7 @@ pub fn seal(owner: &OwnerKey, recipient: Recipient) -> Vec<u8> {
     let front = program(
         vec![port(0, 0, Via::Cross)],
         vec![port(1, 4, Via::Cross), port(2, 8, Via::Retain)],
-        vec![binary(BinaryOp::Mul, 0, weight.clone(), 4), binary(BinaryOp::Add, 0, weight.clone(), 8)],
+        vec![binary(BinaryOp::Mul, 0, weight, 4), binary(BinaryOp::Add, 0, weight, 8)],
     );
     let back = program(
         vec![port(3, 0, Via::Cross), port(2, 4, Via::Retain)],
