@@ -193,7 +193,7 @@ impl World {
         assert!(all.segments[0].weight_bytes == 0 && some.segments[0].weight_bytes > 0);
         assert!(some.memory.peak <= plan.memory.minimum, "{:?}", some.memory);
         self.spy.spoil.store(true, Ordering::Relaxed);
-        let error = run(&mut streaming, probe).err().expect("the store was changed");
+        let error = run(&mut streaming, probe).expect_err("the store was changed");
         self.spy.spoil.store(false, Ordering::Relaxed);
         assert_eq!(refusal(&error).code, Code::CorruptStore, "{error}");
     }
@@ -258,7 +258,7 @@ impl World {
         let values = vec![f32::NAN; dims.iter().product()];
         hostile.inputs[0].1 = Tensor::from_f32(dims, &values).expect("fits");
         for _ in 0..20 {
-            let error = run(&mut deployment, &hostile).err().expect("refused");
+            let error = run(&mut deployment, &hostile).expect_err("refused");
             assert_eq!(refusal(&error).code, Code::BadValue, "{error}");
         }
         run(&mut deployment, probe).expect("runs");
@@ -272,7 +272,7 @@ impl World {
         let probe = &seeded(&self.model, 1).expect("floats")[0];
         let before = run(&mut deployment, probe).expect("runs");
         end_all();
-        let error = run(&mut deployment, probe).err().expect("it was ended");
+        let error = run(&mut deployment, probe).expect_err("it was ended");
         let RuntimeError::Died { death, restart: None, .. } = &error else { panic!("{error}") };
         assert!(death.cause.is_some(), "{error}");
         let after = run(&mut deployment, probe).expect("a fresh one serves");
