@@ -13,7 +13,7 @@ use cordon_graph::{Attribute, ElemType, Graph, Node, Tensor, TensorType, Value, 
 use cordon_package::{OutputPolicy, OwnerKey, OwnerPublic, PackageError, Recipient};
 use cordon_plain::EngineEvaluator;
 use cordon_plan::{Bound, Constraints, Cuts, Model, Plan, Protect, make, prepare};
-use cordon_protocol::{Code, Guard, Profile, Refusal};
+use cordon_protocol::{Code, Guard, Profile, Refusal, Window};
 use cordon_runtime::backend::Death;
 use cordon_runtime::{Backend, Deployment, Device, Enclave, Output, Resources, Run, RuntimeError, Transport};
 use cordon_seal::{Contents, Identity, Probe, seal, seeded, write};
@@ -334,13 +334,13 @@ struct SpyTransport {
 }
 
 impl Transport for SpyTransport {
-    fn call(&mut self, frame: &mut Vec<u8>) -> Result<(), Death> {
+    fn call(&mut self, frame: &mut Vec<u8>, window: Option<Window>) -> Result<(), Death> {
         if self.spoil.load(Ordering::Relaxed) {
             for word in self.inner.store() {
                 word.fetch_xor(1, Ordering::Relaxed);
             }
         }
-        self.inner.call(frame)
+        self.inner.call(frame, window)
     }
 
     fn store(&self) -> &[AtomicU64] {

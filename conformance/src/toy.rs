@@ -13,7 +13,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use cordon_enclave::{CounterId, Enclave, Platform, PlatformError, Store};
 use cordon_engine::{Compute, KernelSet};
 use cordon_package::{DeviceFile, DeviceKey, OwnerPublic, PackageError, PlatformKind, Recipient};
-use cordon_protocol::{Guard, MemoryUse, Profile, Protection, Reason, Speed};
+use cordon_protocol::{EvidenceKind, Guard, MemoryUse, Profile, Protection, Reason, Speed, Window};
 use cordon_runtime::backend::{Cause, Death};
 use cordon_runtime::{Backend, Resources, RuntimeError, Transport};
 
@@ -75,7 +75,7 @@ impl Toy {
         let device = locked(&inside).device.as_deref().map(DeviceFile::parse).transpose()?;
         let limit = resources.secure_memory.min(PROFILE.memory.unwrap_or(u64::MAX));
         let store: Arc<[AtomicU64]> = (0..resources.store.div_ceil(8)).map(|_| AtomicU64::new(0)).collect();
-        let platform = ToyPlatform { inside, device, limit, store: (!store.is_empty()).then(|| Words(store.clone())) };
+        let platform = ToyPlatform { inside, device, limit, has_store: !store.is_empty() };
         let ended = self.ended.load(Ordering::Relaxed);
         Ok(Running {
             enclave: Enclave::new(platform),
@@ -128,12 +128,17 @@ struct Running {
 }
 
 impl Transport for Running {
-    fn call(&mut self, frame: &mut Vec<u8>) -> Result<(), Death> {
+    /// Lends the enclave the window and nothing else of the store.
+    fn call(&mut self, frame: &mut Vec<u8>, window: Option<Window>) -> Result<(), Death> {
         if self.ended.load(Ordering::Relaxed) != self.born {
             let cause = Some(Cause { what: "ended by the test, time", number: 1 });
             return Err(Death { cause, refused_allocation: None });
         }
-        self.enclave.handle(frame, &mut self.reply);
+        let lent = window.map(|window| {
+            let word = |byte: u64| usize::try_from(byte / 8).unwrap_or(usize::MAX).min(self.store.len());
+            Words(&self.store[word(window.offset)..word(window.end())])
+        });
+        self.enclave.handle(frame, &mut self.reply, lent.as_ref().map(|lent| lent as &dyn Store));
         core::mem::swap(frame, &mut self.reply);
         Ok(())
     }
@@ -143,17 +148,17 @@ impl Transport for Running {
     }
 }
 
-/// The host's words as the enclave's store.
-struct Words(Arc<[AtomicU64]>);
+/// The host's words as a window of the enclave's store.
+struct Words<'a>(&'a [AtomicU64]);
 
-impl Words {
+impl Words<'_> {
     fn at(&self, offset: u64, len: usize) -> Option<&[AtomicU64]> {
         let first = usize::try_from(offset / 8).ok().filter(|_| offset.is_multiple_of(8))?;
         self.0.get(first..first.checked_add(len.div_ceil(8))?)
     }
 }
 
-impl Store for Words {
+impl Store for Words<'_> {
     fn read(&self, offset: u64, into: &mut [u8]) -> bool {
         let Some(words) = self.at(offset, into.len()) else { return false };
         for (bytes, word) in into.chunks_mut(8).zip(words) {
@@ -178,12 +183,16 @@ struct ToyPlatform {
     inside: Arc<Mutex<Inside>>,
     device: Option<DeviceFile>,
     limit: u64,
-    store: Option<Words>,
+    has_store: bool,
 }
 
 impl Platform for ToyPlatform {
     fn name(&self) -> &'static str {
         PROFILE.platform
+    }
+
+    fn kind(&self) -> PlatformKind {
+        PlatformKind::Process
     }
 
     fn is_development(&self) -> bool {
@@ -213,8 +222,8 @@ impl Platform for ToyPlatform {
         PROFILE.reply
     }
 
-    fn store(&self) -> Option<&dyn Store> {
-        self.store.as_ref().map(|store| store as &dyn Store)
+    fn has_store(&self) -> bool {
+        self.has_store
     }
 
     fn burst(&self) -> u32 {
@@ -259,6 +268,10 @@ impl Platform for ToyPlatform {
         let counter = inside.counters.entry(*id).or_default();
         *counter = value.max(*counter);
         Ok(())
+    }
+
+    fn evidence(&self, _: &[u8; 64]) -> Result<(EvidenceKind, Vec<u8>), PlatformError> {
+        Err(PlatformError::Evidence)
     }
 
     fn take_state(&mut self) -> Option<Vec<u8>> {

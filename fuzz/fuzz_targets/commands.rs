@@ -24,7 +24,7 @@ libfuzzer_sys::fuzz_target!(|input: &[u8]| {
             let Some((frame, after)) = after.split_at_checked(u16::from_le_bytes(*length).into()) else { break };
             rest = after;
             let mut reply = Vec::new();
-            host.enclave.handle(&mut frame.to_vec(), &mut reply);
+            host.handle(&mut frame.to_vec(), &mut reply);
             assert!(!reply.windows(secret.len()).any(|window| window == secret), "a secret weight left");
             Reply::decode(&mut reply).expect("replies decode");
         }

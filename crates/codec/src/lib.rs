@@ -5,6 +5,7 @@
 //! are really there, and [`Reader::finish`] rejects trailing bytes, so each value has one encoding only.
 #![no_std]
 #![forbid(unsafe_code)]
+#![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::panic, clippy::expect_used, clippy::unwrap_used))]
 
 extern crate alloc;
 

@@ -6,6 +6,7 @@ use cordon_engine::ValueRef;
 use cordon_package::{Manifest, OutputPolicies, OutputPolicy, Placement};
 use cordon_protocol::{Code, Form, Payload, Refusal, Reply};
 
+use crate::mode::Clear;
 use crate::policy::Released;
 
 /// Permission for one value of one segment to leave. Made from a manifest of a verified package, and in no other way.
@@ -53,8 +54,9 @@ pub(crate) struct Outbound<'a> {
 }
 
 impl<'a> Outbound<'a> {
-    /// Opens the door for `crossing`, `limit` bytes wide.
-    pub(crate) fn new(crossing: &'a Crossing, frame: &'a mut Vec<u8>, limit: usize) -> Self {
+    /// Opens the door for `crossing`, `limit` bytes wide. What passes is in clear, so only a request that was begun so has
+    /// the key.
+    pub(crate) fn new(crossing: &'a Crossing, _: Clear, frame: &'a mut Vec<u8>, limit: usize) -> Self {
         Self { crossing, frame, limit }
     }
 

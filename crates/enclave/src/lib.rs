@@ -13,13 +13,15 @@
 //! activations (`spill.rs`) and weights (`streamed.rs`) that have no room inside.
 #![no_std]
 #![forbid(unsafe_code)]
-#![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::panic, clippy::expect_used))]
+#![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::panic, clippy::expect_used, clippy::unwrap_used))]
 
 extern crate alloc;
 
+mod attest;
 mod crossing;
 mod fleeting;
 mod load;
+mod mode;
 mod model;
 mod platform;
 mod policy;
@@ -30,8 +32,10 @@ mod run;
 mod sections;
 mod service;
 mod spill;
+mod store;
 mod streamed;
 mod wait;
 
-pub use platform::{CounterId, Platform, PlatformError, Store};
+pub use platform::{CounterId, Platform, PlatformError};
 pub use service::Enclave;
+pub use store::Store;

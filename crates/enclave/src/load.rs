@@ -12,7 +12,7 @@ use cordon_package::limits::{MAX_GRANT_BYTES, MAX_HEADER_BYTES};
 use cordon_package::{
     Header, Manifest, Opened, Parsed, ProgramKind, SealedSection, Section, SectionKind, SegmentSecret, Trust, Verified,
 };
-use cordon_protocol::{Code, Expiry, LoadReport, Refusal};
+use cordon_protocol::{Code, Expiry, LoadReport, Refusal, Window};
 use zeroize::Zeroize;
 
 use self::weights::WeightStage;
@@ -20,6 +20,7 @@ use crate::model::{Draft, Model, Stream, version_counter};
 use crate::platform::Platform;
 use crate::refuse;
 use crate::sections::{Content, Leaves, Need};
+use crate::store::Brought;
 
 /// A package being loaded.
 pub(crate) enum Loading {
@@ -88,6 +89,7 @@ impl Loading {
         mut self,
         need: Need,
         payload: &mut [u8],
+        store: Option<Brought<'_>>,
         platform: &mut impl Platform,
     ) -> Result<Progress, Refusal> {
         match (&mut self, need) {
@@ -102,11 +104,19 @@ impl Loading {
             }
             (Loading::Segments(stage), Need::Section { count, .. }) => stage.take(count, payload, platform)?,
             (Loading::Weights(stage), Need::Section { first, count, .. }) => {
-                stage.take((first, count), payload, platform)?;
+                stage.take((first, count), payload, store, platform)?;
             }
             _ => return Err(Refusal::new(Code::Internal)),
         }
         self.advance(platform)
+    }
+
+    /// The window of the store that the piece goes to.
+    pub(crate) fn window(&self, need: &Need) -> Option<Window> {
+        match (self, need) {
+            (Self::Weights(stage), Need::Section { first, count, .. }) => stage.window(*first, *count),
+            _ => None,
+        }
     }
 
     /// Passes complete stages. Each leads only to later ones, so the loop ends.

@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use cordon_engine::program::{DType, Port, Stored, Via};
 use cordon_engine::{Limits, Prepared, Program, Residency, Unloaded, WeightTable};
 use cordon_package::{ElemType, Header, Manifest, SealedSection};
-use cordon_protocol::{Code, LoadReport, Refusal, SLACK, SPILL_CHUNK, stored_weights};
+use cordon_protocol::{Code, LoadReport, Refusal, SLACK, SPILL_CHUNK, Window, stored_weights};
 use sha2::{Digest, Sha256};
 
 use crate::crossing::Crossing;
@@ -58,6 +58,13 @@ pub(crate) struct Segment {
     /// Where some weights have no room inside.
     pub(crate) streamed: Option<Streamed>,
     pub(crate) crossings: Vec<Crossing>,
+}
+
+impl Segment {
+    /// The window of the store that the coming steps need.
+    pub(crate) fn window(&self) -> Option<Window> {
+        self.streamed.as_ref()?.window(self.prepared.pieces_ahead())
+    }
 }
 
 /// A loaded package.
@@ -112,7 +119,7 @@ impl Model {
                 .map_err(|e| refuse::engine(e, draft.index, platform.memory().available()))?;
             let streams = unloaded.pieces_per_request() > 0;
             report.resident += u32::from(!streams);
-            let streamed = if streams { Some(Streamed::new(place, platform)?) } else { None };
+            let streamed = if streams { Some(Streamed::new(place, weight_bytes, platform)?) } else { None };
             place = place.saturating_add(stored_weights(weight_bytes));
             // Validation bounds it. Segments run one at a time, so all use one area.
             report.spill = report.spill.max(u32::try_from(unloaded.spill_chunks()).unwrap_or(u32::MAX));
@@ -181,7 +188,7 @@ fn check_forms(draft: &Draft, manifest: &Manifest) -> Result<(), Refusal> {
 /// Every segment streams its weights, as far as the budget has no room for them and the platform has a store. All that is
 /// shared out lies in one stretch, so that none of it fails for want of a piece that is long enough.
 fn share_out(drafts: &[Draft], manifest: &Manifest, platform: &impl Platform) -> Result<Vec<Residency>, Refusal> {
-    if platform.store().is_none() {
+    if !platform.has_store() {
         let mut all = refuse::reserve(drafts.len(), platform)?;
         all.resize(drafts.len(), Residency::All);
         return Ok(all);

@@ -3,8 +3,8 @@
 use alloc::vec::Vec;
 
 use cordon_engine::Compute;
-use cordon_package::{DeviceFile, OwnerPublic, Recipient};
-use cordon_protocol::{MemoryUse, Protection};
+use cordon_package::{DeviceFile, OwnerPublic, PlatformKind, Recipient};
+use cordon_protocol::{EvidenceKind, MemoryUse, Protection};
 
 /// Names a monotonic counter: a digest, so that counters of all owners and packages share one space.
 pub type CounterId = [u8; 32];
@@ -23,27 +23,17 @@ pub enum PlatformError {
     State,
     /// No room for another counter.
     Full,
-}
-
-/// Memory of the normal world, which may look at it and change it at any time. Offsets are multiples of 8. Several threads
-/// may read, or write at different places, at once.
-pub trait Store: Sync {
-    /// Copies the bytes from `offset` on; false when there are not as many.
-    fn read(&self, offset: u64, into: &mut [u8]) -> bool;
-
-    /// So many bytes from `offset` on will be read next: brings them closer, where that can be done. Changes nothing.
-    fn soon(&self, offset: u64, len: usize) {
-        let _ = (offset, len);
-    }
-
-    /// Puts bytes at `offset`, and zeros behind them up to a multiple of 8; false when there is no room.
-    fn write(&self, offset: u64, bytes: &[u8]) -> bool;
+    /// No evidence could be made.
+    Evidence,
 }
 
 /// The porting surface: one implementation for each kind of TEE.
 pub trait Platform {
     /// The platform's word, such as `process`.
     fn name(&self) -> &'static str;
+
+    /// Its kind, as recipients name it.
+    fn kind(&self) -> PlatformKind;
 
     /// Whether it lacks hardware protection. A platform that has it refuses packages marked `development`.
     fn is_development(&self) -> bool;
@@ -71,9 +61,10 @@ pub trait Platform {
         self.payload_limit()
     }
 
-    /// Where weights that have no room inside lie, encrypted. Without it every weight has to be resident.
-    fn store(&self) -> Option<&dyn Store> {
-        None
+    /// Whether commands can bring a window of a store, where weights lie, encrypted, that have no room inside. Without it
+    /// every weight has to be resident.
+    fn has_store(&self) -> bool {
+        false
     }
 
     /// Instructions that one command may execute before the normal world is asked to continue.
@@ -90,6 +81,9 @@ pub trait Platform {
 
     /// Makes the device key and pins `owners`.
     fn provision(&mut self, owners: Vec<OwnerPublic>) -> Result<Recipient, PlatformError>;
+
+    /// Evidence that vouches for `report_data`, and how it is to be appraised.
+    fn evidence(&self, report_data: &[u8; 64]) -> Result<(EvidenceKind, Vec<u8>), PlatformError>;
 
     /// Takes the state that [`Platform::take_state`] handed out last; empty on a new device, or where the platform has
     /// storage of its own.

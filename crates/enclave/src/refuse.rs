@@ -57,7 +57,9 @@ pub(crate) fn platform(error: PlatformError) -> Refusal {
     Refusal::new(match error {
         PlatformError::KeyExists => Code::DeviceKeyExists,
         PlatformError::State => Code::DeviceState,
-        PlatformError::Random | PlatformError::Storage | PlatformError::Full => Code::Platform,
+        PlatformError::Random | PlatformError::Storage | PlatformError::Full | PlatformError::Evidence => {
+            Code::Platform
+        }
     })
 }
 

@@ -4,14 +4,16 @@
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
-use cordon_protocol::{Code, MAX_OPEN_REQUESTS, Refusal, Supply};
+use cordon_protocol::{Code, MAX_OPEN_REQUESTS, Refusal, Supply, Window};
 
+use crate::mode::Mode;
 use crate::model::Model;
 use crate::platform::Platform;
 use crate::refuse;
 use crate::retained::Retained;
 use crate::run::Run;
 use crate::spill::Spiller;
+use crate::store::Brought;
 use crate::wait::{Supplied, Wait};
 
 /// A loaded model and its open requests.
@@ -23,6 +25,7 @@ pub(crate) struct Ready {
 
 struct Request {
     id: u64,
+    mode: Mode,
     /// Secure segments started so far.
     next: usize,
     retained: Retained,
@@ -39,6 +42,8 @@ struct Active {
     read: u64,
     /// What the next `Step` must bring.
     wait: Wait,
+    /// What it must bring of the store.
+    window: Option<Window>,
 }
 
 impl Ready {
@@ -46,8 +51,13 @@ impl Ready {
         Self { model, requests: Vec::new(), active: None }
     }
 
-    /// Opens a request, if the package allows another.
-    pub(crate) fn begin(&mut self, platform: &mut impl Platform) -> Result<u64, Refusal> {
+    /// The window of the store that the next command must bring.
+    pub(crate) fn window(&self) -> Option<Window> {
+        self.active.as_ref().and_then(|active| active.window)
+    }
+
+    /// Opens a request, if the package allows another; says how many it allows after this one.
+    pub(crate) fn begin(&mut self, mode: Mode, platform: &mut impl Platform) -> Result<(u64, Option<u64>), Refusal> {
         if self.requests.len() >= MAX_OPEN_REQUESTS {
             return Err(Refusal::new(Code::Busy));
         }
@@ -58,15 +68,17 @@ impl Ready {
             return Err(Refusal::new(Code::Platform));
         }
         self.requests.try_reserve(1).map_err(|_| Refusal::new(Code::OutOfMemory))?;
+        let mut left = None;
         if let Some(max) = self.model.max_requests {
             let used = platform.counter(&self.model.request_counter);
             if used >= max {
                 return Err(Refusal::new(Code::RequestLimit).amounts(used.saturating_add(1), max));
             }
             platform.raise(&self.model.request_counter, used.saturating_add(1)).map_err(refuse::platform)?;
+            left = Some(max.saturating_sub(used).saturating_sub(1));
         }
-        self.requests.push(Request { id, next: 0, retained: Retained::default() });
-        Ok(id)
+        self.requests.push(Request { id, mode, next: 0, retained: Retained::default() });
+        Ok((id, left))
     }
 
     /// Starts the request's next segment.
@@ -86,16 +98,16 @@ impl Ready {
         let spills = next.prepared.spill_chunks() > 0;
         let spiller = spills.then(|| Spiller::new(id, segment, platform)).transpose()?;
         request.next += 1;
-        self.active = Some(Active { request: id, at, spiller, read: 0, wait: Wait::Turn });
-        self.step(id, Supply::Nothing, &mut [], platform, out)
+        self.active = Some(Active { request: id, at, spiller, read: 0, wait: Wait::Turn, window: None });
+        self.step(id, (Supply::Nothing, &mut []), None, platform, out)
     }
 
     /// Takes what the running segment asked for and goes on until it needs the normal world again.
     pub(crate) fn step(
         &mut self,
         id: u64,
-        supply: Supply,
-        payload: &mut [u8],
+        (supply, payload): (Supply, &mut [u8]),
+        store: Option<Brought<'_>>,
         platform: &impl Platform,
         out: &mut Vec<u8>,
     ) -> Result<(), Refusal> {
@@ -105,18 +117,23 @@ impl Ready {
         let active = active.ok_or(Refusal::new(Code::OutOfOrder))?;
         let Model { segments, policy, .. } = &mut *self.model;
         let segment = segments.get_mut(active.at).ok_or(Refusal::new(Code::Internal))?;
-        let supplied = Supplied::admit(supply, payload)?;
+        let supplied = Supplied::admit(request.mode, supply, payload)?;
         let wait = core::mem::replace(&mut active.wait, Wait::Turn);
         let mut run = Run {
             segment,
+            mode: request.mode,
             policy: policy.as_ref(),
             retained: &mut request.retained,
             spiller: active.spiller.as_ref(),
             read: &mut active.read,
+            store,
             platform,
         };
         match wait.take(supplied, &mut run, out)? {
-            Some(wait) => active.wait = wait,
+            Some(wait) => {
+                active.window = if wait.goes_on() { segment.window() } else { None };
+                active.wait = wait;
+            }
             None => {
                 segment.prepared.reset();
                 self.active = None;

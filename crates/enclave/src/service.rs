@@ -6,19 +6,28 @@ use alloc::vec::Vec;
 
 use cordon_package::limits::MAX_PINNED_OWNERS;
 use cordon_package::{CHUNK_CIPHER, OwnerPublic};
-use cordon_protocol::{Code, Command, Greeting, LoadReport, OLDEST_VERSION, Refusal, Reply, VERSION, negotiate};
+use cordon_protocol::{
+    Code, Command, Greeting, LoadReport, OLDEST_VERSION, Payload, Refusal, Reply, VERSION, Window, negotiate,
+};
 
+use crate::attest::Statement;
 use crate::load::{Loading, Progress};
+use crate::mode::Mode;
 use crate::platform::Platform;
 use crate::refuse;
 use crate::request::Ready;
 use crate::sections::Need;
+use crate::store::{Brought, Store};
 
 /// The trusted service of one platform.
 pub struct Enclave<P> {
     platform: P,
     greeted: bool,
     state: State,
+    /// What the next command must bring of the store.
+    window: Option<Window>,
+    /// Evidence that the normal world has not all of yet.
+    statement: Option<Statement>,
 }
 
 enum State {
@@ -30,7 +39,7 @@ enum State {
 impl<P: Platform> Enclave<P> {
     /// A service without a package.
     pub fn new(platform: P) -> Self {
-        Self { platform, greeted: false, state: State::Idle }
+        Self { platform, greeted: false, state: State::Idle, window: None, statement: None }
     }
 
     /// The platform.
@@ -38,15 +47,28 @@ impl<P: Platform> Enclave<P> {
         &self.platform
     }
 
-    /// Handles one command frame, which is worked on in place; `out` becomes the reply frame. What was decrypted may be left in
-    /// `frame`: a caller that keeps it wipes it.
-    pub fn handle(&mut self, frame: &mut [u8], out: &mut Vec<u8>) {
-        if let Err(refusal) = self.dispatch(frame, out) {
-            Reply::Refused(refusal).encode(out);
-        }
+    /// The window of the store that the last reply named, and the next call of [`Self::handle`] is to be given.
+    pub fn window(&self) -> Option<Window> {
+        self.window
     }
 
-    fn dispatch(&mut self, frame: &mut [u8], out: &mut Vec<u8>) -> Result<(), Refusal> {
+    /// Handles one command frame, which is worked on in place; `out` becomes the reply frame. `store` is
+    /// [`Self::window`], as far as the normal world brought it, and is not looked at afterwards. What was decrypted may be
+    /// left in `frame`: a caller that keeps it wipes it.
+    pub fn handle(&mut self, frame: &mut [u8], out: &mut Vec<u8>, store: Option<&dyn Store>) {
+        let brought = self.window.take().zip(store).map(|(window, memory)| Brought::new(window, memory));
+        if let Err(refusal) = self.dispatch(frame, out, brought) {
+            Reply::Refused(refusal).encode(out);
+        }
+        self.window = match &self.state {
+            State::Idle => None,
+            State::Loading(loading, need) => loading.window(need),
+            State::Ready(ready) => ready.window(),
+        };
+        Reply::set_window(out, self.window);
+    }
+
+    fn dispatch(&mut self, frame: &mut [u8], out: &mut Vec<u8>, store: Option<Brought<'_>>) -> Result<(), Refusal> {
         let (command, payload) = Command::decode(frame).map_err(|_| Refusal::new(Code::Malformed))?;
         if !self.greeted && !matches!(command, Command::Hello { .. }) {
             return Err(Refusal::new(Code::OutOfOrder));
@@ -58,26 +80,31 @@ impl<P: Platform> Enclave<P> {
                 Reply::Report(self.platform.memory()).encode(out);
                 Ok(())
             }
+            Command::Attest { purpose } => {
+                self.statement = Some(Statement::make(purpose, payload, &self.platform)?);
+                self.state_more(0, out)
+            }
+            Command::AttestMore { start } => self.state_more(start, out),
             Command::LoadBegin { header_len, grant_len } => self.load_begin(header_len, grant_len, payload, out),
             Command::LoadHeader { offset } => {
                 let fits = |need: &Need| matches!(need, Need::Header { offset: wanted, .. } if *wanted == offset);
-                self.load_take(fits, payload, out)
+                self.load_take(fits, payload, store, out)
             }
             Command::LoadSupply { section, part, first, count } => {
                 let brought = Need::Section { section, part, first, count };
-                self.load_take(|need| *need == brought, payload, out)
+                self.load_take(|need| *need == brought, payload, store, out)
             }
             Command::Unload => {
                 self.state = State::Idle;
                 Reply::Unloaded.encode(out);
                 Ok(())
             }
-            Command::Begin => self.begin(out),
+            Command::Begin { mode } => self.begin(mode, out),
             Command::Run { request, segment } => {
                 self.in_request(request, |ready, platform| ready.run(request, segment, platform, out))
             }
             Command::Step { request, supply } => {
-                self.in_request(request, |ready, platform| ready.step(request, supply, payload, platform, out))
+                self.in_request(request, |ready, platform| ready.step(request, (supply, payload), store, platform, out))
             }
             Command::End { request } => self.in_request(request, |ready, _| {
                 ready.end(request)?;
@@ -129,6 +156,15 @@ impl<P: Platform> Enclave<P> {
         Ok(())
     }
 
+    /// Sends a piece of the evidence just made, which is forgotten with its last.
+    fn state_more(&mut self, start: u32, out: &mut Vec<u8>) -> Result<(), Refusal> {
+        let statement = self.statement.as_ref().ok_or(Refusal::new(Code::OutOfOrder))?;
+        if statement.send(start, self.platform.reply_limit(), out)? {
+            self.statement = None;
+        }
+        Ok(())
+    }
+
     fn load_begin(&mut self, header_len: u32, grant_len: u32, state: &[u8], out: &mut Vec<u8>) -> Result<(), Refusal> {
         if !matches!(self.state, State::Idle) {
             return Err(Refusal::new(Code::OutOfOrder));
@@ -146,11 +182,12 @@ impl<P: Platform> Enclave<P> {
         &mut self,
         fits: impl FnOnce(&Need) -> bool,
         payload: &mut [u8],
+        store: Option<Brought<'_>>,
         out: &mut Vec<u8>,
     ) -> Result<(), Refusal> {
         match core::mem::replace(&mut self.state, State::Idle) {
             State::Loading(loading, need) if fits(&need) => {
-                let progress = loading.take(need, payload, &mut self.platform)?;
+                let progress = loading.take(need, payload, store, &mut self.platform)?;
                 self.progress(progress, out)
             }
             State::Loading(..) => Err(Refusal::new(Code::WrongSupply)),
@@ -189,10 +226,10 @@ impl<P: Platform> Enclave<P> {
         Ok(())
     }
 
-    fn begin(&mut self, out: &mut Vec<u8>) -> Result<(), Refusal> {
+    fn begin(&mut self, mode: Payload, out: &mut Vec<u8>) -> Result<(), Refusal> {
         let State::Ready(ready) = &mut self.state else { return Err(Refusal::new(Code::OutOfOrder)) };
-        let request = ready.begin(&mut self.platform)?;
-        Reply::Begun { request }.encode(out);
+        let (request, requests_left) = ready.begin(Mode::begin(mode)?, &mut self.platform)?;
+        Reply::Begun { request, requests_left }.encode(out);
         out.extend_from_slice(&self.platform.take_state().unwrap_or_default());
         Ok(())
     }

@@ -3,10 +3,11 @@
 use alloc::vec::Vec;
 
 use cordon_engine::program::{DType, Port};
-use cordon_engine::{Moved, Reply as Answer, ValueRef};
+use cordon_engine::{Moved, Reply as Answer, Step, ValueRef};
 use cordon_protocol::{Code, Payload, Refusal, Reply, SPILL_CHUNK, Supply};
 
 use crate::crossing::{Crossing, Outbound};
+use crate::mode::Mode;
 use crate::platform::Platform;
 use crate::policy::Released;
 use crate::run::Run;
@@ -16,6 +17,7 @@ use crate::spill;
 pub(crate) enum Wait {
     /// Nothing: the engine goes on.
     Turn,
+    Window(OutOfReach),
     Entering(Entering),
     Leaving(Leaving),
     Returning(Returning),
@@ -35,10 +37,24 @@ impl Wait {
                 supplied.nothing(run)?;
                 run.go_on(Answer::Go, out)
             }
+            Self::Window(wait) => wait.take(supplied, run, out),
             Self::Entering(wait) => wait.take(supplied, run, out),
             Self::Leaving(wait) => wait.take(supplied, run, out),
             Self::Returning(wait) => wait.take(supplied, run, out),
             Self::HandingOut(wait) => wait.take(supplied, run, out),
+        }
+    }
+}
+
+impl Wait {
+    /// Whether the engine goes on once that came, or more of the same is asked for.
+    pub(crate) fn goes_on(&self) -> bool {
+        match self {
+            Self::Turn | Self::Window(_) => true,
+            Self::Entering(wait) => wait.start.saturating_add(wait.len.into()) >= wait.total,
+            Self::Leaving(wait) => wait.is_out(),
+            Self::Returning(wait) => wait.chunk.saturating_add(wait.count) >= spill::chunks(wait.moved),
+            Self::HandingOut(wait) => wait.is_out(),
         }
     }
 }
@@ -60,7 +76,9 @@ pub(crate) enum Supplied<'a> {
 }
 
 impl<'a> Supplied<'a> {
-    pub(crate) fn admit(supply: Supply, payload: &'a mut [u8]) -> Result<Self, Refusal> {
+    /// Lets in what fits the mode of the request.
+    pub(crate) fn admit(mode: Mode, supply: Supply, payload: &'a mut [u8]) -> Result<Self, Refusal> {
+        let Mode::Clear(_) = mode;
         Ok(match supply {
             Supply::Nothing => Self::Nothing,
             Supply::Value { value, start, payload: Payload::Clear } => Self::Value { value, start, plain: payload },
@@ -71,6 +89,28 @@ impl<'a> Supplied<'a> {
 
     fn nothing<P: Platform>(&self, run: &Run<'_, P>) -> Result<(), Refusal> {
         if matches!(self, Self::Nothing) { Ok(()) } else { Err(run.wrong()) }
+    }
+}
+
+/// A window of the store with these pieces, which the one at hand does not hold.
+pub(crate) struct OutOfReach {
+    pub(crate) first: u32,
+    pub(crate) count: u32,
+}
+
+impl OutOfReach {
+    fn take<P: Platform>(
+        self,
+        supplied: Supplied<'_>,
+        run: &mut Run<'_, P>,
+        out: &mut Vec<u8>,
+    ) -> Result<Option<Wait>, Refusal> {
+        supplied.nothing(run)?;
+        let Self { first, count } = self;
+        if run.store.is_none() {
+            return Err(Refusal::new(Code::CorruptStore).in_segment(run.segment.index).about(first));
+        }
+        run.go_on_from(Step::NeedPieces { first, count }, out)
     }
 }
 
@@ -141,7 +181,11 @@ impl Leaving {
         out: &mut Vec<u8>,
     ) -> Result<Option<Wait>, Refusal> {
         supplied.nothing(run)?;
-        if self.chunk < spill::chunks(self.moved) { self.send(run, out).map(Some) } else { run.go_on(Answer::Go, out) }
+        if self.is_out() { run.go_on(Answer::Go, out) } else { self.send(run, out).map(Some) }
+    }
+
+    fn is_out(&self) -> bool {
+        self.chunk >= spill::chunks(self.moved)
     }
 }
 
@@ -221,7 +265,9 @@ impl HandingOut {
     }
 
     pub(crate) fn send<P: Platform>(mut self, run: &Run<'_, P>, out: &mut Vec<u8>) -> Result<Wait, Refusal> {
-        let door = Outbound::new(&self.crossing, out, whole(run.platform.reply_limit()));
+        let mode = run.mode;
+        let Mode::Clear(clear) = mode;
+        let door = Outbound::new(&self.crossing, clear, out, whole(run.platform.reply_limit()));
         (self.start, self.total) = match &self.released {
             Some(released) => door.send_released(released, self.start)?,
             None => door.send_value(run.announced()?, self.start)?,
@@ -236,7 +282,11 @@ impl HandingOut {
         out: &mut Vec<u8>,
     ) -> Result<Option<Wait>, Refusal> {
         supplied.nothing(run)?;
-        if self.start < self.total { self.send(run, out).map(Some) } else { run.go_on(Answer::Go, out) }
+        if self.is_out() { run.go_on(Answer::Go, out) } else { self.send(run, out).map(Some) }
+    }
+
+    fn is_out(&self) -> bool {
+        self.start >= self.total
     }
 }
 

@@ -5,7 +5,7 @@ mod support;
 
 use std::collections::HashMap;
 
-use cordon_protocol::{Command, Form, Part, Payload, Reply, Supply};
+use cordon_protocol::{Command, Form, Part, Payload, Purpose, Reply, Supply};
 use support::{Host, Recipe, bytes};
 
 struct Random(u64);
@@ -32,18 +32,20 @@ fn random_command(random: &mut Random, requests: &[u64]) -> Command {
     let (a, b, c) = (random.below(4) as u32, random.below(4) as u32, random.below(4) as u32);
     let part = if random.below(2) == 0 { Part::Leaves } else { Part::Chunks };
     let payload = if random.below(8) == 0 { Payload::Sealed } else { Payload::Clear };
-    match random.below(14) {
+    match random.below(16) {
         0 => Command::Hello { oldest: a as u16, newest: b as u16 },
         1 => Command::Report,
         2 => Command::LoadBegin { header_len: a * 700, grant_len: b * 100 },
         3 => Command::LoadHeader { offset: a },
         4 => Command::LoadSupply { section: a, part, first: b, count: c },
-        5 | 6 => Command::Begin,
+        5 | 6 => Command::Begin { mode: payload },
         7 | 8 => Command::Run { request, segment: a },
         9 => Command::Step { request, supply: Supply::Nothing },
         10 => Command::Step { request, supply: Supply::Spilled { chunk: a } },
         11 => Command::Step { request, supply: Supply::Value { value: a, start: u64::from(b / 3), payload } },
         12 => Command::End { request },
+        13 => Command::Attest { purpose: if a == 0 { Purpose::Serve } else { Purpose::Release } },
+        14 => Command::AttestMore { start: a * 60 },
         _ => Command::Abort { request },
     }
 }
@@ -64,9 +66,9 @@ fn random_commands_never_break_the_service() {
                 let at = random.below(frame.len() as u64) as usize;
                 frame[at] ^= 1 << random.below(8);
             }
-            host.enclave.handle(&mut frame, &mut out);
+            host.handle(&mut frame, &mut out);
             assert_no_secret(&out);
-            if let (Reply::Begun { request }, _) = Reply::decode(&mut out).expect("replies decode") {
+            if let (Reply::Begun { request, .. }, _) = Reply::decode(&mut out).expect("replies decode") {
                 requests.push(request);
             }
         }

@@ -4,7 +4,7 @@ mod support;
 
 use cordon_engine::program::Via;
 use cordon_package::OutputPolicy;
-use cordon_protocol::{Code, Command, Expiry, Part, Refusal, Reply};
+use cordon_protocol::{Code, Command, Expiry, Part, Payload, Refusal, Reply};
 use support::{AMPLE, DEVICE, Host, Recipe, back, front};
 
 fn refused(recipe: &Recipe, limit: u64, prepare: impl FnOnce(&mut Host)) -> Refusal {
@@ -12,7 +12,7 @@ fn refused(recipe: &Recipe, limit: u64, prepare: impl FnOnce(&mut Host)) -> Refu
     prepare(&mut host);
     host.hello();
     let refusal = host.load().expect_err("must be refused");
-    assert_eq!(host.refusal(Command::Begin, &[]).code, Code::OutOfOrder, "nothing is loaded");
+    assert_eq!(host.refusal(Command::Begin { mode: Payload::Clear }, &[]).code, Code::OutOfOrder, "nothing is loaded");
     refusal
 }
 

@@ -4,9 +4,13 @@ mod support;
 
 use std::collections::{HashMap, HashSet};
 
-use cordon_protocol::{Code, Command, MAX_OPEN_REQUESTS, Payload, Refusal, Reply, STORED_PIECE, Supply};
+use cordon_protocol::{
+    Binding, Bound, Code, Command, EvidenceKind, MAX_OPEN_REQUESTS, Payload, Purpose, Refusal, Reply, STORED_PIECE,
+    Supply, Window,
+};
 use support::{AMPLE, DEVICE, Host, LARGE, Recipe, bytes, expected, floats, large};
 
+const BEGIN: Command = Command::Begin { mode: Payload::Clear };
 const X: [f32; 4] = [1.0, 2.0, 3.0, 4.0];
 
 fn value(value: u32, start: u64) -> Supply {
@@ -134,6 +138,106 @@ fn a_store_too_small_is_found_when_loading() {
     assert_eq!(refusal.code, Code::CorruptStore);
     host.store.bytes.lock().expect("free").resize(len, 0);
     host.load().expect("loading can begin again");
+    host.assert_serves();
+}
+
+#[test]
+fn the_store_is_seen_through_the_windows_asked_for_alone() {
+    let mut host = streaming();
+    // The large segment's 40 pieces come after the room of the small one's: written as they are loaded, a frame at a time.
+    let total = u64::from(LARGE * 4).div_ceil(8192) as u32;
+    let window = |first: u32, count: u32| Window {
+        offset: u64::from(first + 1) * STORED_PIECE as u64,
+        len: count * STORED_PIECE as u32,
+    };
+    assert_eq!(host.windows, [window(0, 16), window(16, 16), window(32, total - 32)]);
+    host.windows.clear();
+    host.assert_serves();
+    // All that a run reads follows each other: one window. The input's command brings it, and nothing else needs one.
+    let read = pieces(&mut host);
+    let piece = |at: usize| (at / STORED_PIECE - 1) as u32;
+    let (first, last) = (piece(read[0].0), piece(read[read.len() - 1].0));
+    assert_eq!(host.windows, [window(first, last + 1 - first); 2]);
+}
+
+#[test]
+fn a_window_that_is_not_brought_ends_the_request_or_the_loading() {
+    let mut host = streaming();
+    host.settings.brings.set(false);
+    let refusal = host.run(X).expect_err("no window");
+    assert_eq!((refusal.code, refusal.segment), (Code::CorruptStore, Some(2)));
+    host.call(Command::Unload, &[]);
+    assert_eq!(host.load().expect_err("no window").code, Code::CorruptStore);
+    host.settings.brings.set(true);
+    host.load().expect("loading can begin again");
+    host.assert_serves();
+}
+
+#[test]
+fn no_request_begins_sealed() {
+    let mut host = Host::ready(&Recipe { max_requests: Some(2), ..Recipe::default() });
+    for _ in 0..3 {
+        let sealed = Command::Begin { mode: Payload::Sealed };
+        assert_eq!(host.refusal(sealed, &[7; 1000]).code, Code::NotSealable);
+    }
+    assert!(matches!(host.call(BEGIN, &[]).0, Reply::Begun { requests_left: Some(1), .. }), "a refusal is not counted");
+    assert!(matches!(host.call(BEGIN, &[]).0, Reply::Begun { requests_left: Some(0), .. }));
+    assert_eq!(host.refusal(BEGIN, &[]).code, Code::RequestLimit);
+}
+
+/// Collects evidence; the pieces must follow each other.
+fn attest(host: &mut Host, purpose: Purpose, nonces: &[u8]) -> Result<(Binding, Vec<u8>), Refusal> {
+    let mut all = Vec::new();
+    let mut command = Command::Attest { purpose };
+    loop {
+        let payload = if all.is_empty() { nonces } else { &[] };
+        match host.call(command, payload) {
+            (Reply::Evidence { kind: EvidenceKind::Development, binding_len, start, total }, piece) => {
+                assert_eq!(start as usize, all.len());
+                all.extend(piece);
+                if all.len() == total as usize {
+                    let evidence = all.split_off(binding_len as usize);
+                    return Ok((Binding::decode(&all).expect("its own"), evidence));
+                }
+                command = Command::AttestMore { start: all.len() as u32 };
+            }
+            (Reply::Refused(refusal), _) => return Err(refusal),
+            (other, _) => panic!("{other:?} to Attest"),
+        }
+    }
+}
+
+#[test]
+fn evidence_binds_the_recipient_and_every_nonce() {
+    let mut host = Host::new(&Recipe::default());
+    host.hello();
+    let recipient = *support::device(DEVICE).recipient().public_key();
+    let all: Vec<u8> = (0..64 * 32).map(|at| (at / 32) as u8).collect();
+    for (nonces, limit) in [(&all[..0], 65_552), (&all[..32], 65_552), (&all[..], 65_552), (&all[..64], 8)] {
+        host.settings.payload_limit.set(limit);
+        host.settings.evidence.set(3);
+        let (binding, evidence) = attest(&mut host, Purpose::Release, nonces).expect("evidence");
+        assert_eq!(binding.nonces.as_flattened(), nonces);
+        assert_eq!((binding.platform, binding.bound), (1, Bound::Release { recipient }));
+        assert_eq!(evidence, binding.report_data().repeat(3));
+    }
+}
+
+#[test]
+fn evidence_is_refused_by_name_and_given_once() {
+    let mut host = Host::ready(&Recipe::default());
+    assert_eq!(attest(&mut host, Purpose::Serve, &[0; 32]).err().map(|r| r.code), Some(Code::NotSealable));
+    for nonces in [&[0; 31][..], &[0; 33], &[0; 65 * 32]] {
+        assert_eq!(attest(&mut host, Purpose::Release, nonces).err().map(|r| r.code), Some(Code::Malformed));
+    }
+    assert_eq!(host.refusal(Command::AttestMore { start: 0 }, &[]).code, Code::OutOfOrder, "none was made");
+    attest(&mut host, Purpose::Release, &[0; 32]).expect("evidence");
+    assert_eq!(host.refusal(Command::AttestMore { start: 0 }, &[]).code, Code::OutOfOrder, "all of it is gone");
+    host.settings.payload_limit.set(8);
+    host.call(Command::Attest { purpose: Purpose::Release }, &[]);
+    for start in [1000, u32::MAX] {
+        assert_eq!(host.refusal(Command::AttestMore { start }, &[]).code, Code::OutOfOrder, "beyond its end");
+    }
     host.assert_serves();
 }
 
@@ -330,19 +434,19 @@ fn max_requests_is_kept_over_restarts_that_bring_the_state_back() {
 #[test]
 fn commands_outside_their_state_are_refused() {
     let mut host = Host::new(&Recipe::default());
-    for command in [Command::Begin, Command::Report, Command::Unload, Command::Provision, host.load_begin()] {
+    for command in [BEGIN, Command::Report, Command::Unload, Command::Provision, host.load_begin()] {
         assert_eq!(host.refusal(command, &[]).code, Code::OutOfOrder, "before Hello: {command:?}");
     }
     assert_eq!(host.refusal(Command::Hello { oldest: 40, newest: 50 }, &[]).code, Code::Version);
     host.hello();
-    for command in [Command::Begin, Command::Run { request: 1, segment: 0 }, Command::LoadHeader { offset: 0 }] {
+    for command in [BEGIN, Command::Run { request: 1, segment: 0 }, Command::LoadHeader { offset: 0 }] {
         assert_eq!(host.refusal(command, &[]).code, Code::OutOfOrder, "nothing loaded: {command:?}");
     }
     assert_eq!(host.refusal(Command::Provision, &[0; 32]).code, Code::DeviceKeyExists);
     host.load().expect("loads");
     assert_eq!(host.refusal(host.load_begin(), &[]).code, Code::OutOfOrder, "loaded already");
     assert_eq!(host.call(Command::Unload, &[]).0, Reply::Unloaded);
-    assert_eq!(host.refusal(Command::Begin, &[]).code, Code::OutOfOrder);
+    assert_eq!(host.refusal(BEGIN, &[]).code, Code::OutOfOrder);
     host.load().expect("loads again");
     host.assert_serves();
     assert_eq!(host.settings.limit.get(), AMPLE);

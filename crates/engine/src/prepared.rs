@@ -3,13 +3,15 @@
 //! A request is: inputs, then instructions (each after the pieces of its window), then outputs. Every reply leads to
 //! exactly one next step. What a step does is bounded by one instruction and 1 MiB of weights.
 
+use core::ops::Range;
+
 use cordon_kernels::parallel::Compute;
 
 use crate::dispatch;
 use crate::error::{EngineError, Place};
 use crate::limits::MemoryReport;
 use crate::memory::Buffers;
-use crate::program::{Instruction, Port, Program, Region};
+use crate::program::{Instruction, Port, Program, Region, Via};
 use crate::value::ValueRef;
 use crate::weights::{Loaded, PieceSource, Weights};
 
@@ -207,6 +209,24 @@ impl Prepared {
     /// Pieces of weights every request asks for; 0 where all are resident.
     pub fn pieces_per_request(&self) -> u64 {
         self.weights.pieces_per_request()
+    }
+
+    /// The pieces that the coming steps ask for before they ask for anything else, as far as they lie within
+    /// [`PIECES_PER_STEP`](crate::PIECES_PER_STEP): so much the caller can set ready at once. Loads that follow each other in
+    /// the stream share one such window. Empty when no pieces are next.
+    pub fn pieces_ahead(&self) -> Range<u32> {
+        let (next, begun) = match self.state {
+            State::Pieces(index) => (index, true),
+            State::Instruction(index) => (index, false),
+            State::Spill(index) | State::Restore(index) => (index + 1, false),
+            State::Input(index) if self.program.inputs.iter().skip(index + 1).all(|port| port.via == Via::Retain) => {
+                (0, false)
+            }
+            State::Idle | State::Input(_) | State::Output(_) | State::Over => return 0..0,
+        };
+        let moves = |it: &Instruction| matches!(it, Instruction::Spill { .. } | Instruction::Restore { .. });
+        let coming = self.program.instructions.iter().skip(next).take_while(|it| !moves(it)).count();
+        self.weights.ahead(next..next + coming, begun)
     }
 
     /// Consumes the reply `state` waits for; returns what to do next.

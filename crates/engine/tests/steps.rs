@@ -4,8 +4,8 @@ mod support;
 
 use cordon_engine::program::{DType, Instruction, Operand, Strided2, Strided3, Tile, UnaryOp};
 use cordon_engine::{
-    CHUNK, Compute, EngineError, KernelSet, Limits, PIECE, PieceSource, Place, Prepared, Reply, Residency, Step,
-    Unloaded, ValueRef,
+    CHUNK, Compute, EngineError, KernelSet, Limits, PIECE, PIECES_PER_STEP, PieceSource, Place, Prepared, Reply,
+    Residency, Step, Unloaded, ValueRef,
 };
 use support::{Build, Plain, Random, Threads, Value, arena, cases, chunk, drive, load, ramp};
 
@@ -188,6 +188,100 @@ fn tiles_of_three_forms_in_one_window() {
         let (outputs, _) = drive(&mut prepared, &b.stream, &[]).expect("runs");
         assert!(outputs[0].f32() == expected, "{} threads", threads.0);
     }
+}
+
+/// How many windows serve a run, when each is asked for where the one before does not reach.
+fn windows(build: &Build, compute: KernelSet) -> Vec<(u32, u32)> {
+    let source = Plain(&build.stream);
+    let mut prepared = build.prepare_on(WINDOW, compute).expect("valid");
+    let (mut windows, mut window) = (Vec::new(), 0..0);
+    let mut step = prepared.step(Reply::Go);
+    loop {
+        step = match step.expect("valid replies") {
+            Step::NeedPieces { first, count } => {
+                if !window.contains(&first) {
+                    window = prepared.pieces_ahead();
+                    windows.push((window.start, window.len() as u32));
+                }
+                assert!(window.contains(&first) && window.len() <= PIECES_PER_STEP as usize, "{first} in {window:?}");
+                prepared.step(Reply::Pieces { source: &source, count: count.min(window.end - first) })
+            }
+            Step::Input { .. } => {
+                window = prepared.pieces_ahead();
+                windows.push((window.start, window.len() as u32));
+                prepared.step(Reply::Value(ValueRef::F32(&[0.5])))
+            }
+            Step::Done => return windows,
+            _ => prepared.step(Reply::Go),
+        };
+    }
+}
+
+#[test]
+fn loads_that_follow_each_other_share_a_window() {
+    // Ten tensors of 16 KiB on end, then one of 200 pieces, then a small one after a hole of 24 pieces.
+    let mut b = Build::new();
+    let input = b.input(DType::F32, &[1]);
+    let read = |b: &mut Build, tile: Tile| {
+        let out = b.f32(tile.len);
+        b.push(Instruction::Binary {
+            op: cordon_engine::program::BinaryOp::Add,
+            shape: Strided2 { dims: vec![tile.len], a: vec![0], b: vec![1] },
+            a: arena(input),
+            b: Operand::Weight(tile),
+            activation: None,
+            out,
+        });
+        b.output(out);
+    };
+    let small: Vec<Tile> = (0..10).map(|seed| b.weight_f32(&ramp(2 * PIECE / 4, seed))).collect();
+    let large = b.weight_f32(&ramp(200 * PIECE / 4, 11));
+    b.gap(24 * PIECE);
+    let last = b.weight_f32(&ramp(PIECE / 4, 12));
+    small.iter().chain([&large, &last]).for_each(|tile| read(&mut b, *tile));
+    // One window for the small ones and the beginning of the large, one for its rest and what follows the hole.
+    assert_eq!(windows(&b, KernelSet::PORTABLE), [(0, 127), (127, 118)]);
+
+    // Read again in the other order: what lies behind is part of the window where it fits.
+    small.iter().rev().for_each(|tile| read(&mut b, *tile));
+    assert_eq!(windows(&b, KernelSet::PORTABLE), [(0, 127), (127, 118), (0, 20)]);
+}
+
+#[test]
+fn nothing_is_ahead_where_other_things_come_first() {
+    let mut b = Build::new();
+    let (x, y) = (b.input(DType::F32, &[4]), b.input(DType::F32, &[4]));
+    let tile = b.weight_f32(&[1.0; 4]);
+    b.push(Instruction::Spill { slot: 0, value: x });
+    b.push(Instruction::Unary { op: UnaryOp::Neg, input: Operand::Weight(tile), out: x });
+    b.push(Instruction::Restore { slot: 0, out: y });
+    b.output(x);
+    let mut prepared = b.prepare(WINDOW).expect("valid");
+    let value = [0.0; 4];
+    let mut seen = Vec::new();
+    let mut step = prepared.step(Reply::Go);
+    loop {
+        let now = step.expect("valid replies");
+        seen.push((now, prepared.pieces_ahead()));
+        step = match now {
+            Step::Input { .. } => prepared.step(Reply::Value(ValueRef::F32(&value))),
+            Step::NeedPieces { count, .. } => prepared.step(Reply::Pieces { source: &Plain(&b.stream), count }),
+            Step::Restore(_) => {
+                prepared.fill(&[0; 16]).expect("a value");
+                prepared.step(Reply::Filled)
+            }
+            Step::Done => break,
+            _ => prepared.step(Reply::Go),
+        };
+    }
+    let ahead: Vec<_> =
+        seen.iter().filter(|(_, ahead)| !ahead.is_empty()).map(|(step, ahead)| (*step, ahead)).collect();
+    let is_spill = |step| matches!(step, Step::Spill(_));
+    // While x is out nothing else is needed before the tile, nor once its pieces are asked for, nor after the spill ran.
+    assert!(
+        matches!(ahead[..], [(spill, _), (Step::Ran { instruction: 0 }, _), (Step::NeedPieces { .. }, _)] if is_spill(spill))
+    );
+    assert!(ahead.iter().all(|(_, ahead)| **ahead == (0..1)));
 }
 
 /// Refuses one piece, whose plaintext it shows nevertheless.

@@ -53,7 +53,7 @@ pub fn write_grant(
     let mut rng = Stretched::new(random)?;
     let stanzas = recipients
         .iter()
-        .map(|r| Stanza::wrap(r.public_bytes(), verified.binding(), opened.keys(), &mut rng))
+        .map(|r| Stanza::wrap(r.public_key(), verified.binding(), opened.keys(), &mut rng))
         .collect::<Result<Vec<_>, _>>()?;
     let mut body = Writer::new();
     body.raw(&verified.header().package_id).raw(verified.digest()).u64(request.number);

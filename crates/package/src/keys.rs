@@ -8,14 +8,13 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
-use hkdf::Hkdf;
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use crate::error::PackageError;
 use crate::limits::{MAX_KEY_TEXT_BYTES, MAX_PINNED_OWNERS, SIGNATURE_BYTES};
 use crate::random::{Random, draw};
-use crate::recipient::{DeviceKey, RecipientKey};
+use crate::recipient::{DeviceKey, RecipientKey, derive};
 use crate::text::{Case, armour, dearmour};
 
 const OWNER_SECRET: &str = "CORDON-OWNER-SECRET-";
@@ -168,12 +167,6 @@ fn only_line(text: &str) -> Result<&str, PackageError> {
         (Some(line), None) => Ok(line),
         _ => Err(PackageError::BadKey("expected one key")),
     }
-}
-
-fn derive(seed: &[u8; 32], info: &[u8]) -> Zeroizing<[u8; 32]> {
-    let mut out = Zeroizing::new([0; 32]);
-    Hkdf::<Sha256>::new(None, seed).expand(info, out.as_mut_slice()).expect("32 bytes are within HKDF-SHA256's 8160");
-    out
 }
 
 fn signed_message(label: &[u8; 32], digest: &[u8; 32]) -> [u8; 64] {

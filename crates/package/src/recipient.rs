@@ -3,8 +3,10 @@
 use alloc::string::String;
 use core::fmt;
 
+use hkdf::Hkdf;
 use hpke::kem::X25519HkdfSha256;
 use hpke::{Deserializable, Kem, Serializable};
+use sha2::Sha256;
 use zeroize::Zeroizing;
 
 use crate::error::PackageError;
@@ -39,7 +41,8 @@ impl PlatformKind {
         }
     }
 
-    fn code(self) -> u8 {
+    /// Its number in keys and in evidence.
+    pub fn code(self) -> u8 {
         match self {
             Self::Process => 1,
         }
@@ -88,6 +91,11 @@ impl DeviceKey {
         Recipient { platform: self.platform, public: self.key.public_bytes() }
     }
 
+    /// A key for another purpose, which `info` names: HKDF-SHA256 of the secret.
+    pub fn derive(&self, info: &[u8]) -> Zeroizing<[u8; 32]> {
+        derive(&self.key.0, info)
+    }
+
     /// What opens packages.
     pub fn recipient_key(&self) -> &RecipientKey {
         &self.key
@@ -124,7 +132,8 @@ impl Recipient {
         self.platform
     }
 
-    pub(crate) fn public_bytes(&self) -> &[u8; 32] {
+    /// The X25519 key itself.
+    pub fn public_key(&self) -> &[u8; 32] {
         &self.public
     }
 }
@@ -133,6 +142,13 @@ impl fmt::Display for Recipient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&armour(RECIPIENT, typed_payload(self.platform, &self.public).as_slice(), Case::Lower))
     }
+}
+
+/// A key of its own for the purpose that `info` names.
+pub(crate) fn derive(seed: &[u8; 32], info: &[u8]) -> Zeroizing<[u8; 32]> {
+    let mut out = Zeroizing::new([0; 32]);
+    Hkdf::<Sha256>::new(None, seed).expand(info, out.as_mut_slice()).expect("32 bytes are within HKDF-SHA256's 8160");
+    out
 }
 
 fn typed_payload(platform: PlatformKind, key: &[u8; 32]) -> Zeroizing<[u8; 34]> {

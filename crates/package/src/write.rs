@@ -186,7 +186,7 @@ impl<'a> Sealer<'a> {
         let binding = Binding { owner: &self.header.owner, package_id: &self.header.package_id, description: &digest };
         let mut rng = Stretched::new(random)?;
         let owner = self.owner.recipient_key().public_bytes();
-        let recipients = core::iter::once(&owner).chain(self.recipients.iter().map(Recipient::public_bytes));
+        let recipients = core::iter::once(&owner).chain(self.recipients.iter().map(Recipient::public_key));
         let mut stanzas = recipients
             .map(|recipient| Stanza::wrap(recipient, binding, &self.keys, &mut rng))
             .collect::<Result<Vec<_>, _>>()?;

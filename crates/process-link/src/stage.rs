@@ -19,12 +19,23 @@ pub enum Stage {
     HostGone = 16,
     /// The store could not be mapped.
     Store = 17,
+    /// The program's own file could not be read.
+    Image = 18,
 }
 
 impl Stage {
     /// Every one of them.
-    pub const ALL: [Self; 8] =
-        [Self::Arguments, Self::Ring, Self::Region, Self::Thread, Self::Filter, Self::Key, Self::HostGone, Self::Store];
+    pub const ALL: [Self; 9] = [
+        Self::Arguments,
+        Self::Ring,
+        Self::Region,
+        Self::Thread,
+        Self::Filter,
+        Self::Key,
+        Self::HostGone,
+        Self::Store,
+        Self::Image,
+    ];
 
     /// Its number: the exit code of a process that ended there.
     pub fn number(self) -> u16 {
@@ -47,6 +58,7 @@ impl Stage {
             Self::Key => "reading the device key: the file is damaged",
             Self::HostGone => "waiting for its host, which is gone",
             Self::Store => "mapping the memory for weights",
+            Self::Image => "reading its own program",
         }
     }
 }

@@ -3,6 +3,7 @@
 use alloc::vec::Vec;
 use cordon_codec::{DecodeError, Reader, Writer};
 
+use crate::evidence::Purpose;
 use crate::frame;
 
 /// How the payload of a frame is protected on its way.
@@ -10,7 +11,7 @@ use crate::frame;
 pub enum Payload {
     /// The normal world may read and change it.
     Clear,
-    /// Encrypted end to end between a client and the enclave. Reserved: refused until the channel exists.
+    /// Encrypted end to end between a client and the enclave. Refused until the channel exists.
     Sealed,
 }
 
@@ -115,8 +116,11 @@ pub enum Command {
     },
     /// Forgets the package and wipes everything of it.
     Unload,
-    /// Opens a request.
-    Begin,
+    /// Opens a request. Payload: of a sealed one, its first bytes.
+    Begin {
+        /// How all its values travel.
+        mode: Payload,
+    },
     /// Starts a secure segment: the next one of the request, once.
     Run {
         /// From `Begun`.
@@ -143,6 +147,16 @@ pub enum Command {
     },
     /// Asks for the memory figures.
     Report,
+    /// Asks for evidence of what the enclave is. Payload: nonces of 32 bytes each, at most [`MAX_NONCES`](crate::MAX_NONCES).
+    Attest {
+        /// What the evidence is for.
+        purpose: Purpose,
+    },
+    /// Asks for the next piece of the evidence just made.
+    AttestMore {
+        /// Its first byte.
+        start: u32,
+    },
 }
 
 impl Command {
@@ -159,6 +173,12 @@ impl Command {
             Self::Report => {
                 w.u8(0x03);
             }
+            Self::Attest { purpose } => {
+                w.u8(0x04).u8(purpose.number());
+            }
+            Self::AttestMore { start } => {
+                w.u8(0x05).u32(start);
+            }
             Self::LoadBegin { header_len, grant_len } => {
                 w.u8(0x10).u32(header_len).u32(grant_len);
             }
@@ -172,9 +192,7 @@ impl Command {
             Self::Unload => {
                 w.u8(0x13);
             }
-            Self::Begin => {
-                w.u8(0x20);
-            }
+            Self::Begin { mode } => mode.encode(w.u8(0x20)),
             Self::Run { request, segment } => {
                 w.u8(0x21).u64(request).u32(segment);
             }
@@ -208,6 +226,8 @@ impl Command {
             0x01 => Self::Hello { oldest: r.u16("oldest version")?, newest: r.u16("newest version")? },
             0x02 => Self::Provision,
             0x03 => Self::Report,
+            0x04 => Self::Attest { purpose: Purpose::decode(&mut r)? },
+            0x05 => Self::AttestMore { start: r.u32("start")? },
             0x10 => Self::LoadBegin { header_len: r.u32("header length")?, grant_len: r.u32("grant length")? },
             0x11 => Self::LoadHeader { offset: r.u32("header offset")? },
             0x12 => Self::LoadSupply {
@@ -217,7 +237,7 @@ impl Command {
                 count: r.u32("count")?,
             },
             0x13 => Self::Unload,
-            0x20 => Self::Begin,
+            0x20 => Self::Begin { mode: Payload::decode(&mut r)? },
             0x21 => Self::Run { request: r.u64("request")?, segment: r.u32("segment")? },
             0x22 => Self::Step {
                 request: r.u64("request")?,
@@ -245,7 +265,12 @@ impl Command {
 
     fn takes_payload(&self) -> bool {
         match self {
-            Self::Provision | Self::LoadBegin { .. } | Self::LoadHeader { .. } | Self::LoadSupply { .. } => true,
+            Self::Provision
+            | Self::Attest { .. }
+            | Self::LoadBegin { .. }
+            | Self::LoadHeader { .. }
+            | Self::LoadSupply { .. } => true,
+            Self::Begin { mode } => *mode == Payload::Sealed,
             Self::Step { supply, .. } => !matches!(supply, Supply::Nothing),
             _ => false,
         }
@@ -266,7 +291,11 @@ mod tests {
             Command::LoadSupply { section: 1, part: Part::Leaves, first: 2, count: 3 },
             Command::LoadSupply { section: 1, part: Part::Chunks, first: 2, count: 3 },
             Command::Unload,
-            Command::Begin,
+            Command::Attest { purpose: Purpose::Serve },
+            Command::Attest { purpose: Purpose::Release },
+            Command::AttestMore { start: 9 },
+            Command::Begin { mode: Payload::Clear },
+            Command::Begin { mode: Payload::Sealed },
             Command::Run { request: 5, segment: 1 },
             Command::Step { request: 5, supply: Supply::Nothing },
             Command::Step { request: 5, supply: Supply::Value { value: 4, start: 8, payload: Payload::Clear } },
@@ -301,7 +330,11 @@ mod tests {
         let mut frame = Vec::new();
         frame::begin(&mut frame, &[0x7f]);
         assert_eq!(Command::decode(&mut frame), Err(DecodeError::Invalid("command")));
-        frame::begin(&mut frame, &[0x20, 0]);
+        frame::begin(&mut frame, &[0x20, 2]);
+        assert_eq!(Command::decode(&mut frame), Err(DecodeError::Invalid("payload protection")));
+        frame::begin(&mut frame, &[0x04, 3]);
+        assert_eq!(Command::decode(&mut frame), Err(DecodeError::Invalid("purpose")));
+        frame::begin(&mut frame, &[0x20, 0, 0]);
         assert_eq!(Command::decode(&mut frame), Err(DecodeError::TrailingBytes));
     }
 }

@@ -335,12 +335,8 @@ mod tests {
 
     #[test]
     fn development_evidence_round_trips_and_every_truncation_is_refused() {
-        let evidence = DevelopmentEvidence {
-            image: [1; 32],
-            report_data: [2; 64],
-            public_key: [3; 32],
-            signature: [4; 64],
-        };
+        let evidence =
+            DevelopmentEvidence { image: [1; 32], report_data: [2; 64], public_key: [3; 32], signature: [4; 64] };
         let bytes = evidence.encode();
         assert_eq!(bytes, [&[1, 0][..], &[1; 32], &[2; 64], &[3; 32], &[4; 64]].concat());
         assert_eq!(DevelopmentEvidence::decode(&bytes), Ok(evidence.clone()));

@@ -9,8 +9,11 @@ use cordon_codec::DecodeError;
 /// The most bytes a head takes.
 pub const HEAD_LIMIT: usize = 4096;
 
+/// Bytes of the head's length in front of it.
+pub(crate) const LENGTH_BYTES: usize = 4;
+
 /// Bytes of a frame besides its payload, at most.
-pub const OVERHEAD: usize = HEAD_LIMIT + 4;
+pub const OVERHEAD: usize = HEAD_LIMIT + LENGTH_BYTES;
 
 /// Bytes of memory that hold any frame with so much payload, in whole pages.
 pub const fn area(payload: usize) -> usize {
@@ -19,7 +22,7 @@ pub const fn area(payload: usize) -> usize {
 
 /// Splits a received frame into head and payload.
 pub fn split(frame: &mut [u8]) -> Result<(&[u8], &mut [u8]), DecodeError> {
-    let (length, rest) = frame.split_first_chunk_mut::<4>().ok_or(DecodeError::Truncated("frame"))?;
+    let (length, rest) = frame.split_first_chunk_mut::<LENGTH_BYTES>().ok_or(DecodeError::Truncated("frame"))?;
     let length = usize::try_from(u32::from_le_bytes(*length)).map_err(|_| DecodeError::TooLong("frame head"))?;
     if length > HEAD_LIMIT {
         return Err(DecodeError::TooLong("frame head"));

@@ -6,29 +6,36 @@
 //! an error cannot carry a secret out. `SPEC.md` beside this crate fixes the bytes.
 #![no_std]
 #![forbid(unsafe_code)]
+#![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::panic, clippy::expect_used, clippy::unwrap_used))]
 
 extern crate alloc;
 
 mod command;
+mod evidence;
 pub mod frame;
 mod memory;
 mod profile;
 mod protection;
 mod refusal;
 mod reply;
+mod window;
 
 pub use command::{Command, Part, Payload, Supply};
+pub use evidence::{
+    Binding, Bound, DevelopmentEvidence, EvidenceKind, MAX_BINDING_BYTES, MAX_NONCES, Nonce, Purpose, Serve, flag,
+};
 pub use memory::MemoryUse;
 pub use profile::{Profile, SLACK, Speed};
 pub use protection::{Guard, Protection, Reason, State};
 pub use refusal::{Code, Refusal};
 pub use reply::{Entry, Expiry, Form, Greeting, LoadReport, Ranked, Reply};
+pub use window::Window;
 
 /// The highest protocol version this crate speaks.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 
-/// The oldest protocol version this crate still speaks.
-pub const OLDEST_VERSION: u16 = 1;
+/// The oldest protocol version this crate still speaks. Host and enclave are built together.
+pub const OLDEST_VERSION: u16 = 2;
 
 /// The most payload bytes one frame carries, on any platform (design rule 5). A platform may offer less.
 pub const PAYLOAD_LIMIT: usize = 1 << 20;
@@ -44,6 +51,9 @@ pub const PIECE: usize = 8_192;
 
 /// Bytes a piece takes in the store: a tag, then the ciphertext.
 pub const STORED_PIECE: usize = PIECE + 16;
+
+/// The most bytes of the store that a command brings: a TEE may map that much beside a full heap.
+pub const STORE_WINDOW: usize = 1 << 20;
 
 /// Bytes of the store that hold a segment's weights.
 pub fn stored_weights(plain_len: u64) -> u64 {
@@ -87,6 +97,8 @@ mod tests {
             ("MAX_SPILL_CHUNKS", u64::from(MAX_SPILL_CHUNKS)),
             ("PIECE", PIECE as u64),
             ("STORED_PIECE", STORED_PIECE as u64),
+            ("STORE_WINDOW", STORE_WINDOW as u64),
+            ("MAX_NONCES", u64::from(MAX_NONCES)),
             ("MAX_THREADS", MAX_THREADS as u64),
             ("MAX_OPEN_REQUESTS", MAX_OPEN_REQUESTS as u64),
             ("SLACK", SLACK),
@@ -97,6 +109,10 @@ mod tests {
         }
         for code in Code::ALL {
             let row = alloc::format!("| {} | `{}` |", code.number(), code.name());
+            assert!(spec.contains(&row), "SPEC.md lacks the row {row}");
+        }
+        for kind in EvidenceKind::ALL {
+            let row = alloc::format!("| {} | `{}` |", kind.number(), kind.name());
             assert!(spec.contains(&row), "SPEC.md lacks the row {row}");
         }
         for guard in Guard::ALL {

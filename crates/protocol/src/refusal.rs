@@ -70,6 +70,8 @@ codes! {
         CorruptSpill = 11 "corrupt-spill",
         /// Streamed weights did not come back from the normal world's memory as they left, or it is too small for them.
         CorruptStore = 12 "corrupt-store",
+        /// Requests to this enclave, or to this package, cannot be sealed.
+        NotSealable = 16 "not-sealable",
         /// The package's bytes are damaged or forged.
         PackageHostile = 20 "package-hostile",
         /// The package needs a newer enclave.
@@ -248,6 +250,7 @@ fn what(code: Code) -> &'static str {
         Code::CorruptStore => {
             "weights that were put into this host's memory did not come back as they left, or it is too small for them"
         }
+        Code::NotSealable => "requests to this enclave cannot be sealed",
         Code::PackageHostile => "the package is damaged or forged",
         Code::PackageUnsupported => "the package needs something this enclave does not know",
         Code::UnpinnedOwner => "the package's owner is not pinned on this device",
@@ -288,6 +291,8 @@ cordon_fault::faults! {
         Self::CorruptSpill => "corrupt-spill", Hostile, Next::OtherHost, "A spilled value did not come back as it left.";
         Self::CorruptStore => "corrupt-store", Hostile, Next::OtherHost,
             "Streamed weights did not come back from the normal world's memory as they left, or it is too small for them.";
+        Self::NotSealable => "not-sealable", Unsupported, Next::SendClear,
+            "Requests to this enclave, or to this package, cannot be sealed.";
         Self::PackageHostile => "package-hostile", Hostile, Next::FetchAgain, "The package's bytes are damaged or forged.";
         Self::PackageUnsupported => "package-unsupported", Unsupported, Next::Update,
             "The package needs something this version does not know.";

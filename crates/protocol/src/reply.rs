@@ -6,10 +6,12 @@ use alloc::vec::Vec;
 use cordon_codec::{DecodeError, Reader, Writer};
 
 use crate::command::{Part, Payload};
+use crate::evidence::EvidenceKind;
 use crate::frame;
 use crate::memory::MemoryUse;
 use crate::protection::{PROTECTION_BYTES, Protection};
 use crate::refusal::Refusal;
+use crate::window::Window;
 
 /// Most bytes of a name in a [`Greeting`].
 const MAX_NAME_BYTES: u32 = 64;
@@ -115,12 +117,25 @@ pub enum Reply {
     },
     /// The package is ready. Payload: the device state to store, or nothing if unchanged.
     Loaded(LoadReport),
-    /// Answers `Unload`.
+    /// Answers `Unload`. Payload: the device state to store, or nothing if unchanged.
     Unloaded,
+    /// A piece of evidence. Payload: the bytes from `start` on, of the binding and then of the evidence over it.
+    Evidence {
+        /// How the evidence is to be appraised.
+        kind: EvidenceKind,
+        /// Bytes of the [`Binding`](crate::Binding).
+        binding_len: u32,
+        /// First byte of the piece.
+        start: u32,
+        /// Bytes of both together.
+        total: u32,
+    },
     /// A request is open. Payload: the device state to store, or nothing if unchanged.
     Begun {
         /// Names it from now on.
         request: u64,
+        /// Requests left of `max_requests` after this one.
+        requests_left: Option<u64>,
     },
     /// The running segment asks for a piece of a value.
     NeedValue {
@@ -169,9 +184,10 @@ pub enum Reply {
 }
 
 impl Reply {
-    /// Writes the reply as a frame without payload into `out`; the caller appends the payload.
+    /// Writes the reply as a frame without payload and without a window into `out`; the caller appends the payload.
     pub fn encode(&self, out: &mut Vec<u8>) {
         let mut w = Writer::new();
+        w.raw(&Window::encode(None));
         match self {
             Self::Refused(refusal) => refusal.encode(w.u8(0x00)),
             Self::Hello(greeting) => encode_greeting(greeting, w.u8(0x01)),
@@ -190,8 +206,13 @@ impl Reply {
             Self::Unloaded => {
                 w.u8(0x13);
             }
-            Self::Begun { request } => {
-                w.u8(0x20).u64(*request);
+            Self::Evidence { kind, binding_len, start, total } => {
+                w.u8(0x04).u16(kind.number()).u32(*binding_len).u32(*start).u32(*total);
+            }
+            Self::Begun { request, requests_left } => {
+                w.u8(0x20).u64(*request).option(*requests_left, |w, v| {
+                    w.u64(v);
+                });
             }
             Self::NeedValue { value, start, len } => {
                 w.u8(0x21).u32(*value).u64(*start).u32(*len);
@@ -223,10 +244,18 @@ impl Reply {
         frame::begin(out, &w.finish());
     }
 
-    /// Reads a received frame: the reply and its payload.
-    pub fn decode(frame: &mut [u8]) -> Result<(Self, &[u8]), DecodeError> {
+    /// Names in an encoded reply the window that the next command must bring.
+    pub fn set_window(frame: &mut [u8], window: Option<Window>) {
+        if let Some(place) = frame.get_mut(frame::LENGTH_BYTES..).and_then(|head| head.first_chunk_mut()) {
+            *place = Window::encode(window);
+        }
+    }
+
+    /// Reads a received frame: the reply, the window that the next command must bring, and the payload.
+    pub fn decode_with_window(frame: &mut [u8]) -> Result<(Self, Option<Window>, &[u8]), DecodeError> {
         let (head, payload) = frame::split(frame)?;
         let mut r = Reader::new(head);
+        let window = Window::decode(&mut r)?;
         let reply = match r.u8("reply")? {
             0x00 => Self::Refused(Refusal::decode(&mut r)?),
             0x01 => Self::Hello(decode_greeting(&mut r)?),
@@ -241,7 +270,17 @@ impl Reply {
             },
             0x12 => Self::Loaded(decode_load(&mut r)?),
             0x13 => Self::Unloaded,
-            0x20 => Self::Begun { request: r.u64("request")? },
+            0x04 => Self::Evidence {
+                kind: EvidenceKind::from_number(r.u16("kind of evidence")?)
+                    .ok_or(DecodeError::Invalid("kind of evidence"))?,
+                binding_len: r.u32("binding length")?,
+                start: r.u32("start")?,
+                total: r.u32("total")?,
+            },
+            0x20 => Self::Begun {
+                request: r.u64("request")?,
+                requests_left: r.option("requests left", |r| r.u64("requests left"))?,
+            },
             0x21 => Self::NeedValue { value: r.u32("value")?, start: r.u64("start")?, len: r.u32("length")? },
             0x22 => Self::Output {
                 value: r.u32("value")?,
@@ -264,12 +303,23 @@ impl Reply {
         r.finish()?;
         let takes_payload = matches!(
             reply,
-            Self::Provisioned | Self::Loaded(_) | Self::Begun { .. } | Self::Output { .. } | Self::Spill { .. }
+            Self::Provisioned
+                | Self::Evidence { .. }
+                | Self::Loaded(_)
+                | Self::Unloaded
+                | Self::Begun { .. }
+                | Self::Output { .. }
+                | Self::Spill { .. }
         );
         if !payload.is_empty() && !takes_payload {
             return Err(DecodeError::TrailingBytes);
         }
-        Ok((reply, payload))
+        Ok((reply, window, payload))
+    }
+
+    /// [`Self::decode_with_window`] for a conversation that has no store.
+    pub fn decode(frame: &mut [u8]) -> Result<(Self, &[u8]), DecodeError> {
+        Self::decode_with_window(frame).map(|(reply, _, payload)| (reply, payload))
     }
 }
 
@@ -400,7 +450,7 @@ mod tests {
             Reply::Refused(refusal),
             Reply::Refused(Refusal::new(Code::Malformed)),
             Reply::Hello(Greeting {
-                version: 1,
+                version: 2,
                 platform: "process".into(),
                 kernels: "avx2".into(),
                 threads: 2,
@@ -429,7 +479,9 @@ mod tests {
                 memory: memory(),
             }),
             Reply::Unloaded,
-            Reply::Begun { request: 77 },
+            Reply::Begun { request: 77, requests_left: None },
+            Reply::Begun { request: 77, requests_left: Some(3) },
+            Reply::Evidence { kind: EvidenceKind::Development, binding_len: 100, start: 200, total: 300 },
             Reply::NeedValue { value: 1, start: 2, len: 3 },
             Reply::Output { value: 1, form: Form::Ranked, start: 2, total: 3, payload: Payload::Clear },
             Reply::Working,
@@ -450,6 +502,29 @@ mod tests {
                 assert!(Reply::decode(&mut frame.clone()[..end]).is_err(), "{reply:?} cut at {end}");
             }
         }
+    }
+
+    #[test]
+    fn a_window_is_named_in_front_and_changes_nothing_else() {
+        let mut frame = Vec::new();
+        for reply in all() {
+            for window in [None, Some(Window { offset: 8, len: 1 }), Some(Window { offset: 1 << 40, len: 1 << 20 })] {
+                reply.encode(&mut frame);
+                Reply::set_window(&mut frame, window);
+                assert_eq!(Reply::decode_with_window(&mut frame), Ok((reply.clone(), window, &[][..])));
+            }
+        }
+    }
+
+    #[test]
+    fn windows_that_no_enclave_names_are_refused() {
+        let mut frame = Vec::new();
+        for (offset, len) in [(8, 0), (4, 8), (0, (1 << 20) + 1), (u64::MAX, 8), (0, u32::MAX)] {
+            Reply::Working.encode(&mut frame);
+            Reply::set_window(&mut frame, Some(Window { offset, len }));
+            assert_eq!(Reply::decode(&mut frame), Err(DecodeError::Invalid("window")), "{len} bytes at {offset}");
+        }
+        Reply::set_window(&mut [0; 9], Some(Window { offset: 8, len: 8 }));
     }
 
     #[test]

@@ -4,7 +4,9 @@ use core::time::Duration;
 use std::time::Instant;
 
 use cordon_package::{OwnerPublic, Recipient};
-use cordon_protocol::{Command, Greeting, LoadReport, MemoryUse, OLDEST_VERSION, Reply, VERSION};
+use cordon_protocol::{
+    Command, EvidenceKind, Greeting, LoadReport, MemoryUse, Nonce, OLDEST_VERSION, Purpose, Reply, VERSION, Window,
+};
 
 use crate::backend::Transport;
 use crate::error::RuntimeError;
@@ -22,10 +24,21 @@ pub struct Enclave {
     pace: Pace,
 }
 
+/// What [`Enclave::attest`] brings; nothing of it is checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Evidence {
+    /// How it is to be appraised.
+    pub kind: EvidenceKind,
+    /// An encoded [`Binding`](cordon_protocol::Binding).
+    pub binding: Vec<u8>,
+    /// The platform's evidence, which vouches for the binding's report data.
+    pub evidence: Vec<u8>,
+}
+
 impl Enclave {
     /// Greets a started enclave.
     pub fn greet(transport: Box<dyn Transport>) -> Result<Self, RuntimeError> {
-        let mut link = Link { transport, frame: Vec::new() };
+        let mut link = Link { transport, frame: Vec::new(), window: None };
         let hello = Command::Hello { oldest: OLDEST_VERSION, newest: VERSION };
         match link.call("greeting it", hello, &[])?.0 {
             Reply::Hello(greeting) if greeting.payload_limit > 0 => {
@@ -96,6 +109,28 @@ impl Enclave {
         }
     }
 
+    /// What the enclave is, as its platform vouches for it: evidence for `purpose` that answers `nonces`, with the binding
+    /// it is over.
+    pub fn attest(&mut self, purpose: Purpose, nonces: &[Nonce]) -> Result<Evidence, RuntimeError> {
+        let wrong = || RuntimeError::Protocol("pieces of evidence");
+        let mut command = Command::Attest { purpose };
+        let mut bytes = Vec::new();
+        loop {
+            let payload = if bytes.is_empty() { nonces.as_flattened() } else { &[] };
+            let (reply, piece) = self.link.call("making evidence", command, payload)?;
+            let Reply::Evidence { kind, binding_len, start, total } = reply else { return Err(wrong()) };
+            if start as usize != bytes.len() || piece.is_empty() || bytes.len() + piece.len() > total as usize {
+                return Err(wrong());
+            }
+            bytes.extend_from_slice(piece);
+            if bytes.len() == total as usize {
+                let evidence = bytes.split_off((binding_len as usize).min(bytes.len()));
+                return Ok(Evidence { kind, binding: bytes, evidence });
+            }
+            command = Command::AttestMore { start: u32::try_from(bytes.len()).map_err(|_| wrong())? };
+        }
+    }
+
     /// Sends the command a flight is at and gives it the answer. A new device state comes back when that changed it.
     pub(crate) fn answer(&mut self, flight: &mut Flight, command: Command) -> Result<Option<Vec<u8>>, RuntimeError> {
         let Self { link, spill, pace, .. } = self;
@@ -127,6 +162,8 @@ impl Enclave {
 struct Link {
     transport: Box<dyn Transport>,
     frame: Vec<u8>,
+    /// What the next command brings of the store.
+    window: Option<Window>,
 }
 
 impl Link {
@@ -144,11 +181,14 @@ impl Link {
     /// Sends what was begun; a refusal or a death is an error. The answer is `expected` to take this long, if that is known.
     fn exchange(&mut self, doing: &'static str, expected: Duration) -> Result<(Reply, &[u8]), RuntimeError> {
         self.transport.expect(expected);
-        self.transport.call(&mut self.frame).map_err(|death| RuntimeError::Died { doing, death, restart: None })?;
-        match Reply::decode(&mut self.frame) {
-            Ok((Reply::Refused(refusal), _)) => Err(RuntimeError::Refused { doing, refusal }),
-            Ok((reply, payload)) => Ok((reply, payload)),
-            Err(_) => Err(RuntimeError::Protocol("a reply that does not decode")),
+        let died = |death| RuntimeError::Died { doing, death, restart: None };
+        self.transport.call(&mut self.frame, self.window.take()).map_err(died)?;
+        let decoded = Reply::decode_with_window(&mut self.frame);
+        let (reply, window, payload) = decoded.map_err(|_| RuntimeError::Protocol("a reply that does not decode"))?;
+        self.window = window;
+        match reply {
+            Reply::Refused(refusal) => Err(RuntimeError::Refused { doing, refusal }),
+            reply => Ok((reply, payload)),
         }
     }
 }

@@ -101,7 +101,7 @@ impl Flight {
     /// What comes next.
     pub(crate) fn next(&self) -> Next {
         Next::Command(match &self.stage {
-            Stage::Begin => Command::Begin,
+            Stage::Begin => Command::Begin { mode: Payload::Clear },
             Stage::Run { request, segment } => Command::Run { request: *request, segment: *segment },
             Stage::Step { request, bring, .. } => Command::Step { request: *request, supply: bring.supply() },
             Stage::End { request } => Command::End { request: *request },
@@ -174,7 +174,7 @@ impl Flight {
         now: Instant,
     ) -> Result<(), RuntimeError> {
         match (&self.stage, reply) {
-            (Stage::Begin, Reply::Begun { request }) => {
+            (Stage::Begin, Reply::Begun { request, .. }) => {
                 self.request = Some(request);
                 self.enter_segment();
             }

@@ -59,7 +59,7 @@ mod spill;
 mod worker;
 
 pub use backend::{Backend, Death, Resources, Transport};
-pub use client::Enclave;
+pub use client::{Enclave, Evidence};
 pub use cordon_executor::{ElemType, Tensor};
 pub use cordon_package::{Manifest, OutputPolicy};
 pub use cordon_protocol::{Entry, Expiry, Greeting, LoadReport, MAX_THREADS, MemoryUse, Protection, Ranked, Refusal};

@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use cordon_executor::{Executor, ExecutorError, ModelSource, Session as Engine};
 use cordon_package::{OwnerPublic, Recipient};
-use cordon_protocol::{Command, MAX_OPEN_REQUESTS, Profile, Reply};
+use cordon_protocol::{Command, MAX_OPEN_REQUESTS, Profile, Reply, Window};
 use cordon_runtime::backend::Cause;
 use cordon_runtime::{Backend, Death, Output, Resources, Run, RuntimeError, Session, Tensor, Transport};
 use support::{AMPLE, World, process, ternary};
@@ -120,17 +120,17 @@ impl Backend for Observed {
 }
 
 impl Transport for ObservedTransport {
-    fn call(&mut self, frame: &mut Vec<u8>) -> Result<(), Death> {
+    fn call(&mut self, frame: &mut Vec<u8>, window: Option<Window>) -> Result<(), Death> {
         let command = Command::decode(&mut frame.clone()).expect("the host sends commands").0;
         if self.watch.with(|seen| core::mem::take(&mut seen.dies)) {
             return Err(DEATH);
         }
-        self.inner.call(frame)?;
+        self.inner.call(frame, window)?;
         let reply = Reply::decode(&mut frame.clone()).expect("the enclave answers").0;
         self.watch.with(|seen| match (command, reply) {
             (_, Reply::SegmentDone { .. }) => seen.done += 1,
             (Command::Run { request, segment }, _) => seen.runs.push((request, segment)),
-            (Command::Begin, Reply::Begun { request }) => {
+            (Command::Begin { .. }, Reply::Begun { request, .. }) => {
                 seen.open.insert(request);
                 seen.most_open = seen.most_open.max(seen.open.len());
             }

@@ -4,7 +4,8 @@
 //! numbers are the arguments: the shared ring, the device's key file and, if weights may have to lie outside, memory
 //! for them. The order of what follows is the point:
 //!
-//! 1. the ring is mapped and the budget read (`ring.rs`), the store is mapped and its descriptor closed (`store.rs`);
+//! 1. the ring is mapped and the budget read (`ring.rs`), the store is mapped and its descriptor closed (`store.rs`), the
+//!    program's own file is hashed (`image.rs`);
 //! 2. one region of secret memory is taken, for stacks and heap; nothing is mapped later (`region.rs`);
 //! 3. the sandbox closes: no new privileges, no core file, not dumpable, no files, no network (`sandbox.rs`);
 //! 4. the service and its helpers start on stacks inside the region (`thread.rs`), and the system-call filter
@@ -24,6 +25,7 @@
 mod futex;
 mod heap;
 mod helpers;
+mod image;
 mod platform;
 mod region;
 mod ring;
@@ -31,7 +33,7 @@ mod sandbox;
 mod store;
 mod thread;
 
-use cordon_enclave::Enclave;
+use cordon_enclave::{Enclave, Store};
 use cordon_engine::Pool;
 use cordon_process_link::profile::REPLY_PAYLOAD;
 use cordon_process_link::stage::{Progress, Stage};
@@ -69,6 +71,7 @@ struct Start {
     region: Region,
     key: i32,
     store: Option<SharedStore>,
+    image: [u8; 32],
     protections: Vec<Protection>,
 }
 
@@ -86,6 +89,7 @@ fn main() {
         Some(store) => store,
         None => stop(Stage::Store, Some(&ring)),
     });
+    let Some(image) = image::digest() else { stop(Stage::Image, Some(&ring)) };
     let mut protections = sandbox::before_memory(ring_fd, key);
     let region = match Region::take(ring.budget(), ring.threads() - 1, &mut protections) {
         Ok(region) => region,
@@ -97,7 +101,7 @@ fn main() {
         stop(Stage::Thread, Some(&ring))
     }
     let stack = region.stack();
-    let start = Start { ring, region, key, store, protections };
+    let start = Start { ring, region, key, store, image, protections };
     if !thread::start(stack, serve, start) {
         std::process::exit(Stage::Thread.number().into())
     }
@@ -112,13 +116,13 @@ fn help(pool: &Pool<Futexes>) -> ! {
 
 /// The service thread: closes the filter, reads the key, serves.
 fn serve(start: Start) -> ! {
-    let Start { ring, region, key, store, mut protections } = start;
+    let Start { ring, region, key, store, image, mut protections } = start;
     thread::wait_for_main_thread();
     POOL.wait_for_helpers(ring.threads() - 1);
     if !sandbox::filter(key, &mut protections) {
         stop(Stage::Filter, Some(&ring))
     }
-    let platform = match ProcessPlatform::new(key, store, region, ring.payload_limit(), protections) {
+    let platform = match ProcessPlatform::new(key, store.is_some(), image, region, ring.payload_limit(), protections) {
         Some(platform) => platform,
         None => stop(Stage::Key, Some(&ring)),
     };
@@ -135,7 +139,8 @@ fn serve(start: Start) -> ! {
         if ring.take_request(&mut request).is_err() {
             stop(Stage::Ring, Some(&ring))
         }
-        enclave.handle(&mut request, &mut reply);
+        let part = store.as_ref().zip(enclave.window()).map(|(store, window)| store.window(window));
+        enclave.handle(&mut request, &mut reply, part.as_ref().map(|part| part as &dyn Store));
         if ring.post_reply(number, &reply).is_none() {
             stop(Stage::Ring, Some(&ring))
         }

@@ -3,18 +3,18 @@
 use std::collections::BTreeMap;
 
 use cordon_codec::{Reader, Writer};
-use cordon_enclave::{CounterId, Platform, PlatformError, Store};
+use cordon_enclave::{CounterId, Platform, PlatformError};
 use cordon_engine::{Compute, KernelSet};
 use cordon_package::{DeviceFile, DeviceKey, OwnerPublic, PackageError, PlatformKind, Recipient};
 use cordon_process_link::guard;
 use cordon_process_link::profile::REPLY_PAYLOAD;
-use cordon_protocol::{Guard, MemoryUse, Protection, Reason};
+use cordon_protocol::{DevelopmentEvidence, EvidenceKind, Guard, MemoryUse, Protection, Reason};
+use ed25519_dalek::{Signer, SigningKey};
 use hkdf::Hkdf;
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
 use crate::region::Region;
-use crate::store::SharedStore;
 use crate::{HEAP, POOL};
 
 /// Most counters: one for each owner and package name, one for each package with a request limit. Their state fits a reply.
@@ -28,7 +28,9 @@ const TAG_BYTES: usize = 32;
 /// A locked-down process.
 pub(crate) struct ProcessPlatform {
     key_file: i32,
-    store: Option<SharedStore>,
+    has_store: bool,
+    /// SHA-256 of this program.
+    image: [u8; 32],
     region: Region,
     payload_limit: usize,
     protections: Vec<Protection>,
@@ -41,7 +43,8 @@ impl ProcessPlatform {
     /// Reads the device file, now that every protection is in place; `None` if it is neither empty nor a device file.
     pub(crate) fn new(
         key_file: i32,
-        store: Option<SharedStore>,
+        has_store: bool,
+        image: [u8; 32],
         region: Region,
         payload_limit: usize,
         mut protections: Vec<Protection>,
@@ -49,15 +52,20 @@ impl ProcessPlatform {
         let text = read_all(key_file)?;
         let device =
             if text.is_empty() { None } else { Some(DeviceFile::parse(core::str::from_utf8(&text).ok()?).ok()?) };
-        let before =
-            [guard::NOT_DUMPABLE, guard::NO_CORE_FILE, guard::NO_NEW_PRIVILEGES, guard::NO_FILES, guard::SYSTEM_CALL_FILTER];
+        let before = [
+            guard::NOT_DUMPABLE,
+            guard::NO_CORE_FILE,
+            guard::NO_NEW_PRIVILEGES,
+            guard::NO_FILES,
+            guard::SYSTEM_CALL_FILTER,
+        ];
         let held = |guard: &Guard| protections.iter().any(|line| line.guard == *guard && line.is_in_force());
         protections.push(match before.iter().all(held) {
             true => Protection::in_force(guard::KEY_READ_LAST, 0),
             false => Protection::missing(guard::KEY_READ_LAST, Reason::NotFound, 0),
         });
         let counters = BTreeMap::new();
-        Some(Self { key_file, store, region, payload_limit, protections, device, counters, changed: false })
+        Some(Self { key_file, has_store, image, region, payload_limit, protections, device, counters, changed: false })
     }
 
     /// Tag of a state: HKDF-SHA256 with the device's secret as key material and the state's bytes as info, which for a
@@ -76,6 +84,10 @@ impl ProcessPlatform {
 impl Platform for ProcessPlatform {
     fn name(&self) -> &'static str {
         cordon_process_link::NAME
+    }
+
+    fn kind(&self) -> PlatformKind {
+        PlatformKind::Process
     }
 
     fn is_development(&self) -> bool {
@@ -107,8 +119,8 @@ impl Platform for ProcessPlatform {
         REPLY_PAYLOAD
     }
 
-    fn store(&self) -> Option<&dyn Store> {
-        self.store.as_ref().map(|store| store as &dyn Store)
+    fn has_store(&self) -> bool {
+        self.has_store
     }
 
     fn burst(&self) -> u32 {
@@ -176,6 +188,18 @@ impl Platform for ProcessPlatform {
         self.counters.insert(*id, value);
         self.changed = true;
         Ok(())
+    }
+
+    /// Signed with a key of the device. The host provides both the program and the device's secret, so it shows nothing
+    /// that holds against the host; it lets everything around evidence be developed and tested.
+    fn evidence(&self, report_data: &[u8; 64]) -> Result<(EvidenceKind, Vec<u8>), PlatformError> {
+        let device = self.device.as_ref().ok_or(PlatformError::Evidence)?;
+        let key = SigningKey::from_bytes(&device.key.derive(b"cordon/1 development evidence key"));
+        let (image, report_data, public_key) = (self.image, *report_data, key.verifying_key().to_bytes());
+        let signed = DevelopmentEvidence::signed(&image, &report_data, &public_key);
+        let signature = key.sign(&signed).to_bytes();
+        let evidence = DevelopmentEvidence { image, report_data, public_key, signature };
+        Ok((EvidenceKind::Development, evidence.encode()))
     }
 
     fn take_state(&mut self) -> Option<Vec<u8>> {

@@ -4,12 +4,13 @@
 use alloc::boxed::Box;
 use alloc::vec::{self, Vec};
 
-use cordon_protocol::{Code, Part, Refusal};
+use cordon_protocol::{Code, Part, Refusal, Window};
 
 use crate::model::{Model, Stream, Unfilled};
 use crate::platform::Platform;
 use crate::refuse;
 use crate::sections::{Need, batch, open_chunks};
+use crate::store::Brought;
 
 /// Segments that are ready, the one whose weights come, and the others.
 pub(crate) struct WeightStage {
@@ -54,10 +55,16 @@ impl WeightStage {
         }
     }
 
+    /// Where the chunks asked for go, if there is no room for them inside.
+    pub(super) fn window(&self, first: u32, count: u32) -> Option<Window> {
+        self.filling.as_ref()?.segment.streamed.as_ref()?.window_of_chunks(first, count)
+    }
+
     pub(super) fn take(
         &mut self,
         (first, count): (u32, u32),
         payload: &mut [u8],
+        store: Option<Brought<'_>>,
         platform: &impl Platform,
     ) -> Result<(), Refusal> {
         let internal = Refusal::new(Code::Internal);
@@ -69,8 +76,8 @@ impl WeightStage {
             accepted.map_err(|error| refuse::engine(error, *of, platform.memory().available()))
         })?;
         if let Some(streamed) = streamed {
-            let store = platform.store().ok_or(internal)?;
-            let written = streamed.write(&stream.reader, (first, count), payload, store, workers);
+            let missing = Refusal::new(Code::CorruptStore).in_segment(*of);
+            let written = streamed.write(&stream.reader, (first, count), payload, store.ok_or(missing)?, workers);
             written.map_err(|refusal| refusal.in_segment(*of))?;
         }
         *next = first.saturating_add(count);

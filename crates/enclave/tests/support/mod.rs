@@ -19,7 +19,8 @@ use cordon_package::{
     SectionKind, SectionPlan, SegmentInfo, SegmentSecret, Trust, ValueInfo, Verified, chunk, leaves, seal_to_vec,
 };
 use cordon_protocol::{
-    Command, Guard, LoadReport, MemoryUse, Part, Payload, Protection, Reason, Refusal, Reply, Supply, stored_weights,
+    Command, EvidenceKind, Guard, LoadReport, MemoryUse, Part, Payload, Protection, Reason, Refusal, Reply, Supply,
+    Window, stored_weights,
 };
 
 /// Budget with room for everything.
@@ -56,6 +57,10 @@ pub struct Settings {
     pub payload_limit: Cell<usize>,
     pub burst: Cell<u32>,
     pub has_store: Cell<bool>,
+    /// Whether the host brings the window that is asked for.
+    pub brings: Cell<bool>,
+    /// How often evidence repeats the report data.
+    pub evidence: Cell<usize>,
 }
 
 /// Memory that the host keeps for streamed weights, and what was read of it.
@@ -64,11 +69,26 @@ pub struct FakeStore {
     pub reads: Mutex<Vec<(u64, usize)>>,
 }
 
-impl Store for FakeStore {
+/// The window of it that a command brings. Whoever reaches for more ends the test.
+pub struct Lent<'a> {
+    store: &'a FakeStore,
+    window: Window,
+}
+
+impl Lent<'_> {
+    fn range(&self, offset: u64, len: usize) -> core::ops::Range<usize> {
+        assert!(offset.is_multiple_of(8) && offset + len as u64 <= self.window.len.into(), "{len} bytes at {offset}");
+        let start = (self.window.offset + offset) as usize;
+        start..start + len
+    }
+}
+
+impl Store for Lent<'_> {
     fn read(&self, offset: u64, into: &mut [u8]) -> bool {
-        self.reads.lock().unwrap().push((offset, into.len()));
-        let bytes = self.bytes.lock().unwrap();
-        let stored = bytes.get(offset as usize..offset as usize + into.len());
+        let range = self.range(offset, into.len());
+        self.store.reads.lock().unwrap().push((range.start as u64, into.len()));
+        let bytes = self.store.bytes.lock().unwrap();
+        let stored = bytes.get(range);
         stored.is_some_and(|stored| {
             into.copy_from_slice(stored);
             true
@@ -76,8 +96,8 @@ impl Store for FakeStore {
     }
 
     fn write(&self, offset: u64, bytes: &[u8]) -> bool {
-        let mut all = self.bytes.lock().unwrap();
-        let place = all.get_mut(offset as usize..offset as usize + bytes.len());
+        let mut all = self.store.bytes.lock().unwrap();
+        let place = all.get_mut(self.range(offset, bytes.len()));
         place.is_some_and(|place| {
             place.copy_from_slice(bytes);
             true
@@ -87,7 +107,6 @@ impl Store for FakeStore {
 
 pub struct Fake {
     settings: Rc<Settings>,
-    store: Arc<FakeStore>,
     device: Option<DeviceFile>,
     counters: HashMap<CounterId, u64>,
     changed: bool,
@@ -99,6 +118,10 @@ type Seeded = Box<dyn FnMut(&mut [u8]) -> Result<(), PackageError>>;
 impl Platform for Fake {
     fn name(&self) -> &'static str {
         "fake"
+    }
+
+    fn kind(&self) -> PlatformKind {
+        PlatformKind::Process
     }
 
     fn is_development(&self) -> bool {
@@ -121,8 +144,8 @@ impl Platform for Fake {
         self.settings.payload_limit.get()
     }
 
-    fn store(&self) -> Option<&dyn Store> {
-        self.settings.has_store.get().then_some(&*self.store)
+    fn has_store(&self) -> bool {
+        self.settings.has_store.get()
     }
 
     fn burst(&self) -> u32 {
@@ -172,6 +195,11 @@ impl Platform for Fake {
             self.changed = true;
         }
         Ok(())
+    }
+
+    /// The report data themselves, again and again.
+    fn evidence(&self, report_data: &[u8; 64]) -> Result<(EvidenceKind, Vec<u8>), PlatformError> {
+        Ok((EvidenceKind::Development, report_data.repeat(self.settings.evidence.get())))
     }
 
     fn take_state(&mut self) -> Option<Vec<u8>> {
@@ -394,6 +422,8 @@ pub struct Host {
     /// Every output that left: value and bytes.
     pub left: Vec<(u32, Vec<u8>)>,
     pub store: Arc<FakeStore>,
+    /// Every window of it that was brought.
+    pub windows: Vec<Window>,
     /// Stored chunks of the spill area.
     pub spilled: BTreeMap<u32, Vec<u8>>,
     pub state: Vec<u8>,
@@ -423,13 +453,14 @@ impl Host {
             payload_limit: Cell::new(2 * 65_552),
             burst: Cell::new(100),
             has_store: Cell::new(true),
+            brings: Cell::new(true),
+            evidence: Cell::new(1),
         });
         let weights = verified.header().sections.iter().filter(|section| section.kind() == SectionKind::Weights);
         let len = weights.map(|section| stored_weights(section.plain_len())).sum::<u64>();
         let store = Arc::new(FakeStore { bytes: Mutex::new(vec![0; len as usize]), reads: Mutex::default() });
         let platform = Fake {
             settings: settings.clone(),
-            store: store.clone(),
             device: Some(device),
             counters: HashMap::new(),
             changed: false,
@@ -437,7 +468,8 @@ impl Host {
         };
         let enclave = Enclave::new(platform);
         let (tamper, left, state) = (None, vec![], vec![]);
-        Self { enclave, settings, file, verified, tamper, left, store, spilled: BTreeMap::new(), state }
+        let (windows, spilled) = (vec![], BTreeMap::new());
+        Self { enclave, settings, file, verified, tamper, left, store, windows, spilled, state }
     }
 
     /// Greeted and loaded.
@@ -452,9 +484,19 @@ impl Host {
         let (mut frame, mut out) = (Vec::new(), Vec::new());
         command.encode(&mut frame);
         frame.extend_from_slice(payload);
-        self.enclave.handle(&mut frame, &mut out);
-        let (reply, payload) = Reply::decode(&mut out).expect("replies decode");
+        self.handle(&mut frame, &mut out);
+        let (reply, window, payload) = Reply::decode_with_window(&mut out).expect("replies decode");
+        assert_eq!(window, self.enclave.window());
         (reply, payload.to_vec())
+    }
+
+    /// Hands a frame over with the window of the store that was asked for.
+    pub fn handle(&mut self, frame: &mut [u8], out: &mut Vec<u8>) {
+        let store = self.store.clone();
+        let window = self.enclave.window().filter(|_| self.settings.brings.get());
+        self.windows.extend(window);
+        let lent = window.map(|window| Lent { store: &store, window });
+        self.enclave.handle(frame, out, lent.as_ref().map(|lent| lent as &dyn Store));
     }
 
     pub fn refusal(&mut self, command: Command, payload: &[u8]) -> Refusal {
@@ -518,8 +560,8 @@ impl Host {
     }
 
     pub fn begin(&mut self) -> Result<u64, Refusal> {
-        match self.call(Command::Begin, &[]) {
-            (Reply::Begun { request }, state) => {
+        match self.call(Command::Begin { mode: Payload::Clear }, &[]) {
+            (Reply::Begun { request, .. }, state) => {
                 self.keep(state);
                 Ok(request)
             }

@@ -13,13 +13,15 @@ mod residency;
 mod slot;
 mod streaming;
 
+use core::ops::Range;
+
 use cordon_kernels::KernelSet;
 use cordon_kernels::parallel::Compute;
 
 pub use self::residency::Residency;
 use self::residency::{Layout, Needs};
 pub use self::streaming::PieceSource;
-use self::streaming::{Load, Rooms};
+use self::streaming::{Load, Rooms, widen_window};
 use crate::error::{EngineError, Place};
 use crate::memory::Buffers;
 use crate::program::{DType, Instruction, Program, Tile, WeightTable};
@@ -145,6 +147,22 @@ impl Weights {
     /// The pieces to bring next, or `None` when the window is complete.
     pub(crate) fn wanted_pieces(&mut self) -> Result<Option<(u32, u32)>, EngineError> {
         self.load.wanted(&self.layout.streamed)
+    }
+
+    /// The pieces that `instructions` load, as far as they lie within [`PIECES_PER_STEP`](crate::PIECES_PER_STEP). Of the
+    /// first instruction those that are missing, if its load has begun.
+    pub(crate) fn ahead(&self, instructions: Range<usize>, begun: bool) -> Range<u32> {
+        let mut window = 0..0;
+        let mut from = if begun { self.load.next() } else { 0 };
+        for instruction in instructions {
+            let slots = self.layout.streamed.get(self.layout.group(instruction)).unwrap_or(&[]);
+            if !widen_window(&mut window, slots, core::mem::take(&mut from)) {
+                break;
+            }
+        }
+        // Validation bounds the number of pieces by u32.
+        let narrow = |piece| u32::try_from(piece).unwrap_or(u32::MAX);
+        narrow(window.start)..narrow(window.end)
     }
 
     /// Fills the window with the first `count` of the pieces wanted.

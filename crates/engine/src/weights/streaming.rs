@@ -94,6 +94,11 @@ impl Load {
         Ok(Some((first, self.pending)))
     }
 
+    /// First piece not brought yet.
+    pub(crate) fn next(&self) -> u64 {
+        self.next
+    }
+
     /// Brings the first `count` of what is wanted.
     pub(crate) fn fill(
         &mut self,
@@ -139,6 +144,28 @@ impl Load {
         self.pending -= count as u32;
         Ok(())
     }
+}
+
+/// Widens `window` to the pieces that `slots` need from piece `from` on. False once they do not all lie within
+/// [`PIECES_PER_STEP`]; then it ends where that many do.
+pub(crate) fn widen_window(window: &mut Range<u64>, slots: &[Slot], from: u64) -> bool {
+    const MOST: u64 = PIECES_PER_STEP as u64;
+    slots.iter().map(Slot::pieces).filter(|pieces| pieces.end > from).all(|pieces| {
+        let start = pieces.start.max(from);
+        if window.is_empty() {
+            *window = start..start;
+        }
+        let both = window.start.min(start)..window.end.max(pieces.end);
+        if both.end - both.start <= MOST {
+            *window = both;
+            return true;
+        }
+        let full = window.start + MOST;
+        if (window.start..full).contains(&start) {
+            window.end = full;
+        }
+        false
+    })
 }
 
 /// One thread's share of a load.

@@ -14,7 +14,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use cordon_package::{OwnerPublic, Recipient};
-use cordon_protocol::{Profile, Reason};
+use cordon_protocol::{Profile, Reason, Window};
 
 use crate::error::RuntimeError;
 pub use check::{Check, Verdict};
@@ -82,8 +82,9 @@ pub struct Resources {
 
 /// A running enclave. Dropping it ends the enclave.
 pub trait Transport: Send {
-    /// Sends the command frame in `frame` and replaces it by the reply frame. After an error the enclave is gone.
-    fn call(&mut self, frame: &mut Vec<u8>) -> Result<(), Death>;
+    /// Sends the command frame in `frame` and replaces it by the reply frame. `window` is the part of the store that the
+    /// reply before named: the enclave may see it until it answers, and no other. After an error the enclave is gone.
+    fn call(&mut self, frame: &mut Vec<u8>, window: Option<Window>) -> Result<(), Death>;
 
     /// How long the answer to the next command will take, as far as is known: waiting can be made cheaper by it.
     fn expect(&mut self, _time: Duration) {}

@@ -61,7 +61,7 @@ impl Driven {
     /// A flight in its first segment, which is secure.
     fn running() -> Self {
         let mut driven = Self::new([INSIDE; 3]);
-        driven.reply(Reply::Begun { request: ID }, &[]).expect("opens");
+        driven.reply(Reply::Begun { request: ID, requests_left: None }, &[]).expect("opens");
         driven
     }
 
@@ -110,9 +110,9 @@ fn output(value: u32, start: u64, total: u64) -> Reply {
 #[test]
 fn a_flight_goes_through_both_worlds_and_tells_what_it_cost() {
     let mut driven = Driven::new([INSIDE, Placement::Normal, INSIDE]);
-    driven.expect(Command::Begin);
+    driven.expect(Command::Begin { mode: Payload::Clear });
     assert_eq!((driven.flight.request(), driven.flight.place()), (None, None));
-    driven.reply(Reply::Begun { request: ID }, &[]).expect("opens");
+    driven.reply(Reply::Begun { request: ID, requests_left: None }, &[]).expect("opens");
     assert_eq!((driven.flight.request(), driven.flight.place()), (Some(ID), Some((0, 0))));
     driven.secure_segment(0);
     assert_eq!(driven.flight.next(), Next::Normal(1));
@@ -148,8 +148,8 @@ fn a_request_is_open_from_the_first_secure_segment_to_the_last() {
     let mut driven = Driven::new([Placement::Normal, INSIDE, Placement::Normal]);
     assert_eq!(driven.flight.next(), Next::Normal(0));
     driven.flight.computed(vec![(1, tensor([1.0, 1.0]))], driven.start);
-    driven.expect(Command::Begin);
-    driven.reply(Reply::Begun { request: ID }, &[]).expect("opens");
+    driven.expect(Command::Begin { mode: Payload::Clear });
+    driven.reply(Reply::Begun { request: ID, requests_left: None }, &[]).expect("opens");
     driven.secure_segment(1);
     driven.expect(Command::End { request: ID });
     driven.reply(Reply::Closed, &[]).expect("closes");
@@ -185,7 +185,7 @@ fn what_a_policy_lets_out_is_the_output() {
     let mut driven = Driven::new([Placement::Normal, Placement::Normal, INSIDE]);
     driven.flight.computed(vec![(1, tensor([0.0; 2]))], driven.start);
     driven.flight.computed(vec![(2, tensor([0.0; 2]))], driven.start);
-    driven.reply(Reply::Begun { request: ID }, &[]).expect("opens");
+    driven.reply(Reply::Begun { request: ID, requests_left: None }, &[]).expect("opens");
     let ranked = Ranked { rows: vec![vec![Entry { class: 4, score: None, label: None }]] };
     let bytes = ranked.encode();
     let total = bytes.len() as u64;
@@ -223,7 +223,7 @@ fn replies_that_do_not_fit_end_the_flight() {
         ("a chunk at no address", vec![(Reply::Spill { chunk: u32::MAX }, &value[..])]),
         ("chunks wanted from outside", vec![(Reply::NeedSpilled { chunk: 1, len: u32::MAX }, &[])]),
         ("an answer to another command", vec![(Reply::Closed, &[])]),
-        ("a request within a request", vec![(Reply::Begun { request: 5 }, &[])]),
+        ("a request within a request", vec![(Reply::Begun { request: 5, requests_left: None }, &[])]),
         ("a refusal that was passed on", vec![(Reply::Refused(Refusal::new(cordon_protocol::Code::Busy)), &[])]),
     ];
     for (what, replies) in cases {

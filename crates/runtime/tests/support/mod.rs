@@ -17,13 +17,13 @@ use cordon_package::{
     Domain, ElemType, Manifest, OutputInfo, OwnerKey, OwnerPublic, PackageError, Placement, ProgramKind, Recipient,
     SealRequest, SealedProgram, SectionKind, SectionPlan, SegmentInfo, SegmentSecret, ValueInfo, seal_to_vec,
 };
-use cordon_protocol::Profile;
+use cordon_protocol::{Profile, Window};
 use cordon_runtime::{
     Backend, Death, Deployment, Device, Options, Output, Resources, RuntimeError, Tensor, Transport, backend,
 };
 
 /// Elements of the large tensor, and where the four lie that end in the output.
-pub const LARGE: u32 = 300_000;
+pub const LARGE: u32 = 600_000;
 pub const USED: u32 = 200_000;
 /// Elements of it that one instruction reads.
 const PIECE: u32 = 37_500;
@@ -187,7 +187,23 @@ fn seal(owner: &OwnerKey, recipient: Recipient, arena: u32, spills: bool) -> Vec
 }
 
 /// What to do to the frames that pass.
-pub type Fault = Box<dyn FnMut(&mut Vec<u8>, &mut dyn Transport) -> Result<(), Death> + Send>;
+pub type Fault = Box<dyn FnMut(&mut Vec<u8>, &mut Inner<'_>) -> Result<(), Death> + Send>;
+
+/// The transport behind a fault, and the window that the command brings.
+pub struct Inner<'a> {
+    transport: &'a mut dyn Transport,
+    window: Option<Window>,
+}
+
+impl Inner<'_> {
+    pub fn call(&mut self, frame: &mut Vec<u8>) -> Result<(), Death> {
+        self.transport.call(frame, self.window)
+    }
+
+    pub fn store(&self) -> &[AtomicU64] {
+        self.transport.store()
+    }
+}
 
 /// The process backend with a fault between host and enclave.
 pub struct Faulty {
@@ -227,10 +243,10 @@ impl Backend for Faulty {
 }
 
 impl Transport for FaultyTransport {
-    fn call(&mut self, frame: &mut Vec<u8>) -> Result<(), Death> {
+    fn call(&mut self, frame: &mut Vec<u8>, window: Option<Window>) -> Result<(), Death> {
         match &mut *self.fault.lock().expect("no test panics while it holds the fault") {
-            Some(fault) => fault(frame, self.inner.as_mut()),
-            None => self.inner.call(frame),
+            Some(fault) => fault(frame, &mut Inner { transport: self.inner.as_mut(), window }),
+            None => self.inner.call(frame, window),
         }
     }
 

@@ -13,6 +13,7 @@ use cordon_mapped::{SealedImage, SharedMemory};
 use cordon_process_link::profile::PAYLOAD;
 use cordon_process_link::ring::{HEADER_BYTES, LAYOUT, Ring, total_bytes, word};
 use cordon_process_link::stage::{Progress, Stage};
+use cordon_protocol::Window;
 
 use crate::backend::{Cause, Death, Resources, Transport};
 use crate::error::RuntimeError;
@@ -132,7 +133,8 @@ fn start_error(stage: Option<Stage>, errno: u16, death: Death) -> RuntimeError {
 }
 
 impl Transport for ProcessTransport {
-    fn call(&mut self, frame: &mut Vec<u8>) -> Result<(), Death> {
+    /// The enclave has mapped the whole store, and hands each command the window alone.
+    fn call(&mut self, frame: &mut Vec<u8>, _window: Option<Window>) -> Result<(), Death> {
         let posted = ring(&self.memory).ok().and_then(|ring| {
             let number = ring.post_request(frame)?;
             cordon_mapped::wake(ring.futex(word::REQUEST)?);
