@@ -120,6 +120,7 @@ pub(crate) fn source_rules() -> Result<(), String> {
 fn source_steps(steps: &mut Steps) {
     steps.run("dependency rule", rules::dependencies);
     steps.run("no std in trusted", rules::no_std);
+    steps.run("no panics in trusted", rules::no_panics);
     steps.run("TCB lists", tcb::check);
     steps.run("unsafe list", unsafe_list::check);
     steps.run("licences", licences::check);

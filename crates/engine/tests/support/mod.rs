@@ -2,6 +2,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part")]
 
 pub mod cases;
+mod layers;
 pub mod quantised;
 
 use cordon_engine::program::{
