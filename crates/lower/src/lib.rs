@@ -30,6 +30,7 @@ mod testing;
 #[cfg(test)]
 mod threads_tests;
 mod tile;
+mod val;
 mod weights;
 mod work;
 
