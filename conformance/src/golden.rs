@@ -1,4 +1,7 @@
 //! Whole networks against ONNX Runtime: the embedded engine, and packages in a backend's enclave, all inside and ternary.
+//!
+//! Of a network that was exported in several ways everything inside is sealed once: how a network was exported shows in its
+//! graph, so in lowering, and not in the numbers that an enclave makes of a Program.
 
 use core::time::Duration;
 use std::path::Path;
@@ -12,90 +15,112 @@ use cordon_seal::Probe;
 
 use crate::compare::relative_error;
 use crate::expectations::Networks;
-use crate::place::{Enclave, Loaded, Sealed};
+use crate::place::{Enclave, InProcess, Loaded, Place as _, Sealed};
 
 /// Nodes inside at each end of the ternary plan, as a share of all: 1 / this.
 const ENDS: usize = 6;
 /// Inputs drawn per network.
 pub const PROBES: u64 = 2;
+/// Outputs that differ by less are alike.
+const ALIKE: f64 = 1e-4;
 
 /// What one network showed.
-#[derive(Default)]
 pub struct Row {
     /// Nodes of the imported graph.
     pub nodes: usize,
-    /// Bytes of the arena of the all-secure plan.
-    pub arena: u64,
-    /// Bytes of all secure weights.
-    pub weights: u64,
     /// Error of the embedded executor on the plain model.
     pub embedded: f64,
-    /// Error of the all-secure package.
+    /// Error with everything inside: sealed or, which gives the same bits, in this process.
     pub all_secure: f64,
-    /// The all-secure package with weights stored as f16, where it was run.
-    pub f16: Option<F16>,
-    /// Error of FrontNet secure, middle on ONNX Runtime, BackNet secure.
+    /// What only sealed packages show, where everything inside was sealed.
+    pub sealed: Option<AllSealed>,
+    /// Error of a package with FrontNet secure, middle on ONNX Runtime, BackNet secure.
     pub ternary: f64,
-    /// Values that cross in the ternary plan.
+    /// Values that cross in that package, those of the request included.
     pub crossings: usize,
     /// Wall time of the whole check.
     pub time: Duration,
 }
 
-/// What weights stored as f16 showed.
-pub struct F16 {
-    /// Error.
-    pub error: f64,
-    /// What rounding may add to the error.
-    pub allowed: f64,
+/// Packages with everything inside, weights stored as f32 and as f16.
+pub struct AllSealed {
+    /// Bytes of the arena.
+    pub arena: u64,
+    /// Bytes of all weights.
+    pub weights: u64,
+    /// Error with weights stored as f16.
+    pub f16: f64,
+    /// What rounding may add to that error.
+    pub f16_allowed: f64,
     /// Inputs of all for which the best class was the same.
-    pub same_class: usize,
+    pub f16_same_class: usize,
 }
 
 impl Row {
     /// Whether everything agrees with ONNX Runtime.
     pub fn passed(&self, embedded: Networks, trusted: Networks) -> bool {
         let exact = [self.all_secure, self.ternary].iter().all(|error| *error < trusted.difference);
-        let f16 = self.f16.as_ref().is_none_or(|f16| f16.error < trusted.difference + f16.allowed);
+        let f16 = self.sealed.as_ref().is_none_or(|it| it.f16 < trusted.difference + it.f16_allowed);
         exact && f16 && self.embedded < embedded.difference
     }
 }
 
-/// Checks one exported model of square images. `f16`: also with weights stored so.
-pub fn check(file: &Path, size: usize, f16: bool, reference: &dyn Executor, enclave: &Enclave) -> Result<Row, String> {
+/// Checks one exported model of square images. With everything inside it is `sealed`, in both formats of weights, or runs in
+/// this process.
+pub fn check(
+    file: &Path,
+    size: usize,
+    sealed: bool,
+    reference: &dyn Executor,
+    enclave: &Enclave,
+) -> Result<Row, String> {
     let start = Instant::now();
     let model = read(file, size)?;
     let probes = cordon_seal::seeded(&model, PROBES).map_err(|e| e.to_string())?;
     let want = answers(&mut plain(file, &model, reference)?, &probes)?;
-    if want.windows(2).any(|pair| worst(&pair[..1], &pair[1..]) < 1e-4) {
+    if want.windows(2).any(|pair| worst(&pair[..1], &pair[1..]) < ALIKE) {
         return Err("two different inputs give the same output: the network tells nothing".into());
     }
     let embedded = embedded()?;
     let embedded = worst(&answers(&mut plain(file, &model, &*embedded)?, &probes)?, &want);
-
-    let mut all_secure = enclave.seal(&model, &Constraints::new(Protect::All))?;
-    let [arena, weights] = sizes(&all_secure);
-    let all_secure = worst(&answers(&mut all_secure, &probes)?, &want);
-    let rounded = Constraints { weights: WeightFormat::F16, ..Constraints::new(Protect::All) };
-    let f16 = f16.then(|| {
-        let mut sealed = enclave.seal(&model, &rounded)?;
-        let allowed = sealed.secure().map(|lowered| lowered.rounding_error()).sum();
-        let got = answers(&mut sealed, &probes)?;
-        let same_class = got.iter().zip(&want).filter(|(got, want)| best(got) == best(want)).count();
-        Ok::<_, String>(F16 { error: worst(&got, &want), allowed, same_class })
-    });
+    let (all_secure, sealed) = match sealed {
+        true => all_sealed(&model, &probes, &want, enclave).map(|(error, sealed)| (error, Some(sealed)))?,
+        false => (worst(&answers(&mut *InProcess::default().load(&model.graph)?, &probes)?, &want), None),
+    };
     let mut ternary = enclave.seal(&model, &self::ternary(&model.graph))?;
     Ok(Row {
         nodes: model.graph.nodes.len(),
-        arena,
-        weights,
         embedded,
         all_secure,
-        f16: f16.transpose()?,
+        sealed,
         crossings: ternary.plan.crossings.len(),
         ternary: worst(&answers(&mut ternary, &probes)?, &want),
         time: start.elapsed(),
     })
+}
+
+/// Everything inside, one package after the other: the error with weights as they are, and the rest.
+fn all_sealed(
+    model: &Model,
+    probes: &[Probe],
+    want: &[Vec<Tensor>],
+    enclave: &Enclave,
+) -> Result<(f64, AllSealed), String> {
+    let exact = Constraints::new(Protect::All);
+    let mut sealed = enclave.seal(model, &exact)?;
+    let error = worst(&answers(&mut sealed, probes)?, want);
+    let [arena, weights] = sizes(&sealed);
+    drop(sealed);
+    let mut rounded = enclave.seal(model, &Constraints { weights: WeightFormat::F16, ..exact })?;
+    let got = answers(&mut rounded, probes)?;
+    let rest = AllSealed {
+        arena,
+        weights,
+        f16: worst(&got, want),
+        f16_allowed: rounded.secure().map(|lowered| lowered.rounding_error()).sum(),
+        f16_same_class: got.iter().zip(want).filter(|(got, want)| best(got) == best(want)).count(),
+    };
+    Ok((error, rest))
 }
 
 /// Arena and weights of the secure segments.
