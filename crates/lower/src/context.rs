@@ -9,8 +9,8 @@ use crate::draft::Draft;
 use crate::layout::block_copies;
 use crate::val::{Source, constant, element_count};
 use crate::weights::{Form, WeightSource};
-use cordon_engine::program::{DType, Instruction, Layout, Operand, Region, StridedCopy, Tile};
-use cordon_graph::{ElemType, Graph, NodeView, ShapeError, Tensor, TensorError, TensorType, ValueId};
+use cordon_engine::program::{DType, Instruction, Layout, Operand, StridedCopy, Tile};
+use cordon_graph::{Graph, NodeView, ShapeError, Tensor, TensorError, TensorType, ValueId};
 use std::collections::HashMap;
 
 pub(crate) use crate::val::copy_all;

@@ -3,7 +3,7 @@
 //! The trusted engine computes on fewer types than ONNX has; its `DType` says which, and `Stored` how it keeps weights.
 #![no_std]
 #![forbid(unsafe_code)]
-#![deny(clippy::indexing_slicing, clippy::panic, clippy::expect_used, clippy::unwrap_used)]
+#![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::panic, clippy::expect_used, clippy::unwrap_used))]
 
 use core::fmt;
 

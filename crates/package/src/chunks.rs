@@ -153,6 +153,7 @@ pub(crate) struct ChunkCipher {
 }
 
 impl ChunkCipher {
+    #[expect(clippy::expect_used, reason = "the length is fixed and short enough")]
     pub(crate) fn new(package_id: &[u8; 32], segment_key: &[u8; 32], section: &Section) -> Self {
         let mut info = Writer::new();
         info.raw(&label("cordon/1 chunk key")).raw(package_id).u8(section.kind().code()).u16(section.segment());

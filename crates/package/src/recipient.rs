@@ -68,6 +68,7 @@ impl RecipientKey {
         X25519HkdfSha256::sk_to_pk(&self.private()).to_bytes().into()
     }
 
+    #[expect(clippy::expect_used, reason = "the length is fixed, and any bytes of it are a key")]
     pub(crate) fn private(&self) -> <X25519HkdfSha256 as Kem>::PrivateKey {
         <X25519HkdfSha256 as Kem>::PrivateKey::from_bytes(self.0.as_slice())
             .expect("an X25519 private key is any 32 bytes")
@@ -145,6 +146,7 @@ impl fmt::Display for Recipient {
 }
 
 /// A key of its own for the purpose that `info` names.
+#[expect(clippy::expect_used, reason = "the length is fixed and short enough")]
 pub(crate) fn derive(seed: &[u8; 32], info: &[u8]) -> Zeroizing<[u8; 32]> {
     let mut out = Zeroizing::new([0; 32]);
     Hkdf::<Sha256>::new(None, seed).expand(info, out.as_mut_slice()).expect("32 bytes are within HKDF-SHA256's 8160");
