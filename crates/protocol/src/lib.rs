@@ -16,6 +16,7 @@ pub mod frame;
 mod memory;
 mod profile;
 mod protection;
+mod ranked;
 mod refusal;
 mod reply;
 mod window;
@@ -27,8 +28,9 @@ pub use evidence::{
 pub use memory::MemoryUse;
 pub use profile::{Profile, SLACK, Speed};
 pub use protection::{Guard, Protection, Reason, State};
+pub use ranked::{Entry, Ranked};
 pub use refusal::{Code, Refusal};
-pub use reply::{Entry, Expiry, Form, Greeting, LoadReport, Ranked, Reply};
+pub use reply::{Expiry, Form, Greeting, LoadReport, Reply};
 pub use window::Window;
 
 /// The highest protocol version this crate speaks.

@@ -6,7 +6,7 @@ mod layers;
 pub mod quantised;
 
 use cordon_engine::program::{
-    ArenaSize, DType, INSTRUCTION_SET, Instruction, Kind, Operand, Port, Program, Region, Stored, Tile, Via,
+    ArenaSize, DType, INSTRUCTION_SET, Instruction, Kind, Operand, Port, Program, Region, Stored, Strided2, Tile, Via,
     WeightInfo, WeightTable,
 };
 use cordon_engine::{
@@ -278,4 +278,33 @@ impl Parallel for Threads {
     fn run(&self, tasks: &mut [Task<'_>]) {
         tasks.iter_mut().rev().for_each(|task| task());
     }
+}
+
+pub const WINDOW: Residency = Residency::Least;
+pub const PER_CHUNK: usize = CHUNK / 4;
+/// Bytes of the rooms that pieces are opened in.
+pub const ROOMS: u64 = 4 * PIECE as u64;
+
+/// `out[i] = input[0] + w[i]` summed over several tensors that lie across chunk borders, with holes between them.
+pub fn adder(lens: &[usize]) -> (Build, Vec<Vec<f32>>) {
+    let mut b = Build::new();
+    let input = b.input(DType::F32, &[1]);
+    let mut tensors = Vec::new();
+    for (seed, &len) in lens.iter().enumerate() {
+        b.gap(if seed > 0 { 3 * CHUNK } else { 0 });
+        let values = ramp(len, seed as u32);
+        let tile = b.weight_f32(&values);
+        tensors.push(values);
+        let out = b.f32(len as u32);
+        b.push(Instruction::Binary {
+            op: cordon_engine::program::BinaryOp::Add,
+            shape: Strided2 { dims: vec![len as u32], a: vec![0], b: vec![1] },
+            a: arena(input),
+            b: Operand::Weight(tile),
+            activation: None,
+            out,
+        });
+        b.output(out);
+    }
+    (b, tensors)
 }
