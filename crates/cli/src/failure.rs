@@ -2,6 +2,7 @@
 //!
 //! Libraries say what happened and give a typed [`Next`]; this file alone puts next steps into words with commands and flags.
 
+use clap::error::ErrorKind;
 use cordon_fault::{Entry, Fault, Kind, Next};
 use core::fmt;
 use serde_json::{Value, json};
@@ -58,7 +59,9 @@ impl Failure {
     pub(crate) fn usage(error: &clap::Error) -> Self {
         let text = error.render().to_string();
         let what = match error.kind() {
-            clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => "a command is missing",
+            ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
+                "a command is missing"
+            }
             _ => text.split("\n\nUsage:").next().unwrap_or_default(),
         };
         let what = what.split("\n\nFor more").next().unwrap_or_default();

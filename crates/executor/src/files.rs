@@ -39,7 +39,7 @@ pub fn write(path: &Path, tensors: &[(String, Tensor)]) -> Result<(), ExecutorEr
         (Some("npz"), _) => to_npz(tensors)?,
         (Some("npy" | "pb"), _) => {
             return Err(ExecutorError::Misuse(format!(
-                "{} holds one tensor and there are {}",
+                "{} holds one tensor and there are {}: a .npz holds any number",
                 path.display(),
                 tensors.len()
             )));

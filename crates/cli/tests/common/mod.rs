@@ -74,11 +74,13 @@ impl World {
         ran.stdout
     }
 
-    /// Runs and demands failure with status 1 and a next step; returns stderr.
+    /// Runs and demands failure with status 1 and a next step, in two lines or, with `--json`, as one object; returns stderr.
     pub(crate) fn fails(&self, args: &[&str]) -> String {
         let ran = self.run(args);
         assert_eq!(ran.status, 1, "cordon {}\n{}{}", args.join(" "), ran.stdout, ran.stderr);
-        assert!(ran.stderr.starts_with("error: ") && ran.stderr.contains("\n  next: "), "{}", ran.stderr);
+        let [begin, next] =
+            if args.contains(&"--json") { ["{\"error\":{", "\"next\":\""] } else { ["error: ", "\n  next: "] };
+        assert!(ran.stderr.starts_with(begin) && ran.stderr.contains(next), "{}", ran.stderr);
         ran.stderr
     }
 }
