@@ -28,7 +28,7 @@ pub struct Entry {
 }
 
 impl Ranked {
-    /// The bytes of an output of [`Form::Ranked`].
+    /// The bytes of an output of [`Form::Ranked`](crate::Form::Ranked).
     pub fn encode(&self) -> Vec<u8> {
         let mut w = Writer::new();
         w.list(self.rows.iter(), |w, row| {
@@ -45,7 +45,7 @@ impl Ranked {
         w.finish()
     }
 
-    /// Reads the bytes of an output of [`Form::Ranked`].
+    /// Reads the bytes of an output of [`Form::Ranked`](crate::Form::Ranked).
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let mut r = Reader::new(bytes);
         let rows = r.list(4, u32::MAX, "rows", |r| {

@@ -79,7 +79,7 @@ pub struct LoadReport {
 pub enum Form {
     /// Elements of the value, row-major, little-endian.
     Tensor,
-    /// A [`Ranked`] list: the output policy let no more out.
+    /// A [`Ranked`](crate::Ranked) list: the output policy let no more out.
     Ranked,
 }
 
