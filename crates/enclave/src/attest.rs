@@ -7,6 +7,9 @@ use cordon_protocol::{Binding, Bound, Code, EvidenceKind, MAX_NONCES, Purpose, R
 use crate::platform::Platform;
 use crate::refuse;
 
+/// Evidence of any platform, and a binding without its nonces, are shorter.
+const EVIDENCE_ROOM: usize = 16 * 1024;
+
 /// A binding and the evidence over it, until the normal world has all of it.
 pub(crate) struct Statement {
     kind: EvidenceKind,
@@ -29,7 +32,8 @@ impl Statement {
                 Bound::Release { recipient: *device.key.recipient().public_key() }
             }
         };
-        refuse::headroom(payload.len().saturating_mul(4), platform)?;
+        // The nonces, the binding while it grows, and the evidence, twice.
+        refuse::headroom(payload.len().saturating_mul(4).saturating_add(EVIDENCE_ROOM), platform)?;
         let binding = Binding { platform: platform.kind().code(), nonces: nonces.to_vec(), bound };
         let mut bytes = binding.encode();
         let binding_len = bytes.len();

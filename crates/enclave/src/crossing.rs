@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use cordon_engine::ValueRef;
-use cordon_package::{Manifest, OutputPolicies, OutputPolicy, Placement};
+use cordon_package::{Manifest, OutputPolicies, OutputPolicy};
 use cordon_protocol::{Code, Form, Payload, Refusal, Reply};
 
 use crate::mode::Clear;
@@ -27,10 +27,8 @@ impl Crossing {
         let info = manifest.segments.get(segment).ok_or(Refusal::new(Code::Internal))?;
         let governed =
             |value: &u32| manifest.output_index(*value).is_some_and(|index| policies.of(index) != OutputPolicy::Full);
-        // A governed value that a normal segment reads would leave as it is.
-        let read_outside = |value: &u32| {
-            manifest.segments.iter().any(|s| s.placement == Placement::Normal && s.inputs.contains(value))
-        };
+        // What a segment takes from the normal world, whatever its placement, would leave as it is.
+        let read_outside = |value: &u32| manifest.segments.iter().any(|segment| segment.inputs.contains(value));
         if let Some(value) = info.outputs.iter().find(|value| governed(value) && read_outside(value)) {
             return Err(Refusal::new(Code::PolicyImpossible).about(*value));
         }

@@ -182,7 +182,8 @@ impl ManifestStage {
         let section = manifest_section(&self.verified)?;
         let whole = self.content.take(section, count, payload, platform, |_, chunk| Ok(chunk.len()))?;
         if let Some(stored) = whole {
-            refuse::headroom(stored.len().saturating_mul(8), platform)?;
+            // A scalar value is 6 bytes encoded and about 100 with its lists and what the rules keep of it.
+            refuse::headroom(stored.len().saturating_mul(20), platform)?;
             let mut manifest = self.verified.manifest(stored).map_err(refuse::package)?;
             manifest.check_runnable(self.verified.header()).map_err(refuse::package)?;
             // For people on the host; no use inside.
@@ -252,7 +253,8 @@ fn finish_segments(
         spill: 0,
         memory: platform.memory(),
     };
-    let (model, unfilled) = Model::new(header, manifest, drafts, report, platform)?;
+    let (mut model, unfilled) = Model::new(header, manifest, drafts, report, platform)?;
+    model.not_after = opened.not_after();
     Ok(Loading::Weights(Box::new(WeightStage::new(model, unfilled))))
 }
 

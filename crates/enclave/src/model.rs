@@ -72,6 +72,8 @@ pub(crate) struct Model {
     pub(crate) segments: Vec<Segment>,
     pub(crate) policy: Option<Policy>,
     pub(crate) max_requests: Option<u64>,
+    /// Last second in which a request may begin, of the package and of the grant it was opened with.
+    pub(crate) not_after: Option<u64>,
     pub(crate) version_counter: CounterId,
     pub(crate) request_counter: CounterId,
     /// What `Loaded` says, but for the memory figures, which are taken when it is sent.
@@ -134,6 +136,7 @@ impl Model {
             segments,
             policy,
             max_requests: header.max_requests,
+            not_after: header.not_after,
             version_counter: version_counter(header.owner.as_bytes(), &header.name),
             request_counter: request_counter(&header.package_id),
             report,

@@ -61,6 +61,10 @@ impl Ready {
         if self.requests.len() >= MAX_OPEN_REQUESTS {
             return Err(Refusal::new(Code::Busy));
         }
+        // Loading checked it, too; but a host may keep a package loaded for as long as it likes.
+        if platform.now().zip(self.model.not_after).is_some_and(|(now, last)| now > last) {
+            return Err(Refusal::new(Code::Expired));
+        }
         let mut id = [0; 8];
         platform.random(&mut id).map_err(refuse::platform)?;
         let id = u64::from_le_bytes(id);

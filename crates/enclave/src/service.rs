@@ -81,6 +81,7 @@ impl<P: Platform> Enclave<P> {
                 Ok(())
             }
             Command::Attest { purpose } => {
+                self.statement = None;
                 self.statement = Some(Statement::make(purpose, payload, &self.platform)?);
                 self.state_more(0, out)
             }

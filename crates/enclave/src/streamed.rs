@@ -10,7 +10,7 @@ use core::ops::Range;
 
 use cordon_engine::{CHUNK, PIECE, PIECES_PER_STEP, Parallel, PieceSource};
 use cordon_package::{Aead, NONCE_BYTES, SealedSection, TAG_BYTES};
-use cordon_protocol::{Code, PAYLOAD_LIMIT, Refusal, STORE_WINDOW, STORED_PIECE, Window};
+use cordon_protocol::{Code, Refusal, STORE_WINDOW, STORED_PIECE, Window};
 use zeroize::Zeroize;
 
 use crate::fleeting::FleetingCipher;
@@ -24,7 +24,11 @@ const _: () =
 
 // What a step reads, and what a command writes, fits a window.
 const _: () = assert!(PIECES_PER_STEP as usize * STORED_PIECE <= STORE_WINDOW);
-const _: () = assert!(PAYLOAD_LIMIT / (CHUNK + TAG_BYTES) * PIECES as usize * STORED_PIECE <= STORE_WINDOW);
+
+/// Most chunks that one command writes. A frame may hold a short last one beside those that fill it, whose pieces would not
+/// fit the window.
+pub(crate) const CHUNKS_PER_WINDOW: u32 = (STORE_WINDOW / (PIECES as usize * STORED_PIECE)) as u32;
+const _: () = assert!(CHUNKS_PER_WINDOW > 0);
 
 const LABEL: &[u8; 14] = b"cordon/1 store";
 

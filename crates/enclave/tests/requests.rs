@@ -417,6 +417,16 @@ fn only_so_many_requests_are_open() {
 }
 
 #[test]
+fn a_loaded_package_ends_with_its_last_second() {
+    let mut host = Host::ready(&Recipe { not_after: Some(1000), ..Recipe::default() });
+    host.assert_serves();
+    host.settings.now.set(Some(1001));
+    assert_eq!(host.refusal(BEGIN, &[]).code, Code::Expired);
+    host.settings.now.set(Some(1000));
+    host.assert_serves();
+}
+
+#[test]
 fn max_requests_is_kept_over_restarts_that_bring_the_state_back() {
     let recipe = Recipe { max_requests: Some(2), ..Recipe::default() };
     let mut host = Host::ready(&recipe);

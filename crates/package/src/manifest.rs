@@ -297,7 +297,11 @@ fn read_value(r: &mut Reader<'_>, variants: u8) -> Result<ValueInfo, PackageErro
     let elem = ElemType::from_code(r.u8("element type")?.into()).filter(|elem| elem.crossing_bytes().is_some());
     let elem = elem.ok_or(DecodeError::Invalid("element type"))?;
     let shape = |r: &mut Reader<'_>| r.list(4, MAX_RANK, "shape", |r| r.u32("shape"));
-    let shapes = (0..variants).map(|_| shape(r)).collect::<Result<Vec<_>, DecodeError>>()?;
+    // Exactly as many as there are: the enclave bounds what a decoded manifest takes.
+    let mut shapes = Vec::with_capacity(variants.into());
+    for _ in 0..variants {
+        shapes.push(shape(r)?);
+    }
     Ok(ValueInfo { elem, shapes, name: r.option("value name", |r| r.string(MAX_STRING_BYTES, "value name"))? })
 }
 

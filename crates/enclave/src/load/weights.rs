@@ -11,6 +11,7 @@ use crate::platform::Platform;
 use crate::refuse;
 use crate::sections::{Need, batch, open_chunks};
 use crate::store::Brought;
+use crate::streamed::CHUNKS_PER_WINDOW;
 
 /// Segments that are ready, the one whose weights come, and the others.
 pub(crate) struct WeightStage {
@@ -38,6 +39,7 @@ impl WeightStage {
         loop {
             if let Some(Filling { stream, next, segment }) = &self.filling {
                 let left = u32::try_from(segment.unloaded.chunks_left()).unwrap_or(u32::MAX);
+                let left = if segment.streamed.is_some() { left.min(CHUNKS_PER_WINDOW) } else { left };
                 let count = batch(stream.reader.section(), *next, left, limit);
                 if count > 0 {
                     let (section, part) = (stream.section, Part::Chunks);

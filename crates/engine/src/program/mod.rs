@@ -111,8 +111,15 @@ pub struct WeightInfo {
 }
 
 /// The tensors of a segment's weight stream, shared by all its Programs. In order of their offsets, not overlapping.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct WeightTable(pub Vec<WeightInfo>);
+
+/// It tells the layers' sizes, so it shows nothing of itself, as a [`Program`] does not.
+impl fmt::Debug for WeightTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WeightTable").finish_non_exhaustive()
+    }
+}
 
 impl DType {
     /// Bytes of one element.
