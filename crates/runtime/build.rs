@@ -1,4 +1,4 @@
-//! Builds the process enclave alone, with its own lock file and profile, so that `process.rs` can embed it. The result is
+//! Builds the process enclave alone, with its own lock file and profile, so that `backend/process/` can embed it. The result is
 //! what `cordon` starts: the bytes in the host program and the bytes that run are the same.
 
 use std::path::{Path, PathBuf};
@@ -14,6 +14,7 @@ fn main() {
     for path in [
         "tee/process",
         "crates/codec",
+        "crates/fault",
         "crates/onnx-types",
         "crates/kernels",
         "crates/engine",
@@ -33,7 +34,7 @@ fn main() {
     let fast = std::env::var_os("CARGO_FEATURE_FAST_AEAD").is_some();
     // For those who edit trusted crates: seconds instead of minutes, at some cost in speed; never for figures.
     println!("cargo::rerun-if-env-changed={QUICK}");
-    let quick = std::env::var_os(QUICK).is_some();
+    let quick = std::env::var_os(QUICK).is_some_and(|value| !value.is_empty());
     let folder = ["enclave", if fast { "-fast-aead" } else { "" }, if quick { "-quick" } else { "" }].concat();
     let target = out.ancestors().nth(4).expect("OUT_DIR lies four levels below the target folder").join(folder);
     let mut cargo = Command::new(std::env::var_os("CARGO").expect("cargo sets CARGO"));

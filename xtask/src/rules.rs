@@ -209,6 +209,14 @@ mod tests {
     }
 
     #[test]
+    fn the_enclave_is_built_anew_when_any_trusted_crate_changes() {
+        let watched = include_str!("../../crates/runtime/build.rs");
+        for name in TRUSTED {
+            assert!(watched.contains(&format!("\"crates/{name}\"")), "crates/runtime/build.rs does not watch {name}");
+        }
+    }
+
+    #[test]
     fn only_the_crates_own_lints_count() {
         let code = "#![no_std]\n#![deny(unsafe_code)]\n#![cfg_attr(\n    not(test),\n    deny(clippy::panic, clippy::expect_used)\n)]\nmod a;";
         assert_eq!(denied_outside_tests(code), "unsafe_code,clippy::panic,clippy::expect_used");

@@ -105,7 +105,7 @@ pub struct Constraints {
     pub secure_memory: Option<u64>,
     /// How secure weights are stored.
     pub weights: WeightFormat,
-    /// ImageOptions to carry along.
+    /// How an image becomes an input, to carry along.
     pub preprocessing: Option<ImageOptions>,
     /// One word per class.
     pub labels: Vec<String>,

@@ -27,11 +27,16 @@ impl Request {
     }
 
     /// Waits for the result.
+    ///
+    /// # Panics
+    ///
+    /// When it was polled and ready before.
     pub fn wait(self) -> Result<Run, RuntimeError> {
         let mut state = self.slot.lock();
         loop {
             match replace(&mut *state, State::Left) {
                 State::Arrived(result) => return *result,
+                State::Left => panic!("a request waited for after it was ready"),
                 awaited => *state = awaited,
             }
             state = self.slot.arrived.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -46,11 +51,15 @@ impl Future for Request {
     ///
     /// When polled after it was ready.
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        // Cloning a waker and dropping the one before run foreign code, which may drop another request: not with the lock held.
+        let waker = context.waker().clone();
         let mut state = self.slot.lock();
         match replace(&mut *state, State::Left) {
             State::Arrived(result) => Poll::Ready(*result),
-            State::Awaited(_) => {
-                *state = State::Awaited(Some(context.waker().clone()));
+            State::Awaited(before) => {
+                *state = State::Awaited(Some(waker));
+                drop(state);
+                drop(before);
                 Poll::Pending
             }
             State::Left => panic!("a request polled after it was ready"),

@@ -86,6 +86,9 @@ pub(crate) fn task(words: &[&str]) -> Result<(), String> {
     let request = Request::parse(words)?;
     let folder = root().join("bench/results");
     if !request.only_draw {
+        if std::env::var_os("CORDON_QUICK_ENCLAVE").is_some_and(|value| !value.is_empty()) {
+            return Err("CORDON_QUICK_ENCLAVE is set, and figures are not made with such an enclave; unset it".into());
+        }
         measure(&request, &folder)?;
     }
     let (path, results) = Results::newest(&folder)?;
